@@ -1,0 +1,1 @@
+//! Criterion measurements, one folder a crate.

@@ -1,0 +1,117 @@
+//! Process-supervised GRPO: credit where a step was made (after arXiv 2402.03300, section 4.1.3).
+//!
+//! Every token gets the outcome advantage of GRPO. Verdicts on steps are normalised over the completions of the group
+//! that made the same step, and added, weighted, at the step's token.
+//!
+//! Deviation 1: the paper adds a step's normalised reward to all tokens up to the step's end; here it goes to the
+//! step's token alone. A later step then earns nothing for an earlier one, and a step that the whole group gets right
+//! or wrong gives no credit anywhere.
+//! Deviation 2: verdicts are normalised per step, not over all steps of the group.
+
+use std::collections::BTreeMap;
+
+use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
+
+use super::{Grpo, mean_std};
+
+/// Outcome credit everywhere, step credit at the step.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessGrpo {
+    /// Weight of the outcome advantage. Default 1.
+    pub outcome_weight: f32,
+    /// Weight of the step advantage. Default 1.
+    pub step_weight: f32,
+    /// Added to the standard deviations. Default 1e-6.
+    pub epsilon: f32,
+}
+
+impl Default for ProcessGrpo {
+    fn default() -> Self {
+        Self { outcome_weight: 1.0, step_weight: 1.0, epsilon: 1e-6 }
+    }
+}
+
+impl AdvantageEstimator for ProcessGrpo {
+    fn min_group_size(&self) -> usize {
+        2
+    }
+
+    fn estimate(&self, groups: &[GroupRewards]) -> Result<Advantages, AdvantageError> {
+        let mut advantages = Grpo { epsilon: self.epsilon }.estimate(groups)?;
+        for value in advantages.per_token.iter_mut().flatten() {
+            *value *= self.outcome_weight;
+        }
+        let mut first_row = 0;
+        for (group_index, group) in groups.iter().enumerate() {
+            let rows = &mut advantages.per_token[first_row..first_row + group.totals.len()];
+            self.add_steps(group_index, group, rows)?;
+            first_row += group.totals.len();
+        }
+        Ok(advantages)
+    }
+}
+
+impl ProcessGrpo {
+    fn add_steps(
+        &self,
+        group_index: usize,
+        group: &GroupRewards,
+        rows: &mut [Vec<f32>],
+    ) -> Result<(), AdvantageError> {
+        let mut verdicts: BTreeMap<usize, Vec<(usize, usize, f32)>> = BTreeMap::new();
+        for (completion, steps) in group.steps.iter().enumerate() {
+            for step in steps {
+                if !step.value.is_finite() {
+                    return Err(AdvantageError::NotFinite {
+                        group: group_index,
+                        completion,
+                        got: step.value,
+                    });
+                }
+                verdicts.entry(step.step).or_default().push((completion, step.token, step.value));
+            }
+        }
+        for verdicts in verdicts.values() {
+            let values: Vec<f32> = verdicts.iter().map(|&(_, _, value)| value).collect();
+            let (mean, std) = mean_std(&values);
+            for &(completion, token, value) in verdicts {
+                rows[completion][token] += self.step_weight * (value - mean) / (std + self.epsilon);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kyoka_core::CreditedStep;
+
+    use super::*;
+
+    fn step(step: usize, token: usize, value: f32) -> CreditedStep {
+        CreditedStep { step, token, value }
+    }
+
+    #[test]
+    fn a_step_is_credited_at_its_token_only() {
+        let group = GroupRewards {
+            totals: vec![0.0, 0.0],
+            lengths: vec![3, 3],
+            steps: vec![vec![step(0, 1, 1.0), step(1, 2, 1.0)], vec![step(0, 1, 0.0), step(1, 2, 1.0)]],
+        };
+        let advantages = ProcessGrpo::default().estimate(&[group]).unwrap().per_token;
+        // Step 0: mean 1/2, standard deviation 1/sqrt(2), so +-1/sqrt(2). Step 1: all right, no credit.
+        let half = 0.5_f32.sqrt();
+        for (row, sign) in advantages.iter().zip([1.0, -1.0]) {
+            assert!((row[1] - sign * half).abs() < 1e-5);
+            assert_eq!((row[0], row[2]), (0.0, 0.0));
+        }
+    }
+
+    #[test]
+    fn without_verdicts_it_is_grpo() {
+        let group = super::super::tests::group(&[1.0, 0.0, 0.5]);
+        let plain = Grpo::default().estimate(std::slice::from_ref(&group)).unwrap();
+        assert_eq!(ProcessGrpo::default().estimate(&[group]).unwrap(), plain);
+    }
+}

@@ -1,0 +1,179 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kyoka::core::Modality;
+
+/// Reinforcement-learning post-training of multimodal language models
+#[derive(Parser)]
+#[command(name = "kyoka", version, about, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Train a recipe: bundled by name, or a TOML file
+    #[command(after_help = "Example:\n  kyoka train spoken-count --seed 2 --set rl.steps=100")]
+    Train(TrainArguments),
+    /// Evaluate a run or a checkpoint on a split of its dataset
+    #[command(after_help = "Example:\n  kyoka eval runs/spoken-count-seed1 --split test --blank audio")]
+    Eval(EvalArguments),
+    /// Ask a checkpoint one question about pictures and sounds
+    #[command(
+        after_help = "Example:\n  kyoka generate --model runs/spoken-count-seed1 --image a.png --image b.png \\\n    --audio word.wav --prompt \"How many of the pictures show the spoken item?\""
+    )]
+    Generate(GenerateArguments),
+    /// List the bundled recipes
+    #[command(after_help = "Example:\n  kyoka recipes --json")]
+    Recipes {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Work with datasets
+    Data {
+        #[command(subcommand)]
+        command: DataCommand,
+    },
+}
+
+#[derive(Args)]
+pub struct TrainArguments {
+    /// Bundled recipe or path of a TOML file; may be left out with --resume
+    #[arg(required_unless_present = "resume")]
+    pub recipe: Option<String>,
+    /// Change a setting; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Seed of weights, order, augmentation and sampling [default: 1]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Folder of the run [default: runs/<recipe>-seed<seed>]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub out: Option<PathBuf>,
+    /// auto, cpu, cuda:N or wgpu
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Go on with the run in this folder
+    #[arg(long, value_name = "DIR")]
+    pub resume: Option<PathBuf>,
+    /// Print nothing but errors
+    #[arg(long)]
+    pub quiet: bool,
+    /// Print one JSON object a step, and the summary at the end
+    #[arg(long, conflicts_with = "quiet")]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct EvalArguments {
+    /// Folder of a run (its newest checkpoint is taken) or of a checkpoint
+    pub folder: PathBuf,
+    /// Split: the name of a JSONL file of the dataset
+    #[arg(long)]
+    pub split: String,
+    /// Blank out a sense: grey pictures or silence
+    #[arg(long)]
+    pub blank: Option<Sense>,
+    /// Evaluate only so many rows; 0 takes all
+    #[arg(long, default_value_t = 0)]
+    pub max_rows: usize,
+    /// auto, cpu, cuda:N or wgpu
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Sense {
+    /// Pictures
+    Image,
+    /// Sounds
+    Audio,
+}
+
+impl From<Sense> for Modality {
+    fn from(sense: Sense) -> Self {
+        match sense {
+            Sense::Image => Modality::Image,
+            Sense::Audio => Modality::Audio,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct GenerateArguments {
+    /// Folder of a run (its newest checkpoint is taken) or of a checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// A picture; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub image: Vec<PathBuf>,
+    /// A sound; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub audio: Vec<PathBuf>,
+    /// The question; <image> and <audio> mark where media go, else they come first
+    #[arg(long)]
+    pub prompt: String,
+    /// 0 takes the likeliest token always
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Keep the k likeliest tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Keep the likeliest tokens up to this sum of probabilities
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Drop tokens below this share of the likeliest one's probability
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    /// A text that ends the completion; may be repeated
+    #[arg(long)]
+    pub stop: Vec<String>,
+    /// Most tokens of the completion
+    #[arg(long, default_value_t = 64)]
+    pub max_new_tokens: usize,
+    /// Number of completions
+    #[arg(long, default_value_t = 1)]
+    pub count: usize,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// auto, cpu, cuda:N or wgpu
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum DataCommand {
+    /// Read every row and decode every medium of a JSONL file; list all faults with file and line
+    #[command(after_help = "Example:\n  kyoka data check my-data/train.jsonl")]
+    Check {
+        /// The file
+        file: PathBuf,
+        /// Allow media outside the file's folder
+        #[arg(long)]
+        allow_outside: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,170 @@
+//! The `kyoka` command: parse, resolve, call the library, show.
+#![expect(clippy::print_stdout, reason = "a command-line program")]
+
+mod arguments;
+mod progress;
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arguments::{Arguments, Command, DataCommand, EvalArguments, GenerateArguments, TrainArguments};
+use clap::Parser;
+use kyoka::{Error, EvalOptions, GenerateOptions, Recipe, TrainOptions, trainer::TrainError};
+use serde_json::json;
+
+/// The command line or the recipe is wrong.
+const EXIT_USAGE: u8 = 2;
+/// Stopped by the user, as shells report SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Train(train) => run_train(&train),
+        Command::Eval(eval) => run_eval(&eval),
+        Command::Generate(generate) => run_generate(&generate),
+        Command::Recipes { json } => run_recipes(json),
+        Command::Data { command: DataCommand::Check { file, allow_outside, json } } => {
+            run_check(&file, allow_outside, json)
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(match error {
+                Error::Train(TrainError::Interrupted { .. }) => EXIT_INTERRUPTED,
+                Error::UnknownRecipe { .. }
+                | Error::Recipe { .. }
+                | Error::Device { .. }
+                | Error::UnknownSplit { .. } => EXIT_USAGE,
+                _ => 1,
+            })
+        }
+    }
+}
+
+fn run_train(arguments: &TrainArguments) -> Result<(), Error> {
+    let (mut recipe, resumed_seed) = match (&arguments.recipe, &arguments.resume) {
+        (Some(name), _) => (Recipe::named(name)?, None),
+        (None, Some(run)) => Recipe::of_run(run)?,
+        (None, None) => unreachable!("the parser wants a recipe unless --resume is given"),
+    };
+    for assignment in &arguments.set {
+        recipe.set(assignment)?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    install_ctrl_c(stop.clone());
+    let options = TrainOptions {
+        seed: arguments.seed.or(resumed_seed).unwrap_or(1),
+        out: arguments.out.clone(),
+        device: arguments.device.clone(),
+        resume: arguments.resume.clone(),
+        stop,
+    };
+    let mut observer = progress::observer(arguments.quiet, arguments.json);
+    let outcome = kyoka::train(&recipe, &options, observer.as_mut())?;
+    drop(observer);
+    if arguments.json {
+        println!("{}", json!({"run": outcome.run_folder, "summary": outcome.summary}));
+    } else if !arguments.quiet {
+        print!("{}", progress::results(&outcome));
+    }
+    Ok(())
+}
+
+/// The first Ctrl-C asks for a checkpoint and an end; the second ends at once.
+fn install_ctrl_c(stop: Arc<AtomicBool>) {
+    let handler = move || {
+        if stop.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(EXIT_INTERRUPTED));
+        }
+        eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        eprintln!("warning: Ctrl-C will stop at once: {error}");
+    }
+}
+
+fn run_eval(arguments: &EvalArguments) -> Result<(), Error> {
+    let summary = kyoka::evaluate_checkpoint(&EvalOptions {
+        folder: arguments.folder.clone(),
+        split: arguments.split.clone(),
+        blank: arguments.blank.map(Into::into),
+        max_rows: arguments.max_rows,
+        device: arguments.device.clone(),
+    })?;
+    if arguments.json {
+        println!("{}", json!(summary));
+    } else {
+        println!("{} ({} rows)", summary.split, summary.num_rows);
+        for (name, value) in &summary.parts {
+            println!("  {name:<10} {value:.3}");
+        }
+    }
+    Ok(())
+}
+
+fn run_generate(arguments: &GenerateArguments) -> Result<(), Error> {
+    let sampling = kyoka::core::SamplingConfig {
+        temperature: arguments.temperature,
+        max_new_tokens: arguments.max_new_tokens,
+        top_k: arguments.top_k,
+        top_p: arguments.top_p,
+        min_p: arguments.min_p,
+        stop: arguments.stop.clone(),
+    };
+    let completions = kyoka::generate(&GenerateOptions {
+        model: arguments.model.clone(),
+        prompt: arguments.prompt.clone(),
+        images: arguments.image.clone(),
+        audios: arguments.audio.clone(),
+        sampling,
+        count: arguments.count,
+        seed: arguments.seed,
+        device: arguments.device.clone(),
+    })?;
+    if arguments.json {
+        println!("{}", json!(completions));
+    } else {
+        for completion in completions {
+            println!("{completion}");
+        }
+    }
+    Ok(())
+}
+
+fn run_recipes(as_json: bool) -> Result<(), Error> {
+    let recipes = Recipe::bundled()?;
+    if as_json {
+        let list: Vec<_> =
+            recipes.iter().map(|(name, text)| json!({"name": name, "description": text})).collect();
+        println!("{}", json!(list));
+    } else {
+        for (name, description) in recipes {
+            println!("{name:<22} {description}");
+        }
+    }
+    Ok(())
+}
+
+fn run_check(file: &std::path::Path, allow_outside: bool, as_json: bool) -> Result<(), Error> {
+    let checked = kyoka::check_data(file, kyoka::data::ReadOptions { allow_outside })?;
+    if as_json {
+        println!("{}", json!({"rows": checked.rows, "images": checked.images, "audios": checked.audios}));
+    } else {
+        println!(
+            "{}: {} rows, {} pictures, {} sounds: all good",
+            file.display(),
+            checked.rows,
+            checked.images,
+            checked.audios
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! What the user sees while training, and at the end.
+
+use std::{
+    fmt::Write as _,
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use kyoka::{
+    Outcome, Quiet,
+    trainer::{EvalSummary, Observer, StepReport, TrainError},
+};
+use serde_json::json;
+
+/// The observer that fits the flags and the terminal.
+pub fn observer(quiet: bool, as_json: bool) -> Box<dyn Observer> {
+    match (quiet, as_json) {
+        (true, _) => Box::new(Quiet),
+        (_, true) => Box::new(JsonLines),
+        _ => Box::new(ProgressLine::new(std::io::stderr().is_terminal())),
+    }
+}
+
+/// One JSON object a step or evaluation, on standard output.
+struct JsonLines;
+
+impl Observer for JsonLines {
+    fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
+        println!("{}", json!({"stage": report.stage, "step": report.step, "metrics": report.metrics}));
+        Ok(())
+    }
+
+    fn on_eval(
+        &mut self,
+        stage: &'static str,
+        step: usize,
+        summaries: &[EvalSummary],
+    ) -> Result<(), TrainError> {
+        println!("{}", json!({"stage": stage, "step": step, "eval": summaries}));
+        Ok(())
+    }
+
+    fn on_warning(&mut self, message: &str) {
+        println!("{}", json!({"warning": message}));
+    }
+}
+
+/// A line that moves in a terminal; plain lines now and then elsewhere.
+struct ProgressLine {
+    terminal: bool,
+    bar: Option<(&'static str, ProgressBar)>,
+    stage_began: Instant,
+    first_step: usize,
+    last_plain: Instant,
+}
+
+/// Time between plain lines.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+impl ProgressLine {
+    fn new(terminal: bool) -> Self {
+        let now = Instant::now();
+        Self { terminal, bar: None, stage_began: now, first_step: 0, last_plain: now }
+    }
+
+    fn begin(&mut self, report: &StepReport) {
+        self.stage_began = Instant::now();
+        self.first_step = report.step;
+        let bar =
+            if self.terminal { ProgressBar::new(report.total_steps as u64) } else { ProgressBar::hidden() };
+        let style = ProgressStyle::with_template("{prefix:>13} {bar:24} {pos}/{len} {msg}");
+        bar.set_style(style.expect("the template is valid"));
+        bar.set_prefix(report.stage);
+        self.bar = Some((report.stage, bar));
+    }
+
+    fn print(&self, line: &str) {
+        match &self.bar {
+            Some((_, bar)) if self.terminal => bar.println(line),
+            _ => eprintln!("{line}"),
+        }
+    }
+
+    fn message(&self, report: &StepReport) -> String {
+        let metric = |name: &str| report.metrics.get(name);
+        let mut text = String::new();
+        for (label, name) in [("loss", "loss"), ("reward", "reward/total"), ("accuracy", "reward/accuracy")] {
+            if let Some(value) = metric(name).filter(|_| label != "loss" || report.stage != "rl") {
+                let _ = write!(text, "{label} {value:.3}  ");
+            }
+        }
+        if let Some(value) = metric("completion_length") {
+            let _ = write!(text, "length {value:.1}  ");
+        }
+        if let Some(value) = metric("zero_variance_share") {
+            let _ = write!(text, "no spread {:.0} %  ", 100.0 * value);
+        }
+        let done = report.step - self.first_step;
+        if done > 0 {
+            let per_step = self.stage_began.elapsed().as_secs_f64() / done as f64;
+            let left = per_step * (report.total_steps - report.step) as f64;
+            let _ = write!(text, "{per_step:.2} s/step  {} left", clock(left));
+        }
+        text
+    }
+}
+
+fn clock(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+impl Observer for ProgressLine {
+    fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
+        if self.bar.as_ref().is_none_or(|(stage, _)| *stage != report.stage) {
+            self.begin(report);
+        }
+        let message = self.message(report);
+        if let Some((_, bar)) = &self.bar {
+            bar.set_position(report.step as u64);
+            bar.set_message(message.clone());
+        }
+        if report.metrics.get("zero_variance_share") == Some(1.0) {
+            self.on_warning(&format!(
+                "step {}: all groups have equal rewards; nothing to learn from them",
+                report.step
+            ));
+        }
+        let last = report.step == report.total_steps;
+        if !self.terminal && (last || self.last_plain.elapsed() >= PLAIN_EVERY) {
+            self.last_plain = Instant::now();
+            eprintln!("{:>13} {}/{}  {message}", report.stage, report.step, report.total_steps);
+        }
+        if let (true, Some((_, bar))) = (last, &self.bar) {
+            bar.finish();
+        }
+        Ok(())
+    }
+
+    fn on_eval(
+        &mut self,
+        stage: &'static str,
+        step: usize,
+        summaries: &[EvalSummary],
+    ) -> Result<(), TrainError> {
+        for summary in summaries {
+            let mut line = format!("{stage:>13} {step}: {:<11}", summary.split);
+            for (name, value) in summary.parts.iter().filter(|(name, _)| name != "length") {
+                let _ = write!(line, " {name} {value:.3}");
+            }
+            self.print(&line);
+        }
+        Ok(())
+    }
+
+    fn on_warning(&mut self, message: &str) {
+        self.print(&format!("warning: {message}"));
+    }
+}
+
+/// The end of a run: a table and where the files are.
+pub fn results(outcome: &Outcome) -> String {
+    let summary = &outcome.summary;
+    let mut text = format!(
+        "\n{}: {:.1} minutes, {:.2} M parameters, peak memory {:.0} MB\n\n  {:<12} {:<20} {:>8} {:>8}\n",
+        summary.recipe,
+        summary.wall_s / 60.0,
+        summary.params as f64 / 1e6,
+        summary.peak_rss_mb,
+        "split",
+        "moment",
+        "accuracy",
+        "format"
+    );
+    for (split, moments) in &summary.eval {
+        let mut moments: Vec<_> = moments.iter().collect();
+        moments.sort_by_key(|(name, _)| (name.as_str() != "after_sft", name.as_str()));
+        for (moment, means) in moments {
+            let mean = |name: &str| means.get(name).copied().unwrap_or(f64::NAN);
+            let moment = moment.replace('_', " ");
+            let _ = writeln!(
+                text,
+                "  {split:<12} {moment:<20} {:>8.3} {:>8.3}",
+                mean("accuracy"),
+                mean("format")
+            );
+        }
+    }
+    let folder = outcome.run_folder.display();
+    let _ = writeln!(text, "\nresults: {folder}\nreport:  {folder}/report.html");
+    text
+}

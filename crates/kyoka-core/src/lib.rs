@@ -1,0 +1,31 @@
+#![doc = include_str!("../README.md")]
+
+mod advantage;
+mod encoder;
+mod lm;
+mod media;
+mod metrics;
+mod nearest;
+mod parameters;
+mod policy_loss;
+mod prompt;
+mod reward;
+mod rollout;
+mod sample;
+mod seed;
+
+pub use advantage::{AdvantageError, AdvantageEstimator, Advantages, CreditedStep, GroupRewards};
+pub use encoder::{ModalityEncoder, ModalityFeatures};
+pub use lm::{CausalLm, PackedGroup, Prefill};
+pub use media::{AudioInput, ImageInput, MediaRef, Modality};
+pub use metrics::Metrics;
+pub use nearest::nearest;
+pub use parameters::{ParameterError, load_parameters, named_parameters};
+pub use policy_loss::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
+pub use prompt::{ModalitySpan, Prompt};
+pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
+pub use rollout::{
+    Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig, StopReason,
+};
+pub use sample::{Part, Sample};
+pub use seed::{Stream, stream_rng};

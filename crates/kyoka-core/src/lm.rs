@@ -1,0 +1,66 @@
+//! What a rollout engine and a trainer ask of a language model.
+
+use burn::tensor::{Device, Tensor};
+
+use crate::Prompt;
+
+/// A prompt with its completions: the unit of training.
+#[derive(Debug, Clone)]
+pub struct PackedGroup<'a> {
+    /// The prompt, read once for all completions.
+    pub prompt: &'a Prompt,
+    /// Token ids of each completion, end token included.
+    pub completions: Vec<&'a [u32]>,
+}
+
+/// A decoder's answer to a batch of prompts.
+pub struct Prefill<C> {
+    /// Keys and values of the prompts.
+    pub cache: C,
+    /// Logits of the first completion token, shape `[B, V]`.
+    pub logits: Tensor<2>,
+}
+
+/// A causal language model that can be sampled from and trained.
+///
+/// Sampling reads a prompt once per group: [`prefill`](Self::prefill) gives one cache entry a prompt, and
+/// [`branch`](Self::branch) opens `G` completions over it without copying the prompt's keys and values.
+/// Training mirrors it: [`score`](Self::score) runs each prompt once, whatever the number of completions.
+pub trait CausalLm: Sized {
+    /// Keys and values of prompts and of the completions under way.
+    type Cache;
+
+    /// Reads the prompts.
+    fn prefill(&self, prompts: &[&Prompt]) -> Prefill<Self::Cache>;
+
+    /// Opens `group_size` completions of at most `max_new_tokens` tokens over every prompt of the cache.
+    ///
+    /// Rows are numbered group by group: row `b * group_size + g`.
+    fn branch(&self, cache: &mut Self::Cache, group_size: usize, max_new_tokens: usize);
+
+    /// Appends one token to every open row and returns the logits of the next, shape `[R, V]`.
+    fn decode(&self, cache: &mut Self::Cache, token_ids: &[u32]) -> Tensor<2>;
+
+    /// Keeps the rows in `rows` (increasing), drops the others; kept rows are renumbered in order.
+    fn retain(&self, cache: &mut Self::Cache, rows: &[usize]);
+
+    /// Log-probabilities at temperature 1 of given completions, prompt and completions in one forward pass.
+    ///
+    /// Rows follow the order of groups and completions; padding holds 0.
+    ///
+    /// # Panics
+    /// If a prompt or a completion is empty.
+    ///
+    /// # Shapes
+    /// - output: `[R, T]`, `T` the longest completion
+    fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2>;
+
+    /// Where the parameters live.
+    fn device(&self) -> Device;
+
+    /// Size of the vocabulary.
+    fn vocab_size(&self) -> usize;
+
+    /// Longest sequence, prompt and completion together, that the model was built for.
+    fn max_positions(&self) -> usize;
+}

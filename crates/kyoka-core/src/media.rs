@@ -1,0 +1,68 @@
+//! Pictures and sounds: where they lie, and what an encoder receives.
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// A sense other than text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Modality {
+    /// A picture.
+    Image,
+    /// A sound.
+    Audio,
+}
+
+impl Modality {
+    /// The placeholder a prompt text holds for each medium of this kind.
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Modality::Image => "<image>",
+            Modality::Audio => "<audio>",
+        }
+    }
+
+    /// The word for messages: `image` or `audio`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Modality::Image => "image",
+            Modality::Audio => "audio",
+        }
+    }
+}
+
+/// A medium on disk, as a dataset row names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MediaRef {
+    /// Which sense reads it.
+    pub modality: Modality,
+    /// The file, resolved against the dataset's folder.
+    pub path: PathBuf,
+}
+
+/// A picture ready for the encoder.
+///
+/// The values are shared, so that the rollouts of a group never copy pixels.
+#[derive(Debug, Clone)]
+pub struct ImageInput {
+    /// Normalised channels-first values, shape `[channels, height, width]`.
+    pub pixel_values: Arc<[f32]>,
+    /// Number of channels.
+    pub channels: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Width in pixels.
+    pub width: usize,
+}
+
+/// A sound ready for the encoder.
+#[derive(Debug, Clone)]
+pub struct AudioInput {
+    /// Log-mel features, shape `[num_mels, frames]`.
+    pub input_features: Arc<[f32]>,
+    /// Number of mel bands.
+    pub num_mels: usize,
+    /// Number of frames.
+    pub frames: usize,
+}

@@ -1,0 +1,92 @@
+//! A module's parameters under their path names, for checkpoints and optimizers.
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
+    tensor::{Tensor, TensorData},
+};
+
+/// Why parameters could not be put into a module: everything that is wrong, at once.
+#[derive(Debug, thiserror::Error)]
+#[error("parameters do not fit the model:\n  {}", .faults.join("\n  "))]
+pub struct ParameterError {
+    /// One line a fault, naming the parameter.
+    pub faults: Vec<String>,
+}
+
+/// All float parameters by dotted path, in alphabetical order.
+pub fn named_parameters<M: Module>(module: &M) -> BTreeMap<String, (ParamId, TensorData)> {
+    struct Collect {
+        path: Vec<String>,
+        found: BTreeMap<String, (ParamId, TensorData)>,
+    }
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.found.insert(self.path.join("."), (param.id, param.val().to_data()));
+        }
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+    }
+    let mut collect = Collect { path: Vec::new(), found: BTreeMap::new() };
+    module.visit(&mut collect);
+    collect.found
+}
+
+/// Replaces every float parameter by the value of its name.
+///
+/// # Errors
+/// Lists all parameters that are missing, superfluous or misshapen, with the nearest known name.
+pub fn load_parameters<M: Module>(
+    module: M,
+    values: BTreeMap<String, TensorData>,
+) -> Result<M, ParameterError> {
+    let mut load = Load { path: Vec::new(), values, known: Vec::new(), faults: Vec::new() };
+    let module = module.map(&mut load);
+    let Load { values, known, mut faults, .. } = load;
+    for name in values.keys() {
+        let hint = crate::nearest(name, known.iter().map(String::as_str));
+        let hint = hint.map(|near| format!(" (nearest: {near})")).unwrap_or_default();
+        faults.push(format!("{name}: not a parameter of this model{hint}"));
+    }
+    if faults.is_empty() { Ok(module) } else { Err(ParameterError { faults }) }
+}
+
+struct Load {
+    path: Vec<String>,
+    values: BTreeMap<String, TensorData>,
+    known: Vec<String>,
+    faults: Vec<String>,
+}
+
+impl ModuleMapper for Load {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.join(".");
+        let expected = param.lazy_shape();
+        let value = self.values.remove(&name);
+        self.known.push(name.clone());
+        match value {
+            None => self.faults.push(format!("{name}: missing")),
+            Some(data) if data.shape() != &expected => {
+                self.faults.push(format!("{name}: expected shape {expected:?}, got {:?}", data.shape()));
+            }
+            Some(data) => {
+                return param.map(|old| {
+                    let (device, trained) = (old.device(), old.is_require_grad());
+                    Tensor::from_data(data, &device).set_require_grad(trained)
+                });
+            }
+        }
+        param
+    }
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+}

@@ -1,0 +1,103 @@
+//! What a completion is worth.
+
+use crate::Sample;
+
+/// A decoded completion, as rewards see it.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The text, special tokens of the end left out.
+    pub text: String,
+    /// Byte range of each token in `text`; special tokens have an empty range.
+    pub token_spans: Vec<std::ops::Range<usize>>,
+    /// Whether it ended by itself rather than at the length limit.
+    pub finished: bool,
+    /// The limit of tokens it was sampled under.
+    pub max_new_tokens: usize,
+}
+
+/// What the question was.
+#[derive(Debug, Clone, Copy)]
+pub struct RewardContext<'a> {
+    /// The row: prompt, media, answer and step labels.
+    pub sample: &'a Sample,
+}
+
+/// The verdict on one reasoning step, credited at the tokens that state it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepVerdict {
+    /// Place of the step in the row's `steps`.
+    pub step: usize,
+    /// Token of the completion that states it.
+    pub token: usize,
+    /// Its reward.
+    pub value: f32,
+}
+
+/// The reward of one completion.
+///
+/// `total` is `None` when nothing could be said: an ungraded completion takes no part in training. It is never
+/// turned into 0.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Reward {
+    /// The sum that training uses, or `None` if ungraded.
+    pub total: Option<f32>,
+    /// The unweighted parts under their names.
+    pub parts: Vec<(String, f32)>,
+    /// Verdicts on single steps, for process supervision.
+    pub steps: Vec<StepVerdict>,
+}
+
+impl Reward {
+    /// A reward with one part.
+    pub fn graded(name: &str, value: f32) -> Self {
+        Self { total: Some(value), parts: vec![(name.to_owned(), value)], steps: Vec::new() }
+    }
+
+    /// The explicit "cannot say".
+    pub fn ungraded() -> Self {
+        Self::default()
+    }
+
+    /// A part by name.
+    pub fn part(&self, name: &str) -> Option<f32> {
+        self.parts.iter().find(|(part, _)| part == name).map(|&(_, value)| value)
+    }
+}
+
+/// Judges completions.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not judge completions",
+    note = "implement `RewardFn`: a name, and a score that may be an error or `Reward::ungraded()`, never 0 for a failure"
+)]
+pub trait RewardFn: Send + Sync {
+    /// Name of its part in logs and reports.
+    fn name(&self) -> &str;
+
+    /// The reward of one completion.
+    fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError>;
+}
+
+/// Why a completion could not be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum RewardError {
+    /// The row lacks what the rule compares with.
+    #[error("reward {reward}: row {id} has no {field}")]
+    MissingField {
+        /// The rule.
+        reward: String,
+        /// The row.
+        id: String,
+        /// What it lacks.
+        field: &'static str,
+    },
+    /// The rule gave something that is not a number.
+    #[error("reward {reward}: row {id}: expected a finite number, got {got}")]
+    NotFinite {
+        /// The rule.
+        reward: String,
+        /// The row.
+        id: String,
+        /// The value.
+        got: f32,
+    },
+}

@@ -1,0 +1,157 @@
+//! Completions that a policy gives to a prompt.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Prompt;
+
+/// How completions are drawn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplingConfig {
+    /// Divides the logits; 0 means the likeliest token always. Default 1.
+    pub temperature: f32,
+    /// Keeps the k likeliest tokens; 0 keeps all. Default 0.
+    pub top_k: usize,
+    /// Keeps the smallest set of tokens whose probabilities reach this sum, in (0, 1]. Default 1.
+    pub top_p: f32,
+    /// Drops tokens less likely than this share of the likeliest one, in [0, 1). Default 0.
+    pub min_p: f32,
+    /// Most tokens of a completion, end token included. Default 64.
+    pub max_new_tokens: usize,
+    /// Texts that end a completion when they appear; the completion keeps them. Default none.
+    pub stop: Vec<String>,
+}
+
+impl Default for SamplingConfig {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_new_tokens: 64, stop: Vec::new() }
+    }
+}
+
+impl SamplingConfig {
+    /// The likeliest token at every step.
+    pub fn greedy(max_new_tokens: usize) -> Self {
+        Self { temperature: 0.0, max_new_tokens, ..Self::default() }
+    }
+
+    /// Checks the ranges named at the fields.
+    pub fn validate(&self) -> Result<(), RolloutError> {
+        let out_of_range = |field, expected, got: String| RolloutError::Config { field, expected, got };
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return Err(out_of_range(
+                "temperature",
+                "a finite number of at least 0",
+                self.temperature.to_string(),
+            ));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(out_of_range("top_p", "a number in (0, 1]", self.top_p.to_string()));
+        }
+        if !(0.0..1.0).contains(&self.min_p) {
+            return Err(out_of_range("min_p", "a number in [0, 1)", self.min_p.to_string()));
+        }
+        if self.max_new_tokens == 0 {
+            return Err(out_of_range("max_new_tokens", "at least 1", "0".into()));
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return Err(out_of_range("stop", "texts that are not empty", "an empty text".into()));
+        }
+        Ok(())
+    }
+}
+
+/// Why a completion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The end token was drawn.
+    EndToken,
+    /// A stop text appeared.
+    StopText,
+    /// The limit of tokens was reached.
+    Length,
+}
+
+/// One completion.
+#[derive(Debug, Clone)]
+pub struct Rollout {
+    /// Tokens drawn, end token included.
+    pub token_ids: Vec<u32>,
+    /// Log-probability of each token under the policy at temperature 1, whatever the sampling.
+    pub logprobs: Vec<f32>,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+}
+
+/// The completions of one prompt.
+#[derive(Debug, Clone)]
+pub struct RolloutGroup {
+    /// The prompt they answer.
+    pub prompt: Prompt,
+    /// The completions.
+    pub rollouts: Vec<Rollout>,
+    /// Number of optimizer steps the sampling policy had taken.
+    pub policy_version: u64,
+}
+
+/// What is asked of an engine.
+#[derive(Debug, Clone, Copy)]
+pub struct RolloutRequest<'a> {
+    /// The prompts; each becomes a group.
+    pub prompts: &'a [Prompt],
+    /// Completions a prompt.
+    pub group_size: usize,
+    /// How to draw them.
+    pub sampling: &'a SamplingConfig,
+    /// Same seed, same completions, whatever the batching.
+    pub seed: u64,
+    /// Recorded in the groups.
+    pub policy_version: u64,
+}
+
+/// Draws completions from a policy, in this process or elsewhere.
+pub trait RolloutEngine {
+    /// One group per prompt, in order.
+    fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError>;
+}
+
+/// Why no completions came.
+#[derive(Debug, thiserror::Error)]
+pub enum RolloutError {
+    /// A sampling setting is out of range.
+    #[error("sampling: {field}: expected {expected}, got {got}")]
+    Config {
+        /// The setting.
+        field: &'static str,
+        /// Its range.
+        expected: &'static str,
+        /// The value found.
+        got: String,
+    },
+    /// Prompt and completion do not fit the model.
+    #[error(
+        "prompt {index}: {prompt_tokens} tokens and {new_tokens} new ones exceed the model's {max_positions} positions"
+    )]
+    TooLong {
+        /// Place in the request.
+        index: usize,
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens asked for.
+        new_tokens: usize,
+        /// What the model holds.
+        max_positions: usize,
+    },
+    /// A prompt holds no token.
+    #[error("prompt {index} is empty")]
+    EmptyPrompt {
+        /// Place in the request.
+        index: usize,
+    },
+    /// The model gave logits that are not finite.
+    #[error("prompt {index}: the model's logits are not finite (NaN or infinite weights?)")]
+    NotFinite {
+        /// Place in the request.
+        index: usize,
+    },
+}

@@ -1,0 +1,48 @@
+//! What can be wrong with a dataset.
+
+use std::path::PathBuf;
+
+/// One fault of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowFault {
+    /// The dataset file.
+    pub file: PathBuf,
+    /// Line, counted from 1.
+    pub line: usize,
+    /// The field, if one can be named.
+    pub field: Option<String>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl std::fmt::Display for RowFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        if let Some(field) = &self.field {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Why a dataset cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The file cannot be read.
+    #[error("dataset {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The file holds no row.
+    #[error("dataset {path}: no rows")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Rows are faulty; all faults are listed.
+    #[error("{} faulty place(s) in the dataset:\n  {}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))]
+    Rows(Vec<RowFault>),
+}

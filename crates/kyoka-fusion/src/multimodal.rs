@@ -1,0 +1,185 @@
+//! A decoder that also sees and hears.
+
+use std::marker::PhantomData;
+
+use burn::{
+    module::Module,
+    tensor::{Device, Int, Tensor, TensorData, activation},
+};
+use kyoka_core::{
+    AudioInput, CausalLm, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup, Prefill,
+    Prompt,
+};
+
+use crate::{
+    Decoder, Tower,
+    cache::{DecoderCache, indices},
+    packing::Packing,
+};
+
+/// The policy: towers for pictures and sounds, and a decoder.
+#[derive(Module, Debug)]
+pub struct MultimodalLm<I: Module, A: Module> {
+    /// Sees; absent in a blind model.
+    pub image: Option<Tower<I>>,
+    /// Hears; absent in a deaf model.
+    pub audio: Option<Tower<A>>,
+    /// Reads and writes.
+    pub decoder: Decoder,
+}
+
+/// Stands in for a sense that a policy does not have.
+#[derive(Module, Debug, Default)]
+pub struct NoEncoder<T: Clone + core::fmt::Debug + Send + Sync + 'static> {
+    #[module(skip)]
+    input: PhantomData<T>,
+}
+
+impl<T: Clone + core::fmt::Debug + Send + Sync + 'static> ModalityEncoder for NoEncoder<T> {
+    type Input = T;
+
+    fn d_output(&self) -> usize {
+        0
+    }
+
+    fn num_positions(&self, _: &T) -> usize {
+        0
+    }
+
+    fn encode(&self, _: &[&T], _: &Device) -> ModalityFeatures {
+        unreachable!("a sense that is absent has no tower to call")
+    }
+}
+
+impl<I: Module, A: Module> MultimodalLm<I, A> {
+    /// A policy without senses.
+    pub fn text_only(decoder: Decoder) -> Self {
+        Self { image: None, audio: None, decoder }
+    }
+}
+
+impl<I, A> MultimodalLm<I, A>
+where
+    I: ModalityEncoder<Input = ImageInput>,
+    A: ModalityEncoder<Input = AudioInput>,
+{
+    /// Embeddings of padded prompts with the media's features in their places.
+    ///
+    /// # Panics
+    /// If a prompt holds media that this policy has no tower for.
+    ///
+    /// # Shapes
+    /// - output: `[B * width, D]`
+    fn embed_prompts(&self, prompts: &[&Prompt], width: usize) -> Tensor<2> {
+        let mut ids = vec![0; prompts.len() * width];
+        for (b, prompt) in prompts.iter().enumerate() {
+            for (place, &id) in prompt.token_ids.iter().enumerate() {
+                ids[b * width + place] = id as usize;
+            }
+        }
+        let embedded = self.decoder.embed(&ids);
+        let device = embedded.device();
+        let images: Vec<&ImageInput> = prompts.iter().flat_map(|prompt| &prompt.images).collect();
+        let audios: Vec<&AudioInput> = prompts.iter().flat_map(|prompt| &prompt.audios).collect();
+        if images.is_empty() && audios.is_empty() {
+            return embedded;
+        }
+        let mut rows = vec![embedded];
+        let mut sources: Vec<usize> = (0..ids.len()).collect();
+        let mut next = ids.len();
+        if !images.is_empty() {
+            let tower =
+                self.image.as_ref().expect("a prompt holds a picture: the policy must have an image tower");
+            rows.push(tower.forward(&images, &device));
+            next = place_features(&mut sources, prompts, width, Modality::Image, next);
+        }
+        if !audios.is_empty() {
+            let tower =
+                self.audio.as_ref().expect("a prompt holds a sound: the policy must have an audio tower");
+            rows.push(tower.forward(&audios, &device));
+            next = place_features(&mut sources, prompts, width, Modality::Audio, next);
+        }
+        let rows = Tensor::cat(rows, 0);
+        assert_eq!(rows.dims()[0], next, "merge: the spans must take exactly the features the towers give");
+        rows.select(0, indices(&sources, &device))
+    }
+}
+
+/// Points the positions of one modality's spans at its feature rows, which start at `next`.
+fn place_features(
+    sources: &mut [usize],
+    prompts: &[&Prompt],
+    width: usize,
+    modality: Modality,
+    mut next: usize,
+) -> usize {
+    for (b, prompt) in prompts.iter().enumerate() {
+        for position in prompt.spans_of(modality).flat_map(|span| span.positions.clone()) {
+            sources[b * width + position] = next;
+            next += 1;
+        }
+    }
+    next
+}
+
+impl<I, A> CausalLm for MultimodalLm<I, A>
+where
+    I: ModalityEncoder<Input = ImageInput>,
+    A: ModalityEncoder<Input = AudioInput>,
+{
+    type Cache = DecoderCache;
+
+    fn prefill(&self, prompts: &[&Prompt]) -> Prefill<DecoderCache> {
+        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
+        let width = lengths.iter().copied().max().unwrap_or(0);
+        assert!(
+            lengths.iter().all(|&length| length > 0),
+            "prefill: expected prompts with tokens, got an empty one"
+        );
+        let input = self.embed_prompts(prompts, width);
+        let (cache, last) = self.decoder.prefill(input, lengths, width);
+        Prefill { cache, logits: self.decoder.logits(last) }
+    }
+
+    fn branch(&self, cache: &mut DecoderCache, group_size: usize, max_new_tokens: usize) {
+        self.decoder.branch(cache, group_size, max_new_tokens);
+    }
+
+    fn decode(&self, cache: &mut DecoderCache, token_ids: &[u32]) -> Tensor<2> {
+        self.decoder.logits(self.decoder.decode(cache, token_ids))
+    }
+
+    fn retain(&self, cache: &mut DecoderCache, rows: &[usize]) {
+        cache.retain(rows, &self.device());
+    }
+
+    fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2> {
+        let packing = Packing::new(groups);
+        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
+        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
+        let mut input = self.embed_prompts(&prompts, packing.prefix.t);
+        if packing.completion.t > 0 {
+            input = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
+        }
+        let hidden = self.decoder.forward_packed(input, &lengths, &packing);
+        let device = hidden.device();
+        let predictors = hidden.select(0, indices(&packing.predictors, &device));
+        let logprobs = activation::log_softmax(self.decoder.logits(predictors), 1);
+        let targets: Tensor<2, Int> = indices(&packing.targets, &device).unsqueeze_dim(1);
+        let shape = [packing.num_rows, packing.num_targets];
+        let mask = Tensor::from_data(TensorData::new(packing.target_mask, shape), &device);
+        logprobs.gather(1, targets).reshape(shape) * mask
+    }
+
+    fn device(&self) -> Device {
+        self.decoder.device()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.decoder.vocab_size()
+    }
+
+    fn max_positions(&self) -> usize {
+        self.decoder.max_positions()
+    }
+}

@@ -1,0 +1,66 @@
+//! Feed-forward blocks.
+
+use burn::{
+    module::Module,
+    nn::Linear,
+    tensor::{Tensor, activation},
+};
+
+use crate::WeightInit;
+
+/// The gated MLP of Llama and Qwen2: `down(silu(gate(x)) * up(x))`.
+///
+/// Gate and up are one matrix, gate first: one product instead of two.
+#[derive(Module, Debug)]
+pub struct GatedMlp {
+    /// Weight `[d_model, 2 * d_hidden]`, gate columns first.
+    pub gate_up: Linear,
+    /// Weight `[d_hidden, d_model]`.
+    pub down: Linear,
+}
+
+impl GatedMlp {
+    /// A block without biases.
+    pub fn new(d_model: usize, d_hidden: usize, init: &mut WeightInit) -> Self {
+        Self {
+            gate_up: init.linear(d_model, 2 * d_hidden, false),
+            down: init.residual_linear(d_hidden, d_model, false, 4),
+        }
+    }
+
+    /// # Shapes
+    /// - input and output: `[N, D]`
+    pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+        let gate_up = self.gate_up.forward(input);
+        let [_, d_both] = gate_up.dims();
+        let gate = gate_up.clone().narrow(1, 0, d_both / 2);
+        let up = gate_up.narrow(1, d_both / 2, d_both / 2);
+        self.down.forward(activation::silu(gate) * up)
+    }
+}
+
+/// The MLP of vision and audio towers: `fc2(gelu(fc1(x)))`.
+#[derive(Module, Debug)]
+pub struct GeluMlp {
+    /// Weight `[d_model, d_hidden]`.
+    pub fc1: Linear,
+    /// Weight `[d_hidden, d_output]`.
+    pub fc2: Linear,
+}
+
+impl GeluMlp {
+    /// A block with biases.
+    pub fn new(d_model: usize, d_hidden: usize, d_output: usize, init: &mut WeightInit) -> Self {
+        Self {
+            fc1: init.linear(d_model, d_hidden, true),
+            fc2: init.residual_linear(d_hidden, d_output, true, 1),
+        }
+    }
+
+    /// # Shapes
+    /// - input: `[N, d_model]`
+    /// - output: `[N, d_output]`
+    pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+        self.fc2.forward(activation::gelu(self.fc1.forward(input)))
+    }
+}

@@ -1,0 +1,81 @@
+//! Several rewards as one.
+
+use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn};
+
+/// The weighted sum of rules; all their parts and step verdicts are kept.
+///
+/// If a rule with a weight other than 0 leaves a completion ungraded, the sum is ungraded. A weight of 0 logs the
+/// parts and passes step verdicts on without moving the total.
+pub struct WeightedSum {
+    rules: Vec<(f32, Box<dyn RewardFn>)>,
+}
+
+impl WeightedSum {
+    /// Combines rules with their weights.
+    ///
+    /// # Panics
+    /// If a weight is not finite or there is no rule.
+    pub fn new(rules: Vec<(f32, Box<dyn RewardFn>)>) -> Self {
+        assert!(!rules.is_empty(), "weighted sum: expected at least one rule, got none");
+        assert!(rules.iter().all(|(weight, _)| weight.is_finite()), "weighted sum: expected finite weights");
+        Self { rules }
+    }
+}
+
+impl RewardFn for WeightedSum {
+    fn name(&self) -> &str {
+        "total"
+    }
+
+    fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
+        let mut sum = Reward { total: Some(0.0), ..Reward::default() };
+        for (weight, rule) in &self.rules {
+            let reward = rule.score(context, completion)?;
+            if let Some(got) = reward.total.filter(|total| !total.is_finite()) {
+                let (reward, id) = (rule.name().to_owned(), context.sample.id.clone());
+                return Err(RewardError::NotFinite { reward, id, got });
+            }
+            if *weight != 0.0 {
+                sum.total = sum.total.zip(reward.total).map(|(sum, part)| sum + weight * part);
+            }
+            sum.parts.extend(reward.parts);
+            sum.steps.extend(reward.steps);
+        }
+        Ok(sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sections::tests_support::{completion, sample};
+
+    struct Fixed(Option<f32>);
+    impl RewardFn for Fixed {
+        fn name(&self) -> &str {
+            "fixed"
+        }
+        fn score(&self, _: &RewardContext<'_>, _: &Completion) -> Result<Reward, RewardError> {
+            Ok(Reward { total: self.0, ..Reward::default() })
+        }
+    }
+
+    fn sum(rules: &[(f32, Option<f32>)]) -> Result<Option<f32>, RewardError> {
+        let rules = rules.iter().map(|&(w, v)| (w, Box::new(Fixed(v)) as Box<dyn RewardFn>)).collect();
+        let sample = sample(None, &[]);
+        Ok(WeightedSum::new(rules).score(&RewardContext { sample: &sample }, &completion("x"))?.total)
+    }
+
+    #[test]
+    fn ungraded_parts_make_the_sum_ungraded_unless_their_weight_is_zero() {
+        assert_eq!(sum(&[(1.0, Some(0.5)), (2.0, Some(0.25))]).unwrap(), Some(1.0));
+        assert_eq!(sum(&[(1.0, Some(0.5)), (2.0, None)]).unwrap(), None);
+        assert_eq!(sum(&[(1.0, Some(0.5)), (0.0, None)]).unwrap(), Some(0.5));
+    }
+
+    #[test]
+    fn a_reward_that_is_not_finite_names_the_row() {
+        let error = sum(&[(1.0, Some(f32::NAN))]).unwrap_err();
+        assert_eq!(error.to_string(), "reward fixed: row r1: expected a finite number, got NaN");
+    }
+}

@@ -1,0 +1,15 @@
+#![doc = include_str!("../README.md")]
+
+mod accuracy;
+mod combine;
+mod format;
+mod overlong;
+mod sections;
+mod steps;
+
+pub use accuracy::{ExactAnswer, NumericAnswer};
+pub use combine::WeightedSum;
+pub use format::Format;
+pub use overlong::SoftOverlong;
+pub use sections::{answer, think};
+pub use steps::StepAccuracy;

@@ -1,0 +1,105 @@
+//! Are the single steps of the reasoning right?
+
+use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
+
+use crate::think;
+
+/// Compares the reasoning's statements with the row's `steps`, one by one.
+///
+/// The statements are the words between `<think>` and `</think>` that are not numbers, in order; statement `i` is
+/// right if it equals label `i`. Every statement gets a verdict at the token that ends it, so that process
+/// supervision can credit it there; statements beyond the last label are wrong and credited as one more step.
+/// The parts are shares of labels stated rightly, under the names given: label `i` belongs to `names[i]`, and all
+/// labels past the last name to that one. The total is the share over all labels.
+#[derive(Debug, Clone)]
+pub struct StepAccuracy {
+    /// Names of the parts, at least one, e.g. `["heard", "tile"]`.
+    pub names: Vec<String>,
+}
+
+impl StepAccuracy {
+    /// Name of the part that label `step` belongs to.
+    fn part_of(&self, step: usize) -> &str {
+        &self.names[step.min(self.names.len() - 1)]
+    }
+}
+
+impl RewardFn for StepAccuracy {
+    fn name(&self) -> &str {
+        "steps"
+    }
+
+    fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
+        assert!(!self.names.is_empty(), "step accuracy: expected at least one part name, got none");
+        let labels = &context.sample.steps;
+        if labels.is_empty() {
+            let (reward, id) = (self.name().to_owned(), context.sample.id.clone());
+            return Err(RewardError::MissingField { reward, id, field: "steps" });
+        }
+        let stated = statements(completion);
+        let right = |step: usize| stated.get(step).is_some_and(|(word, _)| *word == labels[step]);
+        let mut parts: Vec<(String, f32)> = Vec::new();
+        for name in &self.names {
+            let own: Vec<usize> = (0..labels.len()).filter(|&step| self.part_of(step) == name).collect();
+            if !own.is_empty() {
+                let hits = own.iter().filter(|&&step| right(step)).count();
+                parts.push((name.clone(), hits as f32 / own.len() as f32));
+            }
+        }
+        let total = (0..labels.len()).filter(|&step| right(step)).count() as f32 / labels.len() as f32;
+        let steps = stated
+            .iter()
+            .enumerate()
+            .filter_map(|(step, &(_, token))| {
+                let value = f32::from(step < labels.len() && right(step));
+                token.map(|token| StepVerdict { step: step.min(labels.len()), token, value })
+            })
+            .collect();
+        Ok(Reward { total: Some(total), parts, steps })
+    }
+}
+
+/// The words of the reasoning that are no numbers, with the token each ends in.
+fn statements(completion: &Completion) -> Vec<(&str, Option<usize>)> {
+    let text = completion.text.as_str();
+    let Some(range) = think(text) else { return Vec::new() };
+    let base = text.as_ptr() as usize;
+    text[range]
+        .split_whitespace()
+        .filter(|word| word.parse::<f64>().is_err())
+        .map(|word| {
+            let last_byte = word.as_ptr() as usize - base + word.len() - 1;
+            (word, completion.token_spans.iter().position(|span| span.contains(&last_byte)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sections::tests_support::{completion, sample};
+
+    fn score(text: &str) -> Reward {
+        let sample = sample(Some("2"), &["coat", "shirt", "coat", "bag"]);
+        let rule = StepAccuracy { names: vec!["heard".into(), "tile".into()] };
+        rule.score(&RewardContext { sample: &sample }, &completion(text)).unwrap()
+    }
+
+    #[test]
+    fn every_statement_is_judged_at_its_token() {
+        let reward = score("<think> coat shirt 0 boot 0 bag 0 </think> <answer> 0 </answer>");
+        assert_eq!(reward.total, Some(0.75));
+        assert_eq!((reward.part("heard"), reward.part("tile")), (Some(1.0), Some(2.0 / 3.0)));
+        let verdicts: Vec<_> = reward.steps.iter().map(|v| (v.step, v.token, v.value)).collect();
+        assert_eq!(verdicts, [(0, 1, 1.0), (1, 2, 1.0), (2, 4, 0.0), (3, 6, 1.0)]);
+    }
+
+    #[test]
+    fn missing_and_surplus_statements_count_against_the_completion() {
+        assert_eq!(score("<think> coat </think>").total, Some(0.25));
+        let surplus = score("<think> coat shirt coat bag bag bag </think>");
+        assert_eq!(surplus.total, Some(1.0));
+        assert_eq!(surplus.steps[4..].iter().map(|v| (v.step, v.value)).collect::<Vec<_>>(), [(4, 0.0); 2]);
+        assert_eq!(score("no reasoning at all").total, Some(0.0));
+    }
+}

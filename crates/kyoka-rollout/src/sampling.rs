@@ -1,0 +1,155 @@
+//! From log-probabilities to a token.
+
+use kyoka_core::SamplingConfig;
+use rand::{Rng, RngExt};
+
+/// The tokens that may be drawn with their probabilities, likeliest first.
+///
+/// Banned tokens are taken out, then temperature, top-k, top-p and min-p act in this order, as in transformers.
+/// A temperature of 0 keeps the likeliest token (the first of equals).
+pub fn distribution(logprobs: &[f32], config: &SamplingConfig, banned: &[u32]) -> Vec<(u32, f32)> {
+    let mut kept: Vec<(u32, f32)> = (0..).zip(logprobs.iter().copied()).collect();
+    for &id in banned {
+        if let Some(entry) = kept.get_mut(id as usize) {
+            entry.1 = f32::NEG_INFINITY;
+        }
+    }
+    kept.retain(|&(_, logprob)| logprob > f32::NEG_INFINITY);
+    kept.sort_by(|a, b| b.1.total_cmp(&a.1));
+    if config.temperature == 0.0 {
+        kept.truncate(1);
+        return kept.into_iter().map(|(id, _)| (id, 1.0)).collect();
+    }
+    let highest = kept.first().map_or(0.0, |&(_, logprob)| logprob);
+    for entry in &mut kept {
+        entry.1 = ((entry.1 - highest) / config.temperature).exp();
+    }
+    if config.top_k > 0 {
+        kept.truncate(config.top_k);
+    }
+    normalise(&mut kept);
+    if config.top_p < 1.0 {
+        let mut before = 0.0;
+        let within = kept.iter().take_while(|&&(_, probability)| {
+            let keeps = before < config.top_p;
+            before += probability;
+            keeps
+        });
+        let count = within.count();
+        kept.truncate(count.max(1));
+        normalise(&mut kept);
+    }
+    if config.min_p > 0.0 {
+        let floor = config.min_p * kept[0].1;
+        kept.retain(|&(_, probability)| probability >= floor);
+        normalise(&mut kept);
+    }
+    kept
+}
+
+fn normalise(kept: &mut [(u32, f32)]) {
+    let total: f32 = kept.iter().map(|&(_, weight)| weight).sum();
+    for entry in kept {
+        entry.1 /= total;
+    }
+}
+
+/// Draws one token. `None` if no log-probability is a number.
+pub(crate) fn draw(
+    logprobs: &[f32],
+    config: &SamplingConfig,
+    banned: &[u32],
+    rng: &mut impl Rng,
+) -> Option<u32> {
+    if logprobs.iter().any(|logprob| logprob.is_nan()) {
+        return None;
+    }
+    let plain = config.temperature == 1.0 && config.top_k == 0 && config.top_p == 1.0 && config.min_p == 0.0;
+    if plain { draw_plain(logprobs, banned, rng) } else { draw_filtered(logprobs, config, banned, rng) }
+}
+
+/// Inverse distribution function over the whole vocabulary, without sorting.
+fn draw_plain(logprobs: &[f32], banned: &[u32], rng: &mut impl Rng) -> Option<u32> {
+    let mut cumulative = Vec::with_capacity(logprobs.len());
+    let mut total = 0.0_f64;
+    for (id, logprob) in (0_u32..).zip(logprobs) {
+        if !banned.contains(&id) {
+            total += f64::from(*logprob).exp();
+        }
+        cumulative.push(total);
+    }
+    let target = rng.random::<f64>() * total;
+    let index = cumulative.partition_point(|&sum| sum <= target);
+    (total > 0.0).then(|| index.min(logprobs.len() - 1) as u32)
+}
+
+fn draw_filtered(
+    logprobs: &[f32],
+    config: &SamplingConfig,
+    banned: &[u32],
+    rng: &mut impl Rng,
+) -> Option<u32> {
+    let kept = distribution(logprobs, config, banned);
+    let mut target: f32 = rng.random();
+    let drawn = kept.iter().find(|&&(_, probability)| {
+        target -= probability;
+        target < 0.0
+    });
+    drawn.or(kept.last()).map(|&(id, _)| id)
+}
+
+#[cfg(test)]
+mod tests {
+    use kyoka_core::{Stream, stream_rng};
+
+    use super::*;
+
+    const LOGPROBS: [f32; 4] = [-2.3026, -0.9163, -1.2040, -1.6094]; // 0.1 0.4 0.3 0.2
+
+    fn ids(config: &SamplingConfig, banned: &[u32]) -> Vec<u32> {
+        distribution(&LOGPROBS, config, banned).iter().map(|&(id, _)| id).collect()
+    }
+
+    #[test]
+    fn filters_keep_the_tokens_they_say() {
+        let base = SamplingConfig::default();
+        assert_eq!(ids(&base, &[]), [1, 2, 3, 0]);
+        assert_eq!(ids(&SamplingConfig { top_k: 2, ..base.clone() }, &[]), [1, 2]);
+        assert_eq!(ids(&SamplingConfig { top_p: 0.7, ..base.clone() }, &[]), [1, 2]);
+        assert_eq!(ids(&SamplingConfig { top_p: 0.01, ..base.clone() }, &[]), [1]);
+        assert_eq!(ids(&SamplingConfig { min_p: 0.6, ..base.clone() }, &[]), [1, 2]);
+        assert_eq!(ids(&SamplingConfig::greedy(8), &[]), [1]);
+        assert_eq!(ids(&SamplingConfig::greedy(8), &[1]), [2]);
+    }
+
+    #[test]
+    fn temperature_sharpens_and_flattens() {
+        let first = |temperature| {
+            distribution(&LOGPROBS, &SamplingConfig { temperature, ..SamplingConfig::default() }, &[])[0].1
+        };
+        // 0.4² / (0.01 + 0.16 + 0.09 + 0.04)
+        assert!((first(0.5) - 0.16 / 0.3).abs() < 1e-4);
+        assert!(first(100.0) < 0.26);
+    }
+
+    #[test]
+    fn draws_follow_the_distribution_and_never_hit_a_banned_token() {
+        for config in [SamplingConfig::default(), SamplingConfig { top_k: 4, ..SamplingConfig::default() }] {
+            let mut rng = stream_rng(1, Stream::Rollout, &[]);
+            let mut counts = [0; 4];
+            for _ in 0..20_000 {
+                counts[draw(&LOGPROBS, &config, &[2], &mut rng).unwrap() as usize] += 1;
+            }
+            assert_eq!(counts[2], 0);
+            for (count, share) in [(counts[0], 1.0 / 7.0), (counts[1], 4.0 / 7.0), (counts[3], 2.0 / 7.0)] {
+                assert!((f64::from(count) / 20_000.0 - share).abs() < 0.015, "{counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_none_give_no_token() {
+        let mut rng = stream_rng(1, Stream::Rollout, &[]);
+        assert_eq!(draw(&[0.0, f32::NAN], &SamplingConfig::default(), &[], &mut rng), None);
+    }
+}

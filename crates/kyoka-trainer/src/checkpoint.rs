@@ -1,0 +1,241 @@
+//! A run's state on disk, never half-written.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::{
+    module::Module,
+    tensor::{DType, TensorData},
+};
+use kyoka_core::{load_parameters, named_parameters};
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use crate::{AdamW, AdamWConfig, TrainError};
+
+/// Where a run stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Index of the stage under way.
+    pub stage: usize,
+    /// Steps done in it.
+    pub step: usize,
+    /// Rows consumed in it.
+    pub position: u64,
+    /// Whether the stage's first evaluation and set-up are done.
+    pub started: bool,
+    /// Best value of the watched metric so far, over all stages.
+    pub best: Option<f64>,
+    /// Seconds of training before the last resume.
+    pub elapsed_s: f64,
+    /// Seconds by phase.
+    pub phase_s: BTreeMap<String, f64>,
+}
+
+/// What is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointPolicy {
+    /// Steps between checkpoints; 0 writes one at the end of a stage only. Default 50.
+    pub every: usize,
+    /// Newest checkpoints kept; at least 1. The best one is kept besides. Default 2.
+    pub keep_last: usize,
+}
+
+impl Default for CheckpointPolicy {
+    fn default() -> Self {
+        Self { every: 50, keep_last: 2 }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    progress: Progress,
+    optimizer_steps: u64,
+}
+
+/// A checkpoint read back.
+pub struct Checkpoint<M> {
+    /// Weights.
+    pub model: M,
+    /// Moments.
+    pub optimizer: AdamW,
+    /// Where the run stood.
+    pub progress: Progress,
+    /// The reference policy, if the run has one.
+    pub reference: Option<M>,
+}
+
+/// The `checkpoints/` folder of a run.
+///
+/// A checkpoint is a folder `<stage>-<name>-<step>` with `model.safetensors`, `optimizer.safetensors`, `state.json` and
+/// the files the run adds (configuration, tokenizer). It is written under a temporary name, flushed, and renamed.
+#[derive(Debug, Clone)]
+pub struct CheckpointStore {
+    folder: PathBuf,
+    policy: CheckpointPolicy,
+    /// Written into every checkpoint besides the state.
+    extra_files: Vec<(String, Vec<u8>)>,
+}
+
+impl CheckpointStore {
+    /// A store under `folder`, which is made on the first write.
+    pub fn new(folder: PathBuf, policy: CheckpointPolicy, extra_files: Vec<(String, Vec<u8>)>) -> Self {
+        Self { folder, policy, extra_files }
+    }
+
+    /// How often and how many.
+    pub fn policy(&self) -> CheckpointPolicy {
+        self.policy
+    }
+
+    /// Complete checkpoints, oldest first.
+    pub fn list(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut found: Vec<PathBuf> = entries
+            .filter(|path| path.join("state.json").is_file() && path.extension().is_none())
+            .filter(|path| path.file_name().is_some_and(|name| name != "best"))
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// The newest complete checkpoint.
+    pub fn latest(&self) -> Option<PathBuf> {
+        self.list().pop()
+    }
+
+    /// Writes a checkpoint; with `best` also as `best`, the one that evaluation liked most.
+    pub fn save<M: Module>(
+        &self,
+        stage_name: &str,
+        model: &M,
+        optimizer: &AdamW,
+        progress: &Progress,
+        (reference, best): (Option<&M>, bool),
+    ) -> Result<PathBuf, TrainError> {
+        let name = format!("{}-{stage_name}-{:06}", progress.stage, progress.step);
+        let (optimizer_steps, moments) = optimizer.state();
+        let weights = |model: &M| {
+            named_parameters(model)
+                .into_iter()
+                .map(|(name, (_, data))| (name, data))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let mut files: Vec<(String, Vec<u8>)> = vec![
+            ("model.safetensors".into(), pack(weights(model))),
+            ("optimizer.safetensors".into(), pack(moments)),
+        ];
+        files.extend(reference.map(|reference| ("reference.safetensors".into(), pack(weights(reference)))));
+        files.extend(self.extra_files.iter().cloned());
+        let state = State { progress: progress.clone(), optimizer_steps };
+        let state = serde_json::to_vec_pretty(&state).expect("numbers and names serialise");
+        files.push(("state.json".into(), state));
+        let path = self.place(&name, &files)?;
+        if best {
+            self.place("best", &files)?;
+        }
+        let kept = self.list();
+        for old in &kept[..kept.len().saturating_sub(self.policy.keep_last.max(1))] {
+            fs::remove_dir_all(old).map_err(|error| failed(old, error))?;
+        }
+        Ok(path)
+    }
+
+    /// Writes the files aside, flushes them, and renames the folder into place.
+    fn place(&self, name: &str, files: &[(String, Vec<u8>)]) -> Result<PathBuf, TrainError> {
+        let (path, aside) = (self.folder.join(name), self.folder.join(format!("{name}.tmp")));
+        let write = || -> std::io::Result<()> {
+            if aside.exists() {
+                fs::remove_dir_all(&aside)?;
+            }
+            fs::create_dir_all(&aside)?;
+            for (file, bytes) in files {
+                let mut out = fs::File::create(aside.join(file))?;
+                std::io::Write::write_all(&mut out, bytes)?;
+                out.sync_all()?;
+            }
+            if path.exists() {
+                fs::remove_dir_all(&path)?;
+            }
+            fs::rename(&aside, &path)
+        };
+        write().map_err(|error| {
+            // What is left of a failed write must not fill the disk further; the checkpoints before it stand.
+            let _ = fs::remove_dir_all(&aside);
+            failed(&path, error)
+        })?;
+        Ok(path)
+    }
+}
+
+impl<M: Module> Checkpoint<M> {
+    /// Reads a checkpoint into a model of the same shape.
+    pub fn load(path: &Path, model: M, optimizer: AdamWConfig) -> Result<Self, TrainError> {
+        let state_path = path.join("state.json");
+        let state = fs::read(&state_path).map_err(|error| failed(&state_path, error))?;
+        let State { progress, optimizer_steps } =
+            serde_json::from_slice(&state).map_err(|error| failed(&state_path, error))?;
+        let reference_path = path.join("reference.safetensors");
+        let reference = match reference_path.is_file() {
+            true => Some(load_weights(&reference_path, model.clone())?),
+            false => None,
+        };
+        let model = load_weights(&path.join("model.safetensors"), model)?;
+        let moments_path = path.join("optimizer.safetensors");
+        let device = model.devices().into_iter().next().unwrap_or_default().without_autodiff();
+        let optimizer = AdamW::restore(optimizer, optimizer_steps, unpack(&moments_path)?, &device)
+            .map_err(|reason| TrainError::Checkpoint { path: moments_path, reason })?;
+        Ok(Self { model, optimizer, progress, reference })
+    }
+}
+
+/// Puts the weights of a safetensors file into a model of the same shape.
+pub fn load_weights<M: Module>(path: &Path, model: M) -> Result<M, TrainError> {
+    load_parameters(model, unpack(path)?)
+        .map_err(|source| TrainError::Parameters { path: path.to_owned(), source })
+}
+
+fn failed(path: &Path, reason: impl std::fmt::Display) -> TrainError {
+    TrainError::Checkpoint { path: path.to_owned(), reason: reason.to_string() }
+}
+
+struct Float32(TensorData);
+
+impl View for Float32 {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.0.as_bytes())
+    }
+    fn data_len(&self) -> usize {
+        self.0.as_bytes().len()
+    }
+}
+
+fn pack(tensors: BTreeMap<String, TensorData>) -> Vec<u8> {
+    let views = tensors.into_iter().map(|(name, data)| (name, Float32(data.convert_dtype(DType::F32))));
+    safetensors::serialize(views, None).expect("shapes and lengths come from tensors")
+}
+
+fn unpack(path: &Path) -> Result<BTreeMap<String, TensorData>, TrainError> {
+    let bytes = fs::read(path).map_err(|error| failed(path, error))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| failed(path, error))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter() {
+        if view.dtype() != Dtype::F32 {
+            return Err(failed(path, format!("{name}: expected F32, got {:?}", view.dtype())));
+        }
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        tensors.insert(name.to_owned(), TensorData::new(values.collect(), view.shape().to_vec()));
+    }
+    Ok(tensors)
+}

@@ -1,0 +1,103 @@
+//! Why training stopped.
+
+use std::path::PathBuf;
+
+use kyoka_core::{AdvantageError, ParameterError, RewardError, RolloutError};
+
+/// Why training stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A row could not be turned into a prompt or a target.
+    #[error("{file}:{line}: row {id}: {source}")]
+    Row {
+        /// The dataset file.
+        file: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// The row.
+        id: String,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Sampling failed.
+    #[error("{stage}, step {step}: rollout: {source}")]
+    Rollout {
+        /// The stage.
+        stage: &'static str,
+        /// The step.
+        step: usize,
+        /// Why.
+        source: RolloutError,
+    },
+    /// A completion could not be judged.
+    #[error(transparent)]
+    Reward(#[from] RewardError),
+    /// Rewards gave no advantage.
+    #[error("rl, step {step}: {source}")]
+    Advantage {
+        /// The step.
+        step: usize,
+        /// Why.
+        source: AdvantageError,
+    },
+    /// The loss or the gradient is not a number; weights are those of the step before.
+    #[error(
+        "{stage}, step {step}: the {what} is not finite; nothing was updated. Rows of the batch: {rows}. Last good checkpoint: {checkpoint}"
+    )]
+    NotFinite {
+        /// The stage.
+        stage: &'static str,
+        /// The step.
+        step: usize,
+        /// Loss or gradient.
+        what: &'static str,
+        /// Ids of the batch's rows.
+        rows: String,
+        /// Where to resume from.
+        checkpoint: String,
+    },
+    /// A setting is out of range.
+    #[error("{field}: expected {expected}, got {got}")]
+    Config {
+        /// The setting.
+        field: &'static str,
+        /// Its range.
+        expected: &'static str,
+        /// The value.
+        got: String,
+    },
+    /// A checkpoint cannot be written or read.
+    #[error("checkpoint {path}: {reason}")]
+    Checkpoint {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A checkpoint's weights do not fit the model.
+    #[error("checkpoint {path}: {source}")]
+    Parameters {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        source: ParameterError,
+    },
+    /// The run's files could not be written.
+    #[error("{path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The user asked to stop; the run can be resumed.
+    #[error("stopped on request at {stage}, step {step}; resume from {checkpoint}")]
+    Interrupted {
+        /// The stage.
+        stage: &'static str,
+        /// Steps done.
+        step: usize,
+        /// Where to resume from.
+        checkpoint: String,
+    },
+}

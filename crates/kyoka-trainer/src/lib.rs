@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+
+mod checkpoint;
+mod error;
+mod evaluate;
+mod gradients;
+mod micro_batch;
+mod optimizer;
+mod rl;
+mod schedule;
+mod session;
+mod sft;
+mod task;
+
+pub use checkpoint::{Checkpoint, CheckpointPolicy, CheckpointStore, Progress, load_weights};
+pub use error::TrainError;
+pub use evaluate::{EvalSummary, Evaluation, evaluate};
+pub use gradients::{global_norm, scale_gradients};
+pub use micro_batch::{PackItem, plan_micro_batches};
+pub use optimizer::{AdamW, AdamWConfig};
+pub use rl::{RlConfig, RlStage};
+pub use schedule::{LearningRate, Schedule};
+pub use session::{Observer, SampleRecord, Session, Stage, StepReport};
+pub use sft::{SftConfig, SftStage};
+pub use task::{EngineFactory, Task, TaskError};

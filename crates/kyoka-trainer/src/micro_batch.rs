@@ -1,0 +1,111 @@
+//! Splitting a batch by a token budget.
+
+/// One prompt with the lengths of its completions.
+#[derive(Debug, Clone)]
+pub struct PackItem {
+    /// Tokens of the prompt.
+    pub prompt_len: usize,
+    /// Tokens of each completion that is trained.
+    pub completion_lens: Vec<usize>,
+}
+
+/// One micro-batch: for each part, the item and the places of its completions.
+pub type MicroBatch = Vec<(usize, Vec<usize>)>;
+
+/// Packs items into micro-batches whose padded size stays within `token_budget`.
+///
+/// Items are sorted by length, so that little is padded; completions of one prompt stay together unless the prompt
+/// with all of them exceeds the budget, then they are split and the prompt runs again for each part. A single completion
+/// is never refused.
+pub fn plan_micro_batches(items: &[PackItem], token_budget: usize) -> Vec<MicroBatch> {
+    let mut parts: Vec<(usize, Vec<usize>)> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let longest = item.completion_lens.iter().copied().max().unwrap_or(0).max(1);
+        let room = token_budget.saturating_sub(item.prompt_len) / longest;
+        let mut order: Vec<usize> = (0..item.completion_lens.len()).collect();
+        order.sort_by_key(|&place| item.completion_lens[place]);
+        parts.extend(order.chunks(room.max(1)).map(|places| (index, places.to_vec())));
+    }
+    let longest = |part: &(usize, Vec<usize>)| {
+        part.1.iter().map(|&place| items[part.0].completion_lens[place]).max().unwrap_or(0)
+    };
+    parts.sort_by_key(|part| (longest(part), items[part.0].prompt_len, part.1.len()));
+    let mut batches: Vec<MicroBatch> = Vec::new();
+    let mut size = Extent::default();
+    for part in parts {
+        let grown = size.with(items[part.0].prompt_len, part.1.len(), longest(&part));
+        match batches.last_mut() {
+            Some(batch) if grown.tokens() <= token_budget => {
+                batch.push(part);
+                size = grown;
+            }
+            _ => {
+                size = Extent::default().with(items[part.0].prompt_len, part.1.len(), longest(&part));
+                batches.push(vec![part]);
+            }
+        }
+    }
+    batches
+}
+
+/// The rectangle a micro-batch is padded to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Extent {
+    parts: usize,
+    prompt: usize,
+    completions: usize,
+    completion: usize,
+}
+
+impl Extent {
+    fn with(self, prompt: usize, completions: usize, completion: usize) -> Self {
+        Self {
+            parts: self.parts + 1,
+            prompt: self.prompt.max(prompt),
+            completions: self.completions.max(completions),
+            completion: self.completion.max(completion),
+        }
+    }
+
+    fn tokens(self) -> usize {
+        self.parts * (self.prompt + self.completions * self.completion)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(prompt_len: usize, completion_lens: &[usize]) -> PackItem {
+        PackItem { prompt_len, completion_lens: completion_lens.to_vec() }
+    }
+
+    fn places(batches: &[MicroBatch]) -> Vec<(usize, usize)> {
+        let all = batches
+            .iter()
+            .flatten()
+            .flat_map(|(item, places)| places.iter().map(move |&place| (*item, place)));
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn every_completion_is_trained_once_within_the_budget() {
+        let items: Vec<_> = (0..20).map(|i| item(10 + i % 3, &[5 + i % 7, 9, 3 + i % 5])).collect();
+        let expected: Vec<_> = (0..20).flat_map(|i| (0..3).map(move |place| (i, place))).collect();
+        for budget in [1, 40, 120, 10_000] {
+            let batches = plan_micro_batches(&items, budget);
+            assert_eq!(places(&batches), expected);
+            if budget == 120 {
+                assert!(batches.len() > 1 && batches.len() < 20);
+            }
+        }
+        assert_eq!(plan_micro_batches(&items, 10_000).len(), 1);
+        assert_eq!(
+            plan_micro_batches(&items, 1).len(),
+            60,
+            "a tiny budget still trains one completion at a time"
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! A run: stages one after the other, with evaluation, checkpoints and a way to stop.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use burn::{module::Module, optim::GradientsParams};
+use kyoka_core::{CausalLm, Metrics};
+use serde::Serialize;
+
+use crate::{
+    AdamW, AdamWConfig, Checkpoint, CheckpointStore, EvalSummary, LearningRate, Progress, TrainError,
+    global_norm, scale_gradients,
+};
+
+/// A sampled completion, for the log.
+#[derive(Debug, Clone, Serialize)]
+pub struct SampleRecord {
+    /// The row.
+    pub id: String,
+    /// Prompt text with placeholders.
+    pub prompt: String,
+    /// Files of the prompt's pictures.
+    pub images: Vec<PathBuf>,
+    /// Files of the prompt's sounds.
+    pub audios: Vec<PathBuf>,
+    /// The row's answer.
+    pub answer: Option<String>,
+    /// What the policy wrote.
+    pub completion: String,
+    /// Reward, `None` if ungraded.
+    pub reward: Option<f32>,
+    /// Its parts.
+    pub parts: Vec<(String, f32)>,
+}
+
+/// What a step tells.
+#[derive(Debug, Clone)]
+pub struct StepReport {
+    /// The stage's name.
+    pub stage: &'static str,
+    /// Steps done, this one included.
+    pub step: usize,
+    /// Steps of the stage.
+    pub total_steps: usize,
+    /// Numbers of the step.
+    pub metrics: Metrics,
+    /// A few of the step's completions.
+    pub samples: Vec<SampleRecord>,
+}
+
+/// Hears of everything that happens.
+pub trait Observer {
+    /// A step is done.
+    fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError>;
+
+    /// An evaluation is done; `step` counts the steps of the stage before it.
+    fn on_eval(
+        &mut self,
+        stage: &'static str,
+        step: usize,
+        summaries: &[EvalSummary],
+    ) -> Result<(), TrainError>;
+
+    /// Something the user should know; training goes on.
+    fn on_warning(&mut self, message: &str);
+}
+
+/// A part of a run with steps of one kind.
+pub trait Stage<M> {
+    /// `sft` or `rl`.
+    fn name(&self) -> &'static str;
+
+    /// Steps to take.
+    fn total_steps(&self) -> usize;
+
+    /// Steps between evaluations; 0 evaluates at the end only.
+    fn eval_every(&self) -> usize;
+
+    /// Learning rate and optimizer.
+    fn optimization(&self) -> (LearningRate, AdamWConfig);
+
+    /// Whether a reference policy (the weights at the start of the stage) is wanted.
+    fn wants_reference(&self) -> bool {
+        false
+    }
+
+    /// One step; updates the session's model.
+    fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError>;
+}
+
+/// Weights, optimizer and place of a run.
+pub struct Session<M> {
+    /// The policy, on an autodiff device.
+    pub model: M,
+    /// Its optimizer; a fresh one for each stage.
+    pub optimizer: AdamW,
+    /// Weights at the start of the stage, if the stage wants them.
+    pub reference: Option<M>,
+    /// Where the run stands.
+    pub progress: Progress,
+    /// The run's seed.
+    pub seed: u64,
+    /// Set from outside to stop after the step under way.
+    pub stop: Arc<AtomicBool>,
+    /// Where checkpoints go.
+    pub checkpoints: CheckpointStore,
+}
+
+/// Evaluates the policy: summaries of every watched split. The first one's accuracy decides what is best.
+type EvaluateFn<'a, M> = &'a mut dyn FnMut(&M) -> Result<Vec<EvalSummary>, TrainError>;
+
+impl<M: CausalLm + Module> Session<M> {
+    /// A new run.
+    pub fn new(model: M, seed: u64, checkpoints: CheckpointStore) -> Self {
+        Self {
+            model,
+            optimizer: AdamW::new(AdamWConfig::default()),
+            reference: None,
+            progress: Progress::default(),
+            seed,
+            stop: Arc::default(),
+            checkpoints,
+        }
+    }
+
+    /// Takes over the newest checkpoint, if there is one; the optimizer's settings are those of the stage it stands in.
+    pub fn resume(
+        &mut self,
+        settings_of_stage: impl Fn(usize) -> AdamWConfig,
+    ) -> Result<Option<PathBuf>, TrainError> {
+        let Some(path) = self.checkpoints.latest() else { return Ok(None) };
+        let loaded = Checkpoint::load(&path, self.model.clone(), AdamWConfig::default())?;
+        self.progress = loaded.progress;
+        let (steps, moments) = loaded.optimizer.state();
+        let device = self.model.device().without_autodiff();
+        self.optimizer = AdamW::restore(settings_of_stage(self.progress.stage), steps, moments, &device)
+            .map_err(|reason| TrainError::Checkpoint { path: path.clone(), reason })?;
+        self.model = loaded.model;
+        self.reference = loaded.reference;
+        Ok(Some(path))
+    }
+
+    /// Runs stage number `index` from where the session stands; a stage already done is skipped.
+    pub fn run_stage(
+        &mut self,
+        index: usize,
+        stage: &mut dyn Stage<M>,
+        observer: &mut dyn Observer,
+        evaluate: EvaluateFn<'_, M>,
+    ) -> Result<(), TrainError> {
+        if self.progress.stage > index {
+            return Ok(());
+        }
+        let (_, settings) = stage.optimization();
+        if self.progress.stage < index || !self.progress.started {
+            let Progress { best, elapsed_s, ref phase_s, .. } = self.progress;
+            self.progress = Progress {
+                stage: index,
+                started: true,
+                best,
+                elapsed_s,
+                phase_s: phase_s.clone(),
+                ..Progress::default()
+            };
+            self.optimizer = AdamW::new(settings);
+            self.reference = stage.wants_reference().then(|| self.model.valid());
+        }
+        while self.progress.step < stage.total_steps() {
+            let started = Instant::now();
+            let report = stage.step(self)?;
+            self.progress.step += 1;
+            for phase in ["rollout", "reward", "train"] {
+                let seconds = report.metrics.get(&format!("time/{phase}_s")).unwrap_or(0.0);
+                *self.progress.phase_s.entry(phase.to_owned()).or_default() += seconds;
+            }
+            observer.on_step(&report)?;
+            let done = self.progress.step == stage.total_steps();
+            let due = |every: usize| every > 0 && self.progress.step.is_multiple_of(every);
+            let (eval_due, save_due) = (due(stage.eval_every()), due(self.checkpoints.policy().every));
+            let mut best = false;
+            if done || eval_due {
+                best = self.evaluate(stage.name(), observer, evaluate)?;
+            }
+            self.progress.elapsed_s += started.elapsed().as_secs_f64();
+            let stopping = self.stop.load(Ordering::Relaxed);
+            if done || best || save_due || stopping {
+                let path = self.save(stage.name(), best)?;
+                if stopping && !done {
+                    let (stage, step) = (stage.name(), self.progress.step);
+                    return Err(TrainError::Interrupted {
+                        stage,
+                        step,
+                        checkpoint: path.display().to_string(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Evaluates and says whether this is the best so far.
+    fn evaluate(
+        &mut self,
+        stage: &'static str,
+        observer: &mut dyn Observer,
+        evaluate: EvaluateFn<'_, M>,
+    ) -> Result<bool, TrainError> {
+        let started = Instant::now();
+        let summaries = evaluate(&self.model)?;
+        *self.progress.phase_s.entry("eval".to_owned()).or_default() += started.elapsed().as_secs_f64();
+        observer.on_eval(stage, self.progress.step, &summaries)?;
+        let Some(watched) = summaries.first().and_then(|summary| summary.part("accuracy")) else {
+            return Ok(false);
+        };
+        let best = self.progress.best.is_none_or(|best| watched > best);
+        if best {
+            self.progress.best = Some(watched);
+        }
+        Ok(best)
+    }
+
+    fn save(&self, stage: &str, best: bool) -> Result<PathBuf, TrainError> {
+        let also = (self.reference.as_ref(), best);
+        self.checkpoints.save(stage, &self.model, &self.optimizer, &self.progress, also)
+    }
+
+    /// Clips the gradients and takes one optimizer step; returns the norm before clipping.
+    ///
+    /// # Errors
+    /// If the gradient is not finite: nothing is changed, and the error names the step and the rows.
+    pub(crate) fn update(
+        &mut self,
+        stage: &'static str,
+        learning_rate: f64,
+        mut gradients: GradientsParams,
+        rows: &dyn Fn() -> String,
+    ) -> Result<f64, TrainError> {
+        let norm = global_norm(&self.model, &mut gradients);
+        if !norm.is_finite() {
+            return Err(self.not_finite(stage, "gradient", rows()));
+        }
+        let limit = self.optimizer.config().max_grad_norm;
+        if norm > limit {
+            scale_gradients(&self.model, &mut gradients, limit / norm);
+        }
+        self.model = self.optimizer.step(learning_rate, self.model.clone(), gradients);
+        Ok(norm)
+    }
+
+    pub(crate) fn not_finite(&self, stage: &'static str, what: &'static str, rows: String) -> TrainError {
+        let latest = self.checkpoints.latest();
+        let checkpoint = latest.map_or("none yet".to_owned(), |path| path.display().to_string());
+        TrainError::NotFinite { stage, step: self.progress.step + 1, what, rows, checkpoint }
+    }
+}

@@ -1,0 +1,163 @@
+//! Supervised fine-tuning on worked completions.
+
+use std::time::Instant;
+
+use burn::{
+    module::Module,
+    optim::{GradientsAccumulator, GradientsParams},
+};
+use kyoka_core::{CausalLm, Metrics, PackedGroup, Prompt, Sample};
+use kyoka_data::Shuffled;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AdamWConfig, LearningRate, PackItem, Session, Stage, StepReport, Task, TrainError, evaluate::row_error,
+    plan_micro_batches,
+};
+
+/// Settings of the stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftConfig {
+    /// Name of the split with worked completions.
+    pub data: String,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Rows a step.
+    pub batch_size: usize,
+    /// Learning rate.
+    pub learning_rate: LearningRate,
+    /// Optimizer.
+    #[serde(default)]
+    pub optimizer: AdamWConfig,
+    /// Random changes of pictures and sounds. Default true.
+    #[serde(default = "yes")]
+    pub augment: bool,
+    /// Padded tokens a micro-batch. Default 8192.
+    #[serde(default = "default_budget")]
+    pub tokens_per_micro_batch: usize,
+    /// Steps between evaluations; 0 evaluates at the end only.
+    #[serde(default)]
+    pub eval_every: usize,
+}
+
+fn yes() -> bool {
+    true
+}
+
+pub(crate) fn default_budget() -> usize {
+    8192
+}
+
+/// Maximises the log-probability of worked completions, every token of the batch counting the same.
+pub struct SftStage<'a> {
+    name: &'static str,
+    config: &'a SftConfig,
+    task: &'a dyn Task,
+    samples: &'a [Sample],
+    order: Shuffled,
+}
+
+impl<'a> SftStage<'a> {
+    /// A stage called `name` over `samples`, in an order that `seed` decides.
+    ///
+    /// # Errors
+    /// If the batch size is 0.
+    pub fn new(
+        name: &'static str,
+        config: &'a SftConfig,
+        task: &'a dyn Task,
+        samples: &'a [Sample],
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        if config.batch_size == 0 {
+            return Err(TrainError::Config {
+                field: "sft.batch_size",
+                expected: "at least 1",
+                got: "0".into(),
+            });
+        }
+        Ok(Self { name, config, task, samples, order: Shuffled::new(samples.len(), seed) })
+    }
+}
+
+impl<M: CausalLm + Module> Stage<M> for SftStage<'_> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn total_steps(&self) -> usize {
+        self.config.steps
+    }
+
+    fn eval_every(&self) -> usize {
+        self.config.eval_every
+    }
+
+    fn optimization(&self) -> (LearningRate, AdamWConfig) {
+        (self.config.learning_rate, self.config.optimizer)
+    }
+
+    fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
+        let started = Instant::now();
+        let step = session.progress.step;
+        let rows: Vec<&Sample> = (0..self.config.batch_size as u64)
+            .map(|slot| &self.samples[self.order.row(session.progress.position + slot)])
+            .collect();
+        let mut batch: Vec<(Prompt, Vec<u32>)> = Vec::with_capacity(rows.len());
+        for (slot, sample) in rows.iter().enumerate() {
+            let place = [0, session.progress.stage as u64, step as u64, slot as u64];
+            let prompt = self.task.prompt(sample, self.config.augment.then_some(&place));
+            let prompt = prompt.map_err(|source| row_error(sample, source))?;
+            let target = self.task.target(sample).map_err(|source| row_error(sample, source))?;
+            batch.push((prompt, target));
+        }
+        let row_names = || rows.iter().map(|sample| sample.id.as_str()).collect::<Vec<_>>().join(" ");
+        let (loss, gradients, num_tokens) =
+            nll_gradients(&session.model, &batch, self.config.tokens_per_micro_batch);
+        if !loss.is_finite() {
+            return Err(session.not_finite(self.name, "loss", row_names()));
+        }
+        let learning_rate = self.config.learning_rate.at(step, self.config.steps);
+        let norm = session.update(self.name, learning_rate, gradients, &row_names)?;
+        session.progress.position += rows.len() as u64;
+        let mut metrics = Metrics::default();
+        metrics.set("loss", loss);
+        metrics.set("grad_norm", norm);
+        metrics.set("learning_rate", learning_rate);
+        metrics.set("tokens", num_tokens as f64);
+        metrics.set("time/train_s", started.elapsed().as_secs_f64());
+        Ok(StepReport {
+            stage: self.name,
+            step: step + 1,
+            total_steps: self.config.steps,
+            metrics,
+            samples: Vec::new(),
+        })
+    }
+}
+
+/// Mean negative log-likelihood over the tokens of the batch, its gradients, and the number of tokens.
+pub(crate) fn nll_gradients<M: CausalLm + Module>(
+    model: &M,
+    batch: &[(Prompt, Vec<u32>)],
+    token_budget: usize,
+) -> (f64, GradientsParams, usize) {
+    let items: Vec<PackItem> = batch
+        .iter()
+        .map(|(prompt, target)| PackItem { prompt_len: prompt.len(), completion_lens: vec![target.len()] })
+        .collect();
+    let num_tokens: usize = batch.iter().map(|(_, target)| target.len()).sum();
+    let mut accumulator = GradientsAccumulator::new();
+    let mut total = 0.0;
+    for micro_batch in plan_micro_batches(&items, token_budget) {
+        let groups: Vec<PackedGroup<'_>> = micro_batch
+            .iter()
+            .map(|&(item, _)| PackedGroup { prompt: &batch[item].0, completions: vec![&batch[item].1] })
+            .collect();
+        let loss = model.score(&groups).sum() * (-1.0 / num_tokens as f64);
+        total += f64::from(loss.clone().into_scalar::<f32>());
+        accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
+    }
+    (total, accumulator.grads(), num_tokens)
+}

@@ -1,0 +1,22 @@
+//! What the loops ask of a dataset and its text.
+
+use kyoka_core::{Completion, Prompt, Rollout, RolloutEngine, Sample};
+
+/// Anything that can be wrong with a row's text or media.
+pub type TaskError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Turns rows into prompts and targets, and completions into text.
+pub trait Task: Sync {
+    /// The prompt of a row, its media decoded. `augment` is the place of this use of the row (stage, step, slot); the
+    /// same place gives the same random changes, `None` gives none.
+    fn prompt(&self, sample: &Sample, augment: Option<&[u64]>) -> Result<Prompt, TaskError>;
+
+    /// Token ids of the row's worked completion, end token included.
+    fn target(&self, sample: &Sample) -> Result<Vec<u32>, TaskError>;
+
+    /// A completion as rewards see it.
+    fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion;
+}
+
+/// Makes an engine over a policy without gradients.
+pub type EngineFactory<'a, M> = &'a dyn Fn(M) -> Box<dyn RolloutEngine>;

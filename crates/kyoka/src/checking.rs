@@ -1,0 +1,60 @@
+//! `kyoka data check`: reads every row and every medium.
+
+use std::path::Path;
+
+use kyoka_audio::Waveform;
+use kyoka_core::{Modality, Part};
+use kyoka_data::{DataError, ReadOptions, RowFault, read_jsonl};
+use kyoka_image::Picture;
+
+use crate::Error;
+
+/// What was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CheckedData {
+    /// Rows.
+    pub rows: usize,
+    /// Pictures, uses counted.
+    pub images: usize,
+    /// Sounds, uses counted.
+    pub audios: usize,
+}
+
+/// Reads a dataset file and decodes all its media.
+///
+/// # Errors
+/// Lists every fault with file, line and field.
+pub fn check_data(file: &Path, options: ReadOptions) -> Result<CheckedData, Error> {
+    let samples = read_jsonl(file, options)?;
+    let mut checked = CheckedData { rows: samples.len(), ..CheckedData::default() };
+    let mut faults = Vec::new();
+    for sample in &samples {
+        for part in &sample.parts {
+            let Part::Media(media) = part else { continue };
+            let (field, result) = match media.modality {
+                Modality::Image => {
+                    checked.images += 1;
+                    ("images", read(&media.path, |bytes| Picture::decode(bytes).map(drop)))
+                }
+                Modality::Audio => {
+                    checked.audios += 1;
+                    ("audios", read(&media.path, |bytes| Waveform::decode(bytes).map(drop)))
+                }
+            };
+            if let Err(reason) = result {
+                let (file, line) = sample.origin.clone();
+                let message = format!("{}: {reason}", media.path.display());
+                faults.push(RowFault { file, line, field: Some(field.to_owned()), message });
+            }
+        }
+    }
+    if faults.is_empty() { Ok(checked) } else { Err(DataError::Rows(faults).into()) }
+}
+
+fn read<E: std::fmt::Display>(
+    path: &Path,
+    decode: impl FnOnce(&[u8]) -> Result<(), E>,
+) -> Result<(), String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    decode(&bytes).map_err(|error| error.to_string())
+}

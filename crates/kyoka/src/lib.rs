@@ -1,0 +1,35 @@
+#![doc = include_str!("../README.md")]
+
+mod bundled;
+mod checking;
+mod device;
+mod error;
+mod generating;
+mod policy;
+mod recipe;
+mod run;
+mod task;
+mod training;
+
+pub use bundled::{data_folder, dataset_folder};
+pub use checking::{CheckedData, check_data};
+pub use device::open_device;
+pub use error::Error;
+pub use generating::{GenerateOptions, generate};
+pub use policy::{AudioConfig, Policy, PolicyConfig, VisionConfig, load_policy};
+pub use recipe::{Recipe, RewardConfig, RewardKind};
+pub use run::{RunSummary, write_report};
+pub use task::{MediaAugment, MultimodalTask};
+pub use training::{EvalOptions, Outcome, Quiet, TrainOptions, evaluate_checkpoint, train};
+
+pub use kyoka_algorithms as algorithms;
+pub use kyoka_audio as audio;
+pub use kyoka_core as core;
+pub use kyoka_data as data;
+pub use kyoka_fusion as fusion;
+pub use kyoka_image as image;
+pub use kyoka_nn as nn;
+pub use kyoka_reward as reward;
+pub use kyoka_rollout as rollout;
+pub use kyoka_text as text;
+pub use kyoka_trainer as trainer;

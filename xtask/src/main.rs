@@ -1,0 +1,44 @@
+//! Building, checking and data making for the workspace.
+#![expect(clippy::print_stdout, reason = "a command-line program")]
+
+mod data;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a bundled dataset again, byte for byte
+    Data {
+        #[command(subcommand)]
+        dataset: Dataset,
+    },
+}
+
+#[derive(Subcommand)]
+enum Dataset {
+    /// Fashion-MNIST tiles and spoken names (needs the Debian packages dataset-fashion-mnist, espeak-ng and sox)
+    SpokenCount {
+        /// Folder of the idx files
+        #[arg(long, default_value = "/usr/share/datasets/fashion-mnist")]
+        fashion: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
+    match Args::parse().command {
+        Command::Data { dataset: Dataset::SpokenCount { fashion } } => {
+            data::spoken_count::make(root, &fashion)
+        }
+    }
+}
