@@ -2,6 +2,8 @@
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 mod data;
+mod tidy;
+mod validate;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +19,10 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Format, tidy, clippy, documentation and tests: everything a change must pass
+    Validate,
+    /// Check the structure: layers, file lengths and names, documented algorithms (seconds)
+    Tidy,
     /// Make a bundled dataset again, byte for byte
     Data {
         #[command(subcommand)]
@@ -37,6 +43,8 @@ enum Dataset {
 fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
     match Args::parse().command {
+        Command::Validate => validate::run(root),
+        Command::Tidy => tidy::check(root).inspect(|()| println!("tidy: good")),
         Command::Data { dataset: Dataset::SpokenCount { fashion } } => {
             data::spoken_count::make(root, &fashion)
         }

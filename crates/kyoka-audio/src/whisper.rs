@@ -2,11 +2,11 @@
 
 use burn::{
     module::Module,
-    nn::{LayerNorm, Linear},
-    tensor::{Bool, Device, Tensor, TensorData, activation},
+    nn::Linear,
+    tensor::{Bool, Device, Tensor, TensorData},
 };
 use kyoka_core::{AudioInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{EncoderLayer, EncoderLayerConfig, WeightInit};
+use kyoka_nn::{EncoderLayer, EncoderLayerConfig, LayerNorm, WeightInit, fused};
 use serde::{Deserialize, Serialize};
 
 /// Sizes of the encoder.
@@ -56,7 +56,7 @@ impl WhisperEncoder {
             conv1: init.linear(KERNEL * num_mels, layer.d_model, true),
             conv2: init.linear(KERNEL * layer.d_model, layer.d_model, true),
             layers: (0..num_layers).map(|_| EncoderLayer::new(layer, init)).collect(),
-            norm: init.layer_norm(layer.d_model, layer.norm_epsilon),
+            norm: LayerNorm::new(layer.d_model, layer.norm_epsilon, init),
             num_mels,
         }
     }
@@ -118,14 +118,14 @@ impl ModalityEncoder for WhisperEncoder {
         let unfolded =
             Tensor::<2>::from_data(TensorData::new(values, [b * frames, KERNEL * self.num_mels]), device);
         // Frame pairs: [B, T, 2, D] with tap 1 the even frame, tap 2 the odd one, tap 0 the odd one before.
-        let pairs: Tensor<3> = activation::gelu(self.conv1.forward(unfolded)).reshape([b, t, 2 * d]);
+        let pairs: Tensor<3> = fused::gelu(self.conv1.forward(unfolded)).reshape([b, t, 2 * d]);
         let odd = pairs.clone().narrow(2, d, d);
         let before = Tensor::cat(vec![Tensor::zeros([b, 1, d], device), odd.narrow(1, 0, t - 1)], 1);
         let taps: Tensor<2> = Tensor::cat(vec![before, pairs], 2).reshape([b * t, KERNEL * d]);
-        let embedded: Tensor<3> = activation::gelu(self.conv2.forward(taps)).reshape([b, t, d]);
+        let embedded: Tensor<3> = fused::gelu(self.conv2.forward(taps)).reshape([b, t, d]);
         let hidden = embedded + sinusoids(t, d, device).unsqueeze();
         let hidden = self.layers.iter().fold(hidden, |hidden, layer| layer.forward(hidden));
-        let embeddings = self.norm.forward(hidden);
+        let embeddings = self.norm.forward(hidden.reshape([b * t, d])).reshape([b, t, d]);
         let mask = Tensor::<2, Bool>::from_data(TensorData::new(vec![true; b * t], [b, t]), device);
         ModalityFeatures { embeddings, mask }
     }
@@ -133,7 +133,7 @@ impl ModalityEncoder for WhisperEncoder {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Tolerance, module::conv1d, ops::ConvOptions};
+    use burn::tensor::{Tolerance, activation, module::conv1d, ops::ConvOptions};
 
     use super::*;
 
@@ -161,7 +161,8 @@ mod tests {
             ))
         };
         let hidden = convolve(convolve(mel, &encoder.conv1, 1), &encoder.conv2, 2).swap_dims(1, 2);
-        let expected = encoder.norm.forward(hidden + sinusoids(10, 96, &device).unsqueeze());
+        let embedded = hidden + sinusoids(10, 96, &device).unsqueeze();
+        let expected = encoder.norm.forward(embedded.reshape([10, 96])).reshape([1, 10, 96]);
         let got = encoder.encode(&[&input], &device).embeddings;
         got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-4));
     }

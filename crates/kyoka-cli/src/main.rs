@@ -22,8 +22,32 @@ const EXIT_USAGE: u8 = 2;
 /// Stopped by the user, as shells report SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
 
+/// Lets glibc keep freed memory instead of returning it to the system.
+///
+/// A training step frees and takes the same large tensors over and over; without this every one of them is mapped, faulted
+/// in and unmapped anew.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "mallopt has no safe form; it is called before any thread starts")]
+fn keep_freed_memory() {
+    const LARGE: i32 = 1 << 30;
+    // SAFETY: mallopt only sets numbers of the allocator, and no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn keep_freed_memory() {}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    keep_freed_memory();
+    // On a thread of the pool, the parallel parts of a step start at once; from outside, each one would wake the pool and
+    // put this thread to sleep.
+    rayon::scope(|_| run(Arguments::parse()))
+}
+
+fn run(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {
         Command::Train(train) => run_train(&train),
         Command::Eval(eval) => run_eval(&eval),

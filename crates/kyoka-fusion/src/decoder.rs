@@ -5,7 +5,7 @@ use burn::{
     nn::{Linear, RmsNorm},
     tensor::{Device, Tensor},
 };
-use kyoka_nn::{CompletionKv, PrefixKv, Rotary, RotaryConfig, WeightInit, causal_bias};
+use kyoka_nn::{CompletionKv, PrefixKv, Rotary, RotaryConfig, WeightInit, causal_bias, fused};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -130,7 +130,7 @@ impl Decoder {
     /// - input: `[N, D]`
     /// - output: `[N, V]`
     pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let hidden = self.norm.forward(hidden);
+        let hidden = fused::rms_norm(&self.norm, hidden);
         match &self.head {
             Some(head) => head.forward(hidden),
             None => hidden.matmul(self.embedding.val().transpose()),

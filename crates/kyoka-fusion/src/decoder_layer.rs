@@ -5,7 +5,7 @@ use burn::{
     nn::{Linear, RmsNorm},
     tensor::Tensor,
 };
-use kyoka_nn::{CompletionKv, GatedMlp, PrefixKv, Rotary, WeightInit, attend};
+use kyoka_nn::{CompletionKv, GatedMlp, PrefixKv, Rotary, WeightInit, attend, fused};
 
 use crate::DecoderConfig;
 
@@ -79,9 +79,9 @@ impl DecoderLayer {
     /// # Shapes
     /// - input and output: `[N, D]`, the pass's prompts first
     pub(crate) fn forward(&self, input: Tensor<2>, pass: &Pass, cache: LayerCache<'_>) -> Tensor<2> {
-        let qkv = self.qkv.forward(self.attention_norm.forward(input.clone()));
+        let qkv = self.qkv.forward(fused::rms_norm(&self.attention_norm, input.clone()));
         let input = input + self.out.forward(self.attention(qkv, pass, cache));
-        input.clone() + self.mlp.forward(self.mlp_norm.forward(input))
+        input.clone() + self.mlp.forward(fused::rms_norm(&self.mlp_norm, input))
     }
 
     /// # Shapes

@@ -4,12 +4,14 @@ use std::marker::PhantomData;
 
 use burn::{
     module::Module,
-    tensor::{Device, Int, Tensor, TensorData, activation},
+    tensor::{Device, Tensor, TensorData},
 };
 use kyoka_core::{
     AudioInput, CausalLm, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup, Prefill,
     Prompt,
 };
+
+use kyoka_nn::fused;
 
 use crate::{
     Decoder, Tower,
@@ -164,11 +166,10 @@ where
         let hidden = self.decoder.forward_packed(input, &lengths, &packing);
         let device = hidden.device();
         let predictors = hidden.select(0, indices(&packing.predictors, &device));
-        let logprobs = activation::log_softmax(self.decoder.logits(predictors), 1);
-        let targets: Tensor<2, Int> = indices(&packing.targets, &device).unsqueeze_dim(1);
+        let logprobs = fused::token_logprobs(self.decoder.logits(predictors), &packing.targets);
         let shape = [packing.num_rows, packing.num_targets];
         let mask = Tensor::from_data(TensorData::new(packing.target_mask, shape), &device);
-        logprobs.gather(1, targets).reshape(shape) * mask
+        logprobs.reshape(shape) * mask
     }
 
     fn device(&self) -> Device {

@@ -2,11 +2,11 @@
 
 use burn::{
     module::{Module, Param},
-    nn::{LayerNorm, Linear},
+    nn::Linear,
     tensor::{Bool, Device, Tensor, TensorData},
 };
 use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{EncoderLayer, EncoderLayerConfig, WeightInit};
+use kyoka_nn::{EncoderLayer, EncoderLayerConfig, LayerNorm, WeightInit};
 use serde::{Deserialize, Serialize};
 
 /// Sizes of the encoder.
@@ -65,7 +65,7 @@ impl VitEncoder {
             patch_embedding: init.linear(3 * patch_size * patch_size, layer.d_model, true),
             position_embedding: init.uniform([positions, layer.d_model], 0.02),
             layers: (0..num_layers).map(|_| EncoderLayer::new(layer, init)).collect(),
-            norm: init.layer_norm(layer.d_model, layer.norm_epsilon),
+            norm: LayerNorm::new(layer.d_model, layer.norm_epsilon, init),
             height,
             width,
             patch_size,
@@ -118,7 +118,7 @@ impl ModalityEncoder for VitEncoder {
         let embedded: Tensor<3> = self.patch_embedding.forward(patches).reshape([b, p, d]);
         let hidden = embedded + self.position_embedding.val().unsqueeze();
         let hidden = self.layers.iter().fold(hidden, |hidden, layer| layer.forward(hidden));
-        let embeddings = self.norm.forward(hidden);
+        let embeddings = self.norm.forward(hidden.reshape([b * p, d])).reshape([b, p, d]);
         let mask = Tensor::<2, Bool>::from_data(TensorData::new(vec![true; b * p], [b, p]), device);
         ModalityFeatures { embeddings, mask }
     }

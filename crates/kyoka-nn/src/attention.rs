@@ -1,6 +1,8 @@
 //! Grouped-query attention over a prefix that many rows share.
 
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::fused;
 
 /// Keys and values of a prompt, one copy for all its completions.
 #[derive(Debug, Clone)]
@@ -74,7 +76,7 @@ pub fn attend(
         own = own + bias;
     }
     let Some(prefix) = prefix else {
-        return activation::softmax(own, 4).matmul(own_value);
+        return fused::softmax(own).matmul(own_value);
     };
     let [_, _, p, _] = prefix.key.dims();
     let folded: Tensor<4> = query.reshape([b, h, g * rt, d]);
@@ -83,7 +85,7 @@ pub fn attend(
         shared = shared + bias.clone();
     }
     let scores = Tensor::cat(vec![shared.reshape([b, h, g, rt, p]), own], 4);
-    let weights = activation::softmax(scores, 4);
+    let weights = fused::softmax(scores);
     let shared: Tensor<4> = weights.clone().narrow(4, 0, p).reshape([b, h, g * rt, p]);
     let from_prefix = shared.matmul(prefix.value.clone()).reshape([b, h, g, rt, d]);
     from_prefix + weights.narrow(4, p, s).matmul(own_value)

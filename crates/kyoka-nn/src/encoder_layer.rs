@@ -2,12 +2,12 @@
 
 use burn::{
     module::Module,
-    nn::{LayerNorm, Linear},
+    nn::Linear,
     tensor::Tensor,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{GeluMlp, WeightInit, attend};
+use crate::{GeluMlp, LayerNorm, WeightInit, attend};
 
 /// Sizes of an encoder layer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -47,10 +47,10 @@ impl EncoderLayer {
             "encoder layer: {num_heads} heads do not divide the width {d_model}"
         );
         Self {
-            attention_norm: init.layer_norm(d_model, norm_epsilon),
+            attention_norm: LayerNorm::new(d_model, norm_epsilon, init),
             qkv: init.linear(d_model, 3 * d_model, true),
             out: init.residual_linear(d_model, d_model, true, 3),
-            mlp_norm: init.layer_norm(d_model, norm_epsilon),
+            mlp_norm: LayerNorm::new(d_model, norm_epsilon, init),
             mlp: GeluMlp::new(d_model, d_hidden, d_model, init),
             num_heads,
         }

@@ -2,7 +2,7 @@
 
 use burn::{
     module::Param,
-    nn::{LayerNorm, LayerNormConfig, Linear, RmsNorm, RmsNormConfig},
+    nn::{Linear, RmsNorm, RmsNormConfig},
     tensor::{Device, Tensor, TensorData},
 };
 use kyoka_core::{Stream, stream_rng};
@@ -38,6 +38,11 @@ impl WeightInit {
         Param::from_data(TensorData::zeros::<f32, _>(shape), &self.device)
     }
 
+    /// All one.
+    pub fn ones<const D: usize>(&self, shape: [usize; D]) -> Param<Tensor<D>> {
+        Param::from_data(TensorData::ones::<f32, _>(shape), &self.device)
+    }
+
     /// A linear map with weight `[d_input, d_output]`, uniform with variance `1 / d_input`; the bias starts at 0.
     pub fn linear(&mut self, d_input: usize, d_output: usize, bias: bool) -> Linear {
         let bound = (3.0 / d_input as f32).sqrt();
@@ -61,10 +66,5 @@ impl WeightInit {
     /// Root-mean-square norm of width `d_model`.
     pub fn rms_norm(&self, d_model: usize, epsilon: f64) -> RmsNorm {
         RmsNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device)
-    }
-
-    /// Layer norm of width `d_model`.
-    pub fn layer_norm(&self, d_model: usize, epsilon: f64) -> LayerNorm {
-        LayerNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device)
     }
 }

@@ -3,7 +3,9 @@
 mod attention;
 mod cache;
 mod encoder_layer;
+pub mod fused;
 mod init;
+mod layer_norm;
 mod mlp;
 mod rotary;
 
@@ -11,5 +13,6 @@ pub use attention::{PrefixKv, attend, causal_bias};
 pub use cache::CompletionKv;
 pub use encoder_layer::{EncoderLayer, EncoderLayerConfig};
 pub use init::WeightInit;
+pub use layer_norm::LayerNorm;
 pub use mlp::{GatedMlp, GeluMlp};
 pub use rotary::{Rotary, RotaryConfig};

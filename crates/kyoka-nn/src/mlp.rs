@@ -1,12 +1,8 @@
 //! Feed-forward blocks.
 
-use burn::{
-    module::Module,
-    nn::Linear,
-    tensor::{Tensor, activation},
-};
+use burn::{module::Module, nn::Linear, tensor::Tensor};
 
-use crate::WeightInit;
+use crate::{WeightInit, fused};
 
 /// The gated MLP of Llama and Qwen2: `down(silu(gate(x)) * up(x))`.
 ///
@@ -31,11 +27,7 @@ impl GatedMlp {
     /// # Shapes
     /// - input and output: `[N, D]`
     pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
-        let gate_up = self.gate_up.forward(input);
-        let [_, d_both] = gate_up.dims();
-        let gate = gate_up.clone().narrow(1, 0, d_both / 2);
-        let up = gate_up.narrow(1, d_both / 2, d_both / 2);
-        self.down.forward(activation::silu(gate) * up)
+        self.down.forward(fused::swiglu(self.gate_up.forward(input)))
     }
 }
 
@@ -61,6 +53,6 @@ impl GeluMlp {
     /// - input: `[N, d_model]`
     /// - output: `[N, d_output]`
     pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
-        self.fc2.forward(activation::gelu(self.fc1.forward(input)))
+        self.fc2.forward(fused::gelu(self.fc1.forward(input)))
     }
 }

@@ -3,6 +3,8 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::fused;
+
 /// Settings of the rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RotaryConfig {
@@ -45,12 +47,7 @@ impl Rotary {
     /// # Shapes
     /// - input and output: `[N, H, Dh]`
     pub fn apply(&self, heads: Tensor<3>) -> Tensor<3> {
-        let [_, _, d_head] = heads.dims();
-        let half = d_head / 2;
-        let first = heads.clone().narrow(2, 0, half);
-        let second = heads.clone().narrow(2, half, half);
-        let turned = Tensor::cat(vec![second.neg(), first], 2);
-        heads * self.cos.clone() + turned * self.sin.clone()
+        fused::rotate(heads, &self.cos, &self.sin)
     }
 }
 

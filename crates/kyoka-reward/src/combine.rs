@@ -1,6 +1,9 @@
 //! Several rewards as one.
 
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn};
+use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
+
+/// Room for the steps of one rule in the common numbering.
+const STEPS_A_RULE: usize = 1 << 20;
 
 /// The weighted sum of rules; all their parts and step verdicts are kept.
 ///
@@ -29,7 +32,7 @@ impl RewardFn for WeightedSum {
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
         let mut sum = Reward { total: Some(0.0), ..Reward::default() };
-        for (weight, rule) in &self.rules {
+        for (index, (weight, rule)) in self.rules.iter().enumerate() {
             let reward = rule.score(context, completion)?;
             if let Some(got) = reward.total.filter(|total| !total.is_finite()) {
                 let (reward, id) = (rule.name().to_owned(), context.sample.id.clone());
@@ -39,7 +42,9 @@ impl RewardFn for WeightedSum {
                 sum.total = sum.total.zip(reward.total).map(|(sum, part)| sum + weight * part);
             }
             sum.parts.extend(reward.parts);
-            sum.steps.extend(reward.steps);
+            // Steps of different rules are different steps.
+            let own = reward.steps.into_iter();
+            sum.steps.extend(own.map(|verdict| StepVerdict { step: verdict.step + index * STEPS_A_RULE, ..verdict }));
         }
         Ok(sum)
     }

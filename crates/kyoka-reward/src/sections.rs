@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use kyoka_core::Completion;
+
 /// Byte range between the last `<tag>` and the `</tag>` that follows it.
 fn last_section(text: &str, open: &str, close: &str) -> Option<Range<usize>> {
     let start = text.rfind(open)? + open.len();
@@ -33,6 +35,18 @@ pub fn think(text: &str) -> Option<Range<usize>> {
     let start = text.find("<think>")? + "<think>".len();
     let length = text[start..].find("</think>").unwrap_or(text.len() - start);
     Some(start..start + length)
+}
+
+/// The words of the reasoning with the token each ends in.
+pub(crate) fn reasoning_words(completion: &Completion) -> Vec<(&str, Option<usize>)> {
+    let text = completion.text.as_str();
+    let Some(range) = think(text) else { return Vec::new() };
+    let base = text.as_ptr() as usize;
+    let words = text[range].split_whitespace().map(|word| {
+        let last_byte = word.as_ptr() as usize - base + word.len() - 1;
+        (word, completion.token_spans.iter().position(|span| span.contains(&last_byte)))
+    });
+    words.collect()
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
 
-use crate::think;
+use crate::sections::reasoning_words;
 
 /// Compares the reasoning's statements with the row's `steps`, one by one.
 ///
 /// The statements are the words between `<think>` and `</think>` that are not numbers, in order; statement `i` is
 /// right if it equals label `i`. Every statement gets a verdict at the token that ends it, so that process
-/// supervision can credit it there; statements beyond the last label are wrong and credited as one more step.
+/// supervision can credit it there. Statements beyond the last label are wrong, as one more step; a label that is never
+/// stated is wrong at the token that ends the reasoning.
 /// The parts are shares of labels stated rightly, under the names given: label `i` belongs to `names[i]`, and all
 /// labels past the last name to that one. The total is the share over all labels.
 #[derive(Debug, Clone)]
@@ -47,31 +48,29 @@ impl RewardFn for StepAccuracy {
             }
         }
         let total = (0..labels.len()).filter(|&step| right(step)).count() as f32 / labels.len() as f32;
-        let steps = stated
-            .iter()
-            .enumerate()
-            .filter_map(|(step, &(_, token))| {
-                let value = f32::from(step < labels.len() && right(step));
-                token.map(|token| StepVerdict { step: step.min(labels.len()), token, value })
-            })
-            .collect();
+        let verdict = |step: usize, token: usize| StepVerdict {
+            step: step.min(labels.len()),
+            token,
+            value: f32::from(step < labels.len() && right(step)),
+        };
+        let made = stated.iter().enumerate().filter_map(|(step, &(_, token))| Some(verdict(step, token?)));
+        let end = end_of_reasoning(completion);
+        let missing = (stated.len()..labels.len()).filter_map(|step| Some(verdict(step, end?)));
+        let steps = made.chain(missing).collect();
         Ok(Reward { total: Some(total), parts, steps })
     }
 }
 
 /// The words of the reasoning that are no numbers, with the token each ends in.
 fn statements(completion: &Completion) -> Vec<(&str, Option<usize>)> {
-    let text = completion.text.as_str();
-    let Some(range) = think(text) else { return Vec::new() };
-    let base = text.as_ptr() as usize;
-    text[range]
-        .split_whitespace()
-        .filter(|word| word.parse::<f64>().is_err())
-        .map(|word| {
-            let last_byte = word.as_ptr() as usize - base + word.len() - 1;
-            (word, completion.token_spans.iter().position(|span| span.contains(&last_byte)))
-        })
-        .collect()
+    reasoning_words(completion).into_iter().filter(|(word, _)| word.parse::<f64>().is_err()).collect()
+}
+
+/// The token of `</think>`, or the last one if the reasoning is never closed.
+fn end_of_reasoning(completion: &Completion) -> Option<usize> {
+    let last = completion.token_spans.iter().rposition(|span| !span.is_empty())?;
+    let Some(at) = completion.text.find("</think>") else { return Some(last) };
+    completion.token_spans.iter().position(|span| span.contains(&at))
 }
 
 #[cfg(test)]
@@ -96,7 +95,10 @@ mod tests {
 
     #[test]
     fn missing_and_surplus_statements_count_against_the_completion() {
-        assert_eq!(score("<think> coat </think>").total, Some(0.25));
+        let short = score("<think> coat </think> <answer> 1 </answer>");
+        assert_eq!(short.total, Some(0.25));
+        let verdicts: Vec<_> = short.steps.iter().map(|v| (v.step, v.token, v.value)).collect();
+        assert_eq!(verdicts, [(0, 1, 1.0), (1, 2, 0.0), (2, 2, 0.0), (3, 2, 0.0)], "at the token of </think>");
         let surplus = score("<think> coat shirt coat bag bag bag </think>");
         assert_eq!(surplus.total, Some(1.0));
         assert_eq!(surplus.steps[4..].iter().map(|v| (v.step, v.value)).collect::<Vec<_>>(), [(4, 0.0); 2]);

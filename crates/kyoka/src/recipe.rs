@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use kyoka_core::{RewardFn, nearest};
-use kyoka_reward::{ExactAnswer, Format, NumericAnswer, SoftOverlong, StepAccuracy, WeightedSum};
+use kyoka_reward::{ExactAnswer, Format, NumericAnswer, RunningCount, SoftOverlong, StepAccuracy, WeightedSum};
 use kyoka_trainer::{CheckpointPolicy, RlConfig, SftConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -105,6 +105,8 @@ pub enum RewardKind {
     Format,
     /// See [`StepAccuracy`].
     StepAccuracy,
+    /// See [`RunningCount`].
+    RunningCount,
     /// See [`SoftOverlong`].
     SoftOverlong,
 }
@@ -123,6 +125,7 @@ impl RewardConfig {
                 Box::new(StepAccuracy { names: vec!["steps".to_owned()] })
             }
             RewardKind::StepAccuracy => Box::new(StepAccuracy { names: self.names.clone() }),
+            RewardKind::RunningCount => Box::new(RunningCount),
             RewardKind::SoftOverlong => {
                 Box::new(SoftOverlong { buffer_tokens: self.buffer_tokens.unwrap_or(16) })
             }

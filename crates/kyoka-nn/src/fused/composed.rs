@@ -1,0 +1,24 @@
+//! The same operations from Burn's own, for every device.
+
+use burn::tensor::{Int, Tensor, TensorData, activation};
+
+pub fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
+    let [_, d_both] = gate_up.dims();
+    let gate = gate_up.clone().narrow(1, 0, d_both / 2);
+    activation::silu(gate) * gate_up.narrow(1, d_both / 2, d_both / 2)
+}
+
+pub fn token_logprobs(logits: Tensor<2>, targets: &[usize]) -> Tensor<2> {
+    let ids: Vec<i64> = targets.iter().map(|&target| target as i64).collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [targets.len(), 1]), &logits.device());
+    activation::log_softmax(logits, 1).gather(1, ids)
+}
+
+pub fn rotate(heads: Tensor<3>, cos: &Tensor<3>, sin: &Tensor<3>) -> Tensor<3> {
+    let [_, _, d_head] = heads.dims();
+    let half = d_head / 2;
+    let first = heads.clone().narrow(2, 0, half);
+    let second = heads.clone().narrow(2, half, half);
+    let turned = Tensor::cat(vec![second.neg(), first], 2);
+    heads * cos.clone() + turned * sin.clone()
+}

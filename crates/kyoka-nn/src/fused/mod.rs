@@ -1,0 +1,222 @@
+//! Operations that a step spends its time in, fused on the CPU.
+//!
+//! Burn composes these from element-wise passes that run on one core and write a tensor each. On the flex backend they
+//! are single passes over rows here, vectorised and spread over the cores, with hand-written backward passes. On every
+//! other device the composed form runs; tests hold the two against each other, values and gradients.
+
+mod composed;
+
+#[cfg(feature = "flex")]
+mod autodiff;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "flex")]
+mod kernels;
+#[cfg(feature = "flex")]
+mod ops;
+
+use burn::{
+    nn::RmsNorm,
+    tensor::{Device, Tensor},
+};
+
+use crate::LayerNorm;
+
+/// Whether the fused form exists for a device.
+#[cfg(feature = "flex")]
+fn is_fused(device: &Device) -> bool {
+    matches!(device.clone().without_autodiff().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
+}
+
+#[cfg(not(feature = "flex"))]
+fn is_fused(_: &Device) -> bool {
+    false
+}
+
+/// Calls the fused operation where it exists, else the composed one.
+macro_rules! fused_or_composed {
+    ($x:expr, $fused:expr, $composed:expr) => {{
+        #[cfg(feature = "flex")]
+        if is_fused(&$x.device()) {
+            use burn::backend::Dispatch;
+            use ops::FusedOps;
+            return Tensor::from_dispatch($fused);
+        }
+        $composed
+    }};
+}
+
+/// Root-mean-square norm: `x / sqrt(mean(x²) + eps) * gamma`.
+///
+/// # Shapes
+/// - input and output: `[N, D]`
+pub fn rms_norm(norm: &RmsNorm, x: Tensor<2>) -> Tensor<2> {
+    let _ = is_fused;
+    fused_or_composed!(
+        x,
+        Dispatch::fused_rms_norm(x.into_dispatch(), norm.gamma.val().into_dispatch(), norm.epsilon as f32),
+        norm.forward(x)
+    )
+}
+
+/// Layer norm: `(x - mean) / sqrt(var + eps) * gamma + beta`.
+///
+/// # Shapes
+/// - input and output: `[N, D]`
+pub(crate) fn layer_norm(norm: &LayerNorm, x: Tensor<2>) -> Tensor<2> {
+    let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
+    fused_or_composed!(
+        x,
+        Dispatch::fused_layer_norm(
+            x.into_dispatch(),
+            gamma.into_dispatch(),
+            beta.into_dispatch(),
+            norm.epsilon as f32
+        ),
+        burn::tensor::module::layer_norm(x, gamma, Some(beta), norm.epsilon)
+    )
+}
+
+/// `x Phi(x)` with the exact distribution function.
+///
+/// # Shapes
+/// - input and output: `[N, D]`
+pub fn gelu(x: Tensor<2>) -> Tensor<2> {
+    fused_or_composed!(x, Dispatch::fused_gelu(x.into_dispatch()), burn::tensor::activation::gelu(x))
+}
+
+/// `silu(gate) * up` for `[gate, up]` side by side.
+///
+/// # Shapes
+/// - input: `[N, 2 H]`
+/// - output: `[N, H]`
+pub fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
+    fused_or_composed!(gate_up, Dispatch::fused_swiglu(gate_up.into_dispatch()), composed::swiglu(gate_up))
+}
+
+/// Softmax over the last dimension.
+pub fn softmax<const D: usize>(scores: Tensor<D>) -> Tensor<D> {
+    fused_or_composed!(
+        scores,
+        Dispatch::fused_softmax(scores.into_dispatch()),
+        burn::tensor::activation::softmax(scores, D - 1)
+    )
+}
+
+/// Log-probability of one target a row, `log_softmax(logits)[target]`.
+///
+/// # Shapes
+/// - logits: `[N, V]`
+/// - output: `[N, 1]`
+///
+/// # Panics
+/// If there is not one target a row, or a target is outside the vocabulary.
+pub fn token_logprobs(logits: Tensor<2>, targets: &[usize]) -> Tensor<2> {
+    let [n, vocab] = logits.dims();
+    assert_eq!(targets.len(), n, "token log-probabilities: expected one target a row");
+    assert!(targets.iter().all(|&target| target < vocab), "token log-probabilities: expected targets below {vocab}");
+    fused_or_composed!(
+        logits,
+        Dispatch::token_logprobs(logits.into_dispatch(), targets.into()),
+        composed::token_logprobs(logits, targets)
+    )
+}
+
+/// Turns every head by its token's angles: `x cos + rotate_half(x) sin`.
+///
+/// # Shapes
+/// - input and output: `[N, H, Dh]`
+/// - cosines and sines: `[N, 1, Dh]`, without gradient
+pub(crate) fn rotate(heads: Tensor<3>, cos: &Tensor<3>, sin: &Tensor<3>) -> Tensor<3> {
+    fused_or_composed!(
+        heads,
+        Dispatch::fused_rotate(heads.into_dispatch(), cos.clone().into_dispatch(), sin.clone().into_dispatch(), 1.0),
+        composed::rotate(heads, cos, sin)
+    )
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Distribution, Tolerance};
+
+    use super::*;
+    use crate::WeightInit;
+
+    fn random<const D: usize>(dims: [usize; D]) -> Tensor<D> {
+        Tensor::random(dims, Distribution::Uniform(-3.0, 3.0), &Device::flex())
+    }
+
+    /// Values, and gradients of a weighted sum, of the fused and of the composed form.
+    fn assert_same<const D: usize, const E: usize>(
+        x: Tensor<D>,
+        fused: impl Fn(Tensor<D>) -> Tensor<E>,
+        composed: impl Fn(Tensor<D>) -> Tensor<E>,
+    ) {
+        let run = |form: &dyn Fn(Tensor<D>) -> Tensor<E>, weights: Option<Tensor<E>>| {
+            let leaf = x.clone().autodiff().require_grad();
+            let output = form(leaf.clone());
+            let weights = weights.unwrap_or_else(|| random(output.dims()));
+            let gradients = (output.clone() * weights.clone()).sum().backward();
+            (output.inner(), leaf.grad(&gradients).unwrap(), weights)
+        };
+        let (value, gradient, weights) = run(&fused, None);
+        let (expected_value, expected_gradient, _) = run(&composed, Some(weights));
+        let near = Tolerance::<f32>::absolute(2e-5).set_relative(2e-5);
+        value.into_data().assert_approx_eq(&expected_value.into_data(), near);
+        gradient.into_data().assert_approx_eq(&expected_gradient.into_data(), near);
+    }
+
+    #[test]
+    fn norms_equal_the_composed_form() {
+        let device = Device::flex();
+        let mut init = WeightInit::new(1, &device);
+        for (n, d) in [(1, 7), (3, 96), (500, 128)] {
+            let mut rms = init.rms_norm(d, 1e-6);
+            rms.gamma = init.uniform([d], 1.0);
+            assert_same(random([n, d]), |x| rms_norm(&rms, x), |x| rms.forward(x));
+            let mut norm = LayerNorm::new(d, 1e-5, &init);
+            norm.gamma = init.uniform([d], 1.0);
+            norm.beta = init.uniform([d], 1.0);
+            let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
+            let composed =
+                |x| burn::tensor::module::layer_norm(x, gamma.clone(), Some(beta.clone()), norm.epsilon);
+            assert_same(random([n, d]), |x| norm.forward(x), composed);
+        }
+    }
+
+    #[test]
+    fn norm_weights_get_the_composed_gradients() {
+        let device = Device::flex();
+        let x = random([700, 33]);
+        let gradient = |forward: &dyn Fn(&RmsNorm, Tensor<2>) -> Tensor<2>| {
+            let norm = WeightInit::new(1, &device.clone().autodiff()).rms_norm(33, 1e-6);
+            let gradients = forward(&norm, x.clone()).powi_scalar(2).sum().backward();
+            norm.gamma.val().grad(&gradients).unwrap().into_data()
+        };
+        let near = Tolerance::<f32>::relative(1e-4);
+        gradient(&|norm, x| rms_norm(norm, x)).assert_approx_eq(&gradient(&|norm, x| norm.forward(x)), near);
+    }
+
+    #[test]
+    fn activations_equal_the_composed_form() {
+        for (n, d) in [(1, 2), (5, 34), (700, 96)] {
+            assert_same(random([n, d]), gelu, burn::tensor::activation::gelu);
+            assert_same(random([n, d]), swiglu, composed::swiglu);
+            assert_same(random([n, d]), softmax, |x| burn::tensor::activation::softmax(x, 1));
+        }
+        let rotary: [Tensor<3>; 2] = [random([9, 1, 8]), random([9, 1, 8])];
+        // Cosines and sines repeat in the second half, as `Rotary` makes them.
+        let [cos, sin] = rotary.map(|table| table.clone().narrow(2, 0, 4).repeat_dim(2, 2));
+        assert_same(random([9, 3, 8]), |x| rotate(x, &cos, &sin), |x| composed::rotate(x, &cos, &sin));
+    }
+
+    #[test]
+    fn token_logprobs_equal_the_composed_form_and_ignore_rows_without_gradient() {
+        let targets: Vec<usize> = (0..300).map(|i| i * 7 % 41).collect();
+        assert_same(random([300, 41]), |x| token_logprobs(x, &targets), |x| composed::token_logprobs(x, &targets));
+        let leaf = random([2, 5]).autodiff().require_grad();
+        let kept = token_logprobs(leaf.clone(), &[1, 2]).narrow(0, 0, 1);
+        let gradient = leaf.grad(&kept.sum().backward()).unwrap();
+        assert_eq!(gradient.narrow(0, 1, 1).abs().sum().into_scalar::<f32>(), 0.0);
+    }
+}
