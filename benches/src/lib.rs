@@ -1,1 +1,1 @@
-//! Criterion measurements, one folder a crate.
+//! Criterion measurements of the crates, one file a crate.

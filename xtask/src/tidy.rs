@@ -91,7 +91,9 @@ fn check_layers(root: &Path, faults: &mut Vec<String>) -> Result<()> {
                 faults.push(format!("{name} (layer {own}) depends on {used} (layer {other})"));
             }
             let only = ONLY.iter().find(|(restricted, _)| *restricted == name);
-            if dependency.kind == DependencyKind::Normal && only.is_some_and(|(_, allowed)| !allowed.contains(&used)) {
+            if dependency.kind == DependencyKind::Normal
+                && only.is_some_and(|(_, allowed)| !allowed.contains(&used))
+            {
                 faults.push(format!("{name} depends on {used}, which the table does not allow it"));
             }
         }
@@ -116,7 +118,8 @@ fn check_file(root: &Path, path: &Path, faults: &mut Vec<String>) -> Result<()> 
     let shown = path.strip_prefix(root).unwrap_or(path).display();
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let folder = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-    if FORBIDDEN.contains(&stem.as_str()) || folder.is_some_and(|folder| FORBIDDEN.contains(&folder.as_str())) {
+    if FORBIDDEN.contains(&stem.as_str()) || folder.is_some_and(|folder| FORBIDDEN.contains(&folder.as_str()))
+    {
         faults.push(format!("{shown}: the name says nothing; name the file after its idea"));
     }
     let text = fs::read_to_string(path)?;

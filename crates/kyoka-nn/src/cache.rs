@@ -59,7 +59,7 @@ mod tests {
         cache.push(0, step(1.0), step(10.0));
         let (key, value) = cache.push(1, step(2.0), step(20.0));
         assert_eq!(
-            key.into_data().to_vec::<f32>().unwrap(),
+            key.into_data().try_to_vec::<f32>().unwrap(),
             [[1.0; 3], [2.0; 3], [1.0; 3], [2.0; 3]].concat()
         );
         assert_eq!(value.dims(), [1, 1, 2, 2, 3]);

@@ -1,10 +1,6 @@
 //! The pre-norm transformer layer of vision and audio towers.
 
-use burn::{
-    module::Module,
-    nn::Linear,
-    tensor::Tensor,
-};
+use burn::{module::Module, nn::Linear, tensor::Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{GeluMlp, LayerNorm, WeightInit, attend};

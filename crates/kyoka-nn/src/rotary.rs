@@ -60,7 +60,7 @@ mod tests {
     fn rotate(position: usize, head: [f32; 4]) -> Vec<f32> {
         let device = Device::default();
         let head = Tensor::<1>::from_floats(head, &device).reshape([1, 1, 4]);
-        Rotary::new(CONFIG, &[position], &device).apply(head).into_data().to_vec().unwrap()
+        Rotary::new(CONFIG, &[position], &device).apply(head).into_data().try_to_vec().unwrap()
     }
 
     #[test]

@@ -44,7 +44,9 @@ impl RewardFn for WeightedSum {
             sum.parts.extend(reward.parts);
             // Steps of different rules are different steps.
             let own = reward.steps.into_iter();
-            sum.steps.extend(own.map(|verdict| StepVerdict { step: verdict.step + index * STEPS_A_RULE, ..verdict }));
+            sum.steps.extend(
+                own.map(|verdict| StepVerdict { step: verdict.step + index * STEPS_A_RULE, ..verdict }),
+            );
         }
         Ok(sum)
     }

@@ -24,7 +24,8 @@ impl RewardFn for RunningCount {
         let mut steps = Vec::new();
         let (mut named, mut count, mut right) = (0, 0_usize, 0);
         let rest = words.get(1..).unwrap_or_default();
-        for (place, &(word, word_token)) in rest.iter().enumerate().filter(|(_, (word, _))| !is_number(word)) {
+        for (place, &(word, word_token)) in rest.iter().enumerate().filter(|(_, (word, _))| !is_number(word))
+        {
             count += usize::from(word == words[0].0);
             let number = rest.get(place + 1).filter(|(next, _)| is_number(next));
             let good = number.is_some_and(|(number, _)| *number == count.to_string());

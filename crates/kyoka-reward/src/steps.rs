@@ -98,7 +98,11 @@ mod tests {
         let short = score("<think> coat </think> <answer> 1 </answer>");
         assert_eq!(short.total, Some(0.25));
         let verdicts: Vec<_> = short.steps.iter().map(|v| (v.step, v.token, v.value)).collect();
-        assert_eq!(verdicts, [(0, 1, 1.0), (1, 2, 0.0), (2, 2, 0.0), (3, 2, 0.0)], "at the token of </think>");
+        assert_eq!(
+            verdicts,
+            [(0, 1, 1.0), (1, 2, 0.0), (2, 2, 0.0), (3, 2, 0.0)],
+            "at the token of </think>"
+        );
         let surplus = score("<think> coat shirt coat bag bag bag </think>");
         assert_eq!(surplus.total, Some(1.0));
         assert_eq!(surplus.steps[4..].iter().map(|v| (v.step, v.value)).collect::<Vec<_>>(), [(4, 0.0); 2]);

@@ -115,7 +115,7 @@ mod tests {
         let base = SamplingConfig::default();
         assert_eq!(ids(&base, &[]), [1, 2, 3, 0]);
         assert_eq!(ids(&SamplingConfig { top_k: 2, ..base.clone() }, &[]), [1, 2]);
-        assert_eq!(ids(&SamplingConfig { top_p: 0.7, ..base.clone() }, &[]), [1, 2]);
+        assert_eq!(ids(&SamplingConfig { top_p: 0.65, ..base.clone() }, &[]), [1, 2]);
         assert_eq!(ids(&SamplingConfig { top_p: 0.01, ..base.clone() }, &[]), [1]);
         assert_eq!(ids(&SamplingConfig { min_p: 0.6, ..base.clone() }, &[]), [1, 2]);
         assert_eq!(ids(&SamplingConfig::greedy(8), &[]), [1]);

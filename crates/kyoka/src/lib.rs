@@ -33,3 +33,8 @@ pub use kyoka_reward as reward;
 pub use kyoka_rollout as rollout;
 pub use kyoka_text as text;
 pub use kyoka_trainer as trainer;
+
+/// The examples of the workspace's front page, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct FrontPage;

@@ -3,7 +3,9 @@
 use std::{fs, path::Path};
 
 use kyoka_core::{RewardFn, nearest};
-use kyoka_reward::{ExactAnswer, Format, NumericAnswer, RunningCount, SoftOverlong, StepAccuracy, WeightedSum};
+use kyoka_reward::{
+    ExactAnswer, Format, NumericAnswer, RunningCount, SoftOverlong, StepAccuracy, WeightedSum,
+};
 use kyoka_trainer::{CheckpointPolicy, RlConfig, SftConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};

@@ -76,7 +76,8 @@ impl FusedBackward for Flex {
     fn rms_norm_backward(x: Flat, gamma: Flat, grad: Flat, epsilon: f32) -> [Flat; 2] {
         let (x, width) = rows(&x);
         let (gamma, grad) = (gamma.to_contiguous(), grad.to_contiguous());
-        let (dx, dgamma) = kernels::rms_norm_backward(values(&x), values(&gamma), values(&grad), width, epsilon);
+        let (dx, dgamma) =
+            kernels::rms_norm_backward(values(&x), values(&gamma), values(&grad), width, epsilon);
         [tensor(dx, x.shape()), tensor(dgamma, [width])]
     }
 

@@ -127,7 +127,13 @@ fn rms_norm_rows(x: &[f32], gamma: &[f32], epsilon: f32, out: &mut [f32]) {
 }
 
 /// With `r = 1 / rms` and `s = mean(grad gamma x)`: `dx = r (grad gamma - x r² s)`, `dgamma = sum grad x r`.
-pub fn rms_norm_backward(x: &[f32], gamma: &[f32], grad: &[f32], width: usize, epsilon: f32) -> (Vec<f32>, Vec<f32>) {
+pub fn rms_norm_backward(
+    x: &[f32],
+    gamma: &[f32],
+    grad: &[f32],
+    width: usize,
+    epsilon: f32,
+) -> (Vec<f32>, Vec<f32>) {
     let (dx, [dgamma]) = fill_and_sum(x.len() / width, width, |first, out, [dgamma]| {
         rms_norm_backward_rows((&x[first * width..], &grad[first * width..]), gamma, epsilon, out, dgamma);
     });
@@ -143,7 +149,9 @@ fn rms_norm_backward_rows(
     dgamma: &mut [f32],
 ) {
     let width = gamma.len();
-    for ((x, grad), out) in x.chunks_exact(width).zip(grad.chunks_exact(width)).zip(out.chunks_exact_mut(width)) {
+    for ((x, grad), out) in
+        x.chunks_exact(width).zip(grad.chunks_exact(width)).zip(out.chunks_exact_mut(width))
+    {
         let r = 1.0 / (sum2(x, x, |a, b| a * b) / width as f32 + epsilon).sqrt();
         for i in 0..width {
             out[i] = grad[i] * gamma[i];
@@ -203,7 +211,9 @@ fn layer_norm_backward_rows(
     (dgamma, dbeta): (&mut [f32], &mut [f32]),
 ) {
     let width = gamma.len();
-    for ((x, grad), out) in x.chunks_exact(width).zip(grad.chunks_exact(width)).zip(out.chunks_exact_mut(width)) {
+    for ((x, grad), out) in
+        x.chunks_exact(width).zip(grad.chunks_exact(width)).zip(out.chunks_exact_mut(width))
+    {
         let (mean, r) = mean_and_scale(x, epsilon);
         for i in 0..width {
             out[i] = grad[i] * gamma[i];
@@ -346,9 +356,17 @@ pub fn token_logprobs_backward(logits: &[f32], targets: &[usize], grad: &[f32], 
 }
 
 #[multiversion(targets = "simd")]
-fn token_logprobs_backward_rows(logits: &[f32], targets: &[usize], grad: &[f32], width: usize, out: &mut [f32]) {
+fn token_logprobs_backward_rows(
+    logits: &[f32],
+    targets: &[usize],
+    grad: &[f32],
+    width: usize,
+    out: &mut [f32],
+) {
     let rows = logits.chunks_exact(width).zip(targets).zip(grad);
-    for (((row, &target), &grad), out) in rows.zip(out.chunks_exact_mut(width)).filter(|((_, grad), _)| **grad != 0.0) {
+    for (((row, &target), &grad), out) in
+        rows.zip(out.chunks_exact_mut(width)).filter(|((_, grad), _)| **grad != 0.0)
+    {
         let (top, rest) = log_sum(row);
         for (logit, out) in row.iter().zip(out.iter_mut()) {
             *out = -grad * exp(logit - top - rest);
@@ -405,7 +423,9 @@ mod tests {
             assert!(((f64::from(exp(x)) - expected) / expected).abs() < 3e-7, "exp({x})");
         }
         // erf(1), erf(2), erf(0.1) from tables.
-        for (x, expected) in [(1.0, 0.842_700_8), (2.0, 0.995_322_3), (0.1, 0.112_462_9), (-1.0, -0.842_700_8)] {
+        for (x, expected) in
+            [(1.0, 0.842_700_8), (2.0, 0.995_322_3), (0.1, 0.112_462_9), (-1.0, -0.842_700_8)]
+        {
             let (got, _) = erf_of_root(x * std::f32::consts::SQRT_2);
             assert!((got - expected).abs() < 5e-7, "erf({x}) = {got}");
         }
@@ -414,6 +434,11 @@ mod tests {
     #[test]
     fn far_arguments_stay_finite() {
         assert!(exp(-1e9) < 1e-37 && exp(1e9).is_finite());
-        assert!(softmax(&[-1e9, 0.0, -1e9, -1e9], 4).iter().zip([0.0, 1.0, 0.0, 0.0]).all(|(a, b)| (a - b).abs() < 1e-30));
+        assert!(
+            softmax(&[-1e9, 0.0, -1e9, -1e9], 4)
+                .iter()
+                .zip([0.0, 1.0, 0.0, 0.0])
+                .all(|(a, b)| (a - b).abs() < 1e-30)
+        );
     }
 }

@@ -114,7 +114,10 @@ pub fn softmax<const D: usize>(scores: Tensor<D>) -> Tensor<D> {
 pub fn token_logprobs(logits: Tensor<2>, targets: &[usize]) -> Tensor<2> {
     let [n, vocab] = logits.dims();
     assert_eq!(targets.len(), n, "token log-probabilities: expected one target a row");
-    assert!(targets.iter().all(|&target| target < vocab), "token log-probabilities: expected targets below {vocab}");
+    assert!(
+        targets.iter().all(|&target| target < vocab),
+        "token log-probabilities: expected targets below {vocab}"
+    );
     fused_or_composed!(
         logits,
         Dispatch::token_logprobs(logits.into_dispatch(), targets.into()),
@@ -130,7 +133,12 @@ pub fn token_logprobs(logits: Tensor<2>, targets: &[usize]) -> Tensor<2> {
 pub(crate) fn rotate(heads: Tensor<3>, cos: &Tensor<3>, sin: &Tensor<3>) -> Tensor<3> {
     fused_or_composed!(
         heads,
-        Dispatch::fused_rotate(heads.into_dispatch(), cos.clone().into_dispatch(), sin.clone().into_dispatch(), 1.0),
+        Dispatch::fused_rotate(
+            heads.into_dispatch(),
+            cos.clone().into_dispatch(),
+            sin.clone().into_dispatch(),
+            1.0
+        ),
         composed::rotate(heads, cos, sin)
     )
 }
@@ -213,7 +221,11 @@ mod tests {
     #[test]
     fn token_logprobs_equal_the_composed_form_and_ignore_rows_without_gradient() {
         let targets: Vec<usize> = (0..300).map(|i| i * 7 % 41).collect();
-        assert_same(random([300, 41]), |x| token_logprobs(x, &targets), |x| composed::token_logprobs(x, &targets));
+        assert_same(
+            random([300, 41]),
+            |x| token_logprobs(x, &targets),
+            |x| composed::token_logprobs(x, &targets),
+        );
         let leaf = random([2, 5]).autodiff().require_grad();
         let kept = token_logprobs(leaf.clone(), &[1, 2]).narrow(0, 0, 1);
         let gradient = leaf.grad(&kept.sum().backward()).unwrap();

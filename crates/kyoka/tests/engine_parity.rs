@@ -1,0 +1,206 @@
+//! One engine samples and learns: the trainer's log-probabilities of a rollout are the sampler's.
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Gradients, Tensor},
+};
+use kyoka::{
+    MediaAugment, MultimodalTask, Policy, PolicyConfig,
+    core::{
+        CausalLm, MediaRef, Modality, PackedGroup, Part, Prompt, RolloutEngine, RolloutRequest, Sample,
+        SamplingConfig,
+    },
+    rollout::LocalEngine,
+    text::Tokenizer,
+    trainer::Task,
+};
+
+struct Setup {
+    task: MultimodalTask,
+    policy: Policy,
+    prompts: Vec<Prompt>,
+}
+
+/// A fresh policy, and prompts with text only, pictures, a sound, and all of them, of different lengths.
+fn setup(device: &Device) -> Setup {
+    let data = tempfile::tempdir().unwrap();
+    let sound = data.path().join("tone.wav");
+    kyoka_testing::write_tone(&sound, 0.3);
+    let picture = data.path().join("gradient.png");
+    kyoka_testing::write_grey_png(&picture, 28, |x, y| (x * 9 + y) as u8);
+
+    let image = || Part::Media(MediaRef { modality: Modality::Image, path: picture.clone() });
+    let audio = || Part::Media(MediaRef { modality: Modality::Audio, path: sound.clone() });
+    let text = |words: &str| Part::Text(words.to_owned());
+    let questions = [
+        vec![text("How many of the pictures show the spoken item?")],
+        vec![image(), image(), text("How many?")],
+        vec![audio(), text("item?")],
+        vec![image(), text("the"), image(), audio(), image(), text("How many of the pictures")],
+    ];
+    let tokenizer =
+        Tokenizer::from_bytes(include_bytes!("../../kyoka-text/tests/tiny_tokenizer.json")).unwrap();
+    let config = PolicyConfig::tiny(tokenizer.vocab_size());
+    let task = MultimodalTask::new(tokenizer, config.clone(), MediaAugment::default(), 1);
+    let prompts = questions.map(|parts| {
+        let origin = Default::default();
+        let sample = Sample { id: "q".into(), parts, answer: None, steps: vec![], completion: None, origin };
+        task.prompt(&sample, None).unwrap()
+    });
+    Setup { task, policy: config.build(5, device), prompts: prompts.into() }
+}
+
+/// Token ids and sampled log-probabilities, group by group.
+fn sample(setup: &Setup, group_size: usize) -> Vec<Vec<(Vec<u32>, Vec<f32>)>> {
+    let tokenizer = setup.task.tokenizer();
+    let engine = LocalEngine::new(setup.policy.valid(), tokenizer.end_id(), tokenizer.banned_ids());
+    let sampling = SamplingConfig { max_new_tokens: 12, top_p: 0.999, ..SamplingConfig::default() };
+    let request = RolloutRequest {
+        prompts: &setup.prompts,
+        group_size,
+        sampling: &sampling,
+        seed: 3,
+        policy_version: 0,
+    };
+    let groups = engine.generate(request).unwrap();
+    let rows = groups.into_iter().map(|group| {
+        group.rollouts.into_iter().enumerate().map(|(place, mut rollout)| {
+            // Completions of different lengths, as in training.
+            let length = 12 - (place * 5) % 11;
+            rollout.token_ids.truncate(length);
+            rollout.logprobs.truncate(length);
+            (rollout.token_ids, rollout.logprobs)
+        })
+    });
+    rows.map(Iterator::collect).collect()
+}
+
+fn score(policy: &Policy, groups: &[PackedGroup<'_>]) -> Vec<Vec<f32>> {
+    let scored = policy.score(groups);
+    let [rows, width] = scored.dims();
+    let flat: Vec<f32> = scored.into_data().try_to_vec().unwrap();
+    (0..rows).map(|row| flat[row * width..(row + 1) * width].to_vec()).collect()
+}
+
+#[test]
+fn trainer_and_sampler_agree_for_every_kind_of_prompt_and_every_split() {
+    let setup = setup(&Device::flex());
+    let sampled = sample(&setup, 4);
+    let all: Vec<PackedGroup<'_>> = setup
+        .prompts
+        .iter()
+        .zip(&sampled)
+        .map(|(prompt, rows)| PackedGroup {
+            prompt,
+            completions: rows.iter().map(|(ids, _)| ids.as_slice()).collect(),
+        })
+        .collect();
+    let together = score(&setup.policy, &all);
+    let by_group: Vec<Vec<f32>> =
+        all.iter().flat_map(|group| score(&setup.policy, std::slice::from_ref(group))).collect();
+    let one_by_one: Vec<Vec<f32>> = all
+        .iter()
+        .flat_map(|group| {
+            group.completions.iter().map(|&ids| PackedGroup { prompt: group.prompt, completions: vec![ids] })
+        })
+        .flat_map(|single| score(&setup.policy, &[single]))
+        .collect();
+    let mut tokens = 0;
+    for (name, scored) in [("together", together), ("by group", by_group), ("one by one", one_by_one)] {
+        for ((ids, sampled), scored) in sampled.iter().flatten().zip(&scored) {
+            for (place, (old, new)) in sampled.iter().zip(scored).enumerate() {
+                let ratio = (new - old).exp();
+                assert!((ratio - 1.0).abs() < 1e-5, "{name}: token {place} of {ids:?}: ratio {ratio}");
+                tokens += 1;
+            }
+            assert!(scored[ids.len()..].iter().all(|&padding| padding == 0.0), "padding must hold 0");
+        }
+    }
+    assert!(tokens > 250, "the comparison must see tokens, saw {tokens}");
+}
+
+#[test]
+fn completions_do_not_depend_on_how_prompts_are_batched() {
+    let setup = setup(&Device::flex());
+    let tokenizer = setup.task.tokenizer();
+    let generate = |max_rows: usize| {
+        let mut engine = LocalEngine::new(setup.policy.clone(), tokenizer.end_id(), tokenizer.banned_ids());
+        engine.max_rows = max_rows;
+        let sampling = SamplingConfig { max_new_tokens: 10, ..SamplingConfig::default() };
+        let request = RolloutRequest {
+            prompts: &setup.prompts,
+            group_size: 3,
+            sampling: &sampling,
+            seed: 9,
+            policy_version: 0,
+        };
+        let groups = engine.generate(request).unwrap();
+        groups.iter().flat_map(|g| g.rollouts.iter().map(|r| r.token_ids.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(generate(512), generate(3));
+}
+
+#[test]
+fn sampled_tokens_are_never_placeholders() {
+    let setup = setup(&Device::flex());
+    let banned = setup.task.tokenizer().banned_ids();
+    for (ids, _) in sample(&setup, 8).into_iter().flatten() {
+        assert!(ids.iter().all(|id| !banned.contains(id)));
+    }
+}
+
+/// All gradients of a policy, flat.
+fn gradients(policy: &Policy, gradients: &Gradients) -> Vec<(String, Vec<f32>)> {
+    struct Collect<'a> {
+        gradients: &'a Gradients,
+        path: Vec<String>,
+        found: Vec<(String, Vec<f32>)>,
+    }
+    impl ModuleVisitor for Collect<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = param.val().grad(self.gradients).expect("every parameter takes part");
+            self.found.push((self.path.join("."), gradient.into_data().try_to_vec().unwrap()));
+        }
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+    }
+    let mut collect = Collect { gradients, path: Vec::new(), found: Vec::new() };
+    policy.visit(&mut collect);
+    collect.found
+}
+
+#[test]
+fn shared_prefix_training_gives_the_gradients_of_plain_training() {
+    let setup = setup(&Device::flex().autodiff());
+    let sampled = sample(&setup, 3);
+    let groups: Vec<PackedGroup<'_>> = setup
+        .prompts
+        .iter()
+        .zip(&sampled)
+        .map(|(prompt, rows)| PackedGroup {
+            prompt,
+            completions: rows.iter().map(|(ids, _)| ids.as_slice()).collect(),
+        })
+        .collect();
+    let shared = setup.policy.score(&groups).sum();
+    let plain = groups
+        .iter()
+        .flat_map(|group| {
+            group.completions.iter().map(|&ids| PackedGroup { prompt: group.prompt, completions: vec![ids] })
+        })
+        .map(|single| setup.policy.score(&[single]).sum())
+        .reduce(|a, b| a + b)
+        .unwrap();
+    let shared = gradients(&setup.policy, &shared.backward());
+    let plain = gradients(&setup.policy, &plain.backward());
+    assert!(shared.len() > 60);
+    for ((name, a), (_, b)) in shared.iter().zip(&plain) {
+        let distance: f32 = a.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum::<f32>().sqrt();
+        let length: f32 = b.iter().map(|y| y.powi(2)).sum::<f32>().sqrt();
+        assert!(distance <= 1e-4 * length.max(1e-3), "{name}: {distance} of {length}");
+    }
+}
