@@ -107,7 +107,7 @@ impl ModalityEncoder for WhisperEncoder {
         assert!(!inputs.is_empty(), "whisper: expected at least one sound, got none");
         let frames = inputs[0].frames;
         assert!(
-            frames > 0 && frames % 2 == 0 && inputs.iter().all(|input| input.frames == frames),
+            frames > 0 && frames.is_multiple_of(2) && inputs.iter().all(|input| input.frames == frames),
             "whisper: expected sounds of one even number of frames"
         );
         let (b, t, d) = (inputs.len(), frames / 2, self.d_output());

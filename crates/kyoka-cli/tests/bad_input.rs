@@ -1,4 +1,5 @@
 //! Wrong settings and broken files: a clear message, the right exit code, nothing half-written.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

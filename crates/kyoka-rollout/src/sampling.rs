@@ -104,7 +104,8 @@ mod tests {
 
     use super::*;
 
-    const LOGPROBS: [f32; 4] = [-2.3026, -0.9163, -1.2040, -1.6094]; // 0.1 0.4 0.3 0.2
+    /// Of 0.1, 0.4, 0.3 and 0.2.
+    const LOGPROBS: [f32; 4] = [-std::f32::consts::LN_10, -0.916_291, -1.203_973, -1.609_438];
 
     fn ids(config: &SamplingConfig, banned: &[u32]) -> Vec<u32> {
         distribution(&LOGPROBS, config, banned).iter().map(|&(id, _)| id).collect()

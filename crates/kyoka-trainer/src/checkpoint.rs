@@ -70,6 +70,20 @@ pub struct Checkpoint<M> {
     pub reference: Option<M>,
 }
 
+/// What a checkpoint is written from.
+pub struct SavedState<'a, M> {
+    /// Weights.
+    pub model: &'a M,
+    /// Moments.
+    pub optimizer: &'a AdamW,
+    /// Where the run stands.
+    pub progress: &'a Progress,
+    /// The reference policy, if the run has one.
+    pub reference: Option<&'a M>,
+    /// Whether evaluation likes it most so far.
+    pub best: bool,
+}
+
 /// The `checkpoints/` folder of a run.
 ///
 /// A checkpoint is a folder `<stage>-<name>-<step>` with `model.safetensors`, `optimizer.safetensors`, `state.json` and
@@ -110,14 +124,8 @@ impl CheckpointStore {
     }
 
     /// Writes a checkpoint; with `best` also as `best`, the one that evaluation liked most.
-    pub fn save<M: Module>(
-        &self,
-        stage_name: &str,
-        model: &M,
-        optimizer: &AdamW,
-        progress: &Progress,
-        (reference, best): (Option<&M>, bool),
-    ) -> Result<PathBuf, TrainError> {
+    pub fn save<M: Module>(&self, stage_name: &str, state: SavedState<'_, M>) -> Result<PathBuf, TrainError> {
+        let SavedState { model, optimizer, progress, reference, best } = state;
         let name = format!("{}-{stage_name}-{:06}", progress.stage, progress.step);
         let (optimizer_steps, moments) = optimizer.state();
         let weights = |model: &M| {

@@ -12,7 +12,7 @@ mod session;
 mod sft;
 mod task;
 
-pub use checkpoint::{Checkpoint, CheckpointPolicy, CheckpointStore, Progress, load_weights};
+pub use checkpoint::{Checkpoint, CheckpointPolicy, CheckpointStore, Progress, SavedState, load_weights};
 pub use error::TrainError;
 pub use evaluate::{EvalSummary, Evaluation, evaluate};
 pub use gradients::{global_norm, scale_gradients};

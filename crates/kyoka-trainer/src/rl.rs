@@ -267,13 +267,8 @@ impl<M: CausalLm + Module> Stage<M> for RlStage<'_, M> {
                 break;
             }
             let reference = session.reference.as_ref();
-            let (loss, gradients) = batch.gradients(
-                &session.model,
-                reference,
-                &self.algorithm,
-                self.config.tokens_per_micro_batch,
-                &mut metrics,
-            );
+            let (loss, gradients) =
+                batch.gradients(&session.model, reference, self.config.tokens_per_micro_batch, &mut metrics);
             if !loss.is_finite() {
                 return Err(session.not_finite("rl", "loss", row_names()));
             }
@@ -290,6 +285,7 @@ impl<M: CausalLm + Module> Stage<M> for RlStage<'_, M> {
 
 /// The completions that carry a gradient, with everything the loss needs.
 struct TrainBatch<'a> {
+    algorithm: &'a Algorithm,
     groups: &'a [JudgedGroup<'a>],
     /// Groups with at least one completion to train: place in `groups` and places of the completions.
     items: Vec<(usize, Vec<usize>)>,
@@ -306,7 +302,7 @@ impl<'a> TrainBatch<'a> {
     fn new(
         groups: &'a [JudgedGroup<'a>],
         advantages: Vec<Vec<f32>>,
-        algorithm: &Algorithm,
+        algorithm: &'a Algorithm,
         max_new_tokens: usize,
     ) -> Self {
         let lengths: Vec<usize> = advantages.iter().map(Vec::len).collect();
@@ -325,7 +321,7 @@ impl<'a> TrainBatch<'a> {
             }
             row += group.rollouts.len();
         }
-        Self { groups, items, advantages, weights, first_row }
+        Self { algorithm, groups, items, advantages, weights, first_row }
     }
 
     fn rollout(&self, item: usize, place: usize) -> (&Rollout, usize) {
@@ -345,7 +341,6 @@ impl<'a> TrainBatch<'a> {
         &self,
         model: &M,
         reference: Option<&M>,
-        algorithm: &Algorithm,
         token_budget: usize,
         metrics: &mut Metrics,
     ) -> (f64, GradientsParams) {
@@ -384,14 +379,14 @@ impl<'a> TrainBatch<'a> {
             let old_logprobs = table(&|rollout, _, token| rollout.logprobs[token]);
             let loss_mask = table(&|_, _, _| 1.0).greater_scalar(0.5);
             let weights = table(&|_, row, _| self.weights[row]);
-            let output = algorithm.loss.evaluate(PolicyLossInput {
+            let output = self.algorithm.loss.evaluate(PolicyLossInput {
                 policy_logprobs: policy_logprobs.clone(),
                 old_logprobs: old_logprobs.clone(),
                 advantages: table(&|_, row, token| self.advantages[row][token]),
                 loss_mask: loss_mask.clone(),
             });
             let mut per_token = output.per_token;
-            if let (Some(kl), Some(reference)) = (algorithm.kl, reference) {
+            if let (Some(kl), Some(reference)) = (self.algorithm.kl, reference) {
                 let divergence = kl.estimator.evaluate(policy_logprobs.clone(), reference.score(&packed));
                 let divergence = divergence.mask_fill(loss_mask.clone().bool_not(), 0.0);
                 sums[4] += sum(divergence.clone());
@@ -409,7 +404,7 @@ impl<'a> TrainBatch<'a> {
         metrics.set("ratio/mean", sums[1] / tokens);
         metrics.set("ratio/max_abs_log", sums[3]);
         metrics.set("clip_share", sums[2] / tokens);
-        if algorithm.kl.is_some() {
+        if self.algorithm.kl.is_some() {
             metrics.set("kl", sums[4] / tokens);
         }
         (sums[0], accumulator.grads())

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     AdamW, AdamWConfig, Checkpoint, CheckpointStore, EvalSummary, LearningRate, Progress, TrainError,
-    global_norm, scale_gradients,
+    checkpoint::SavedState, global_norm, scale_gradients,
 };
 
 /// A sampled completion, for the log.
@@ -226,8 +226,9 @@ impl<M: CausalLm + Module> Session<M> {
     }
 
     fn save(&self, stage: &str, best: bool) -> Result<PathBuf, TrainError> {
-        let also = (self.reference.as_ref(), best);
-        self.checkpoints.save(stage, &self.model, &self.optimizer, &self.progress, also)
+        let (model, optimizer, progress) = (&self.model, &self.optimizer, &self.progress);
+        let reference = self.reference.as_ref();
+        self.checkpoints.save(stage, SavedState { model, optimizer, progress, reference, best })
     }
 
     /// Clips the gradients and takes one optimizer step; returns the norm before clipping.

@@ -1,4 +1,5 @@
 //! One engine samples and learns: the trainer's log-probabilities of a rollout are the sampler's.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
