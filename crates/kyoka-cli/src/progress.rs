@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::IsTerminal,
+    io::{IsTerminal, Write as _},
     time::{Duration, Instant},
 };
 
@@ -25,10 +25,15 @@ pub fn observer(quiet: bool, as_json: bool) -> Box<dyn Observer> {
 /// One JSON object a step or evaluation, on standard output.
 struct JsonLines;
 
+/// One line on standard output; a reader that went away stops the run as a full disk would.
+fn json_line(value: &serde_json::Value) -> Result<(), TrainError> {
+    let written = writeln!(std::io::stdout(), "{value}");
+    written.map_err(|source| TrainError::Write { path: "standard output".into(), source })
+}
+
 impl Observer for JsonLines {
     fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
-        println!("{}", json!({"stage": report.stage, "step": report.step, "metrics": report.metrics}));
-        Ok(())
+        json_line(&json!({"stage": report.stage, "step": report.step, "metrics": report.metrics}))
     }
 
     fn on_eval(
@@ -37,12 +42,12 @@ impl Observer for JsonLines {
         step: usize,
         summaries: &[EvalSummary],
     ) -> Result<(), TrainError> {
-        println!("{}", json!({"stage": stage, "step": step, "eval": summaries}));
-        Ok(())
+        json_line(&json!({"stage": stage, "step": step, "eval": summaries}))
     }
 
     fn on_warning(&mut self, message: &str) {
-        println!("{}", json!({"warning": message}));
+        // A warning that nobody reads is no reason to stop.
+        let _ = json_line(&json!({"warning": message}));
     }
 }
 
@@ -121,9 +126,9 @@ impl Observer for ProgressLine {
             bar.set_position(report.step as u64);
             bar.set_message(message.clone());
         }
-        if report.metrics.get("zero_variance_share") == Some(1.0) {
+        if report.metrics.get("trained_tokens") == Some(0.0) {
             self.on_warning(&format!(
-                "step {}: all groups have equal rewards; nothing to learn from them",
+                "step {}: all completions of every prompt earned the same; nothing to learn from this step",
                 report.step
             ));
         }

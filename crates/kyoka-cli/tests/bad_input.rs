@@ -20,11 +20,13 @@ fn wrong_settings_are_refused_before_anything_runs() {
     let home = tempfile::tempdir().unwrap();
     for (arguments, code, expected) in [
         (vec!["--device", "tpu"], 2, "device tpu: expected auto, cpu, cuda, cuda:N or wgpu"),
+        (vec!["--device", "cpu:1"], 2, "only cuda devices are numbered"),
+        (vec!["--set", "augment.audio.max_gain_db=-3"], 2, "expected a finite number of at least 0, got -3"),
         (vec!["--device", "cuda:x"], 2, "expected a number after the colon"),
         (vec!["--set", "rl.grop_size=4"], 2, "did you mean `group_size`?"),
-        (vec!["--set", "rl.group_size=1"], 1, "expected group_size of at least 2, got 1"),
-        (vec!["--set", "rl.prompts_per_step=0"], 1, "rl.prompts_per_step: expected at least 1"),
-        (vec!["--set", "rl.sampling.top_p=0"], 1, "top_p: expected a number in (0, 1], got 0"),
+        (vec!["--set", "rl.group_size=1"], 2, "expected group_size of at least 2, got 1"),
+        (vec!["--set", "rl.prompts_per_step=0"], 2, "rl.prompts_per_step: expected at least 1"),
+        (vec!["--set", "rl.sampling.top_p=0"], 2, "top_p: expected a number in (0, 1], got 0"),
         (vec!["--set", "rl.data=trian"], 2, "splits there: sft, sft_384, test, test_more, test_voice, train"),
         (vec!["--set", "eval.max_new_tokens=5000"], 1, "exceed the model's 512 positions"),
         (vec!["--set", "model.config=tny"], 2, "did you mean tiny?"),

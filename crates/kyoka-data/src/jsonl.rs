@@ -38,6 +38,19 @@ struct Row {
 /// `id`, an empty prompt, placeholders that do not match the media, media outside the folder. Whether the media can
 /// be decoded is not looked at here.
 pub fn read_jsonl(path: &Path, options: ReadOptions) -> Result<Vec<Sample>, DataError> {
+    let (samples, faults) = scan_jsonl(path, options)?;
+    match (faults.is_empty(), samples.is_empty()) {
+        (false, _) => Err(DataError::Rows(faults)),
+        (true, true) => Err(DataError::Empty { path: path.to_owned() }),
+        (true, false) => Ok(samples),
+    }
+}
+
+/// The good rows of a file, and the faults of the others.
+///
+/// # Errors
+/// If the file cannot be read at all.
+pub fn scan_jsonl(path: &Path, options: ReadOptions) -> Result<(Vec<Sample>, Vec<RowFault>), DataError> {
     let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let (mut samples, mut faults) = (Vec::new(), Vec::new());
@@ -66,11 +79,7 @@ pub fn read_jsonl(path: &Path, options: ReadOptions) -> Result<Vec<Sample>, Data
             },
         }
     }
-    match (faults.is_empty(), samples.is_empty()) {
-        (false, _) => Err(DataError::Rows(faults)),
-        (true, true) => Err(DataError::Empty { path: path.to_owned() }),
-        (true, false) => Ok(samples),
-    }
+    Ok((samples, faults))
 }
 
 type Faults = Vec<(Option<&'static str>, String)>;

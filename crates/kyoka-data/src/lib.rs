@@ -6,6 +6,6 @@ mod order;
 mod store;
 
 pub use error::{DataError, RowFault};
-pub use jsonl::{ReadOptions, read_jsonl};
+pub use jsonl::{ReadOptions, read_jsonl, scan_jsonl};
 pub use order::Shuffled;
 pub use store::MediaStore;

@@ -62,8 +62,13 @@ impl RewardFn for NumericAnswer {
 }
 
 fn number(text: &str) -> Option<f64> {
-    let plain: String = text.trim().chars().filter(|&c| c != ',').collect();
-    plain.parse().ok().filter(|value: &f64| value.is_finite())
+    let text = text.trim();
+    let whole = text.split('.').next().unwrap_or_default();
+    // A comma separates thousands: groups of three digits follow it.
+    if whole.split(',').skip(1).any(|group| group.len() != 3) {
+        return None;
+    }
+    text.replace(',', "").parse().ok().filter(|value: &f64| value.is_finite())
 }
 
 #[cfg(test)]
@@ -87,6 +92,7 @@ mod tests {
     fn numeric_answer_reads_separators_and_refuses_words() {
         let rule = NumericAnswer::default();
         assert_eq!(total(&rule, "1024", "<answer>1,024.0</answer>"), Some(1.0));
+        assert_eq!(total(&rule, "12", "<answer>1,2</answer>"), Some(0.0));
         assert_eq!(total(&rule, "2", "<answer>two</answer>"), Some(0.0));
         assert_eq!(total(&rule, "2", "<answer>nan</answer>"), Some(0.0));
         assert_eq!(

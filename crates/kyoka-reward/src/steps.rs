@@ -8,8 +8,8 @@ use crate::sections::reasoning_words;
 ///
 /// The statements are the words between `<think>` and `</think>` that are not numbers, in order; statement `i` is
 /// right if it equals label `i`. Every statement gets a verdict at the token that ends it, so that process
-/// supervision can credit it there. Statements beyond the last label are wrong, as one more step; a label that is never
-/// stated is wrong at the token that ends the reasoning.
+/// supervision can credit it there. A label that is never stated is wrong at the token that ends the reasoning. Stopping
+/// after the last label is one more step: right at the token that ends the reasoning, wrong at every surplus statement.
 /// The parts are shares of labels stated rightly, under the names given: label `i` belongs to `names[i]`, and all
 /// labels past the last name to that one. The total is the share over all labels.
 #[derive(Debug, Clone)]
@@ -56,7 +56,10 @@ impl RewardFn for StepAccuracy {
         let made = stated.iter().enumerate().filter_map(|(step, &(_, token))| Some(verdict(step, token?)));
         let end = end_of_reasoning(completion);
         let missing = (stated.len()..labels.len()).filter_map(|step| Some(verdict(step, end?)));
-        let steps = made.chain(missing).collect();
+        // Stopping in time is a step as well, so that completions that go on can be told from those that stop.
+        let stopped = (stated.len() <= labels.len()).then_some(end).flatten();
+        let stopped = stopped.map(|token| StepVerdict { step: labels.len(), token, value: 1.0 });
+        let steps = made.chain(missing).chain(stopped).collect();
         Ok(Reward { total: Some(total), parts, steps })
     }
 }
@@ -90,7 +93,7 @@ mod tests {
         assert_eq!(reward.total, Some(0.75));
         assert_eq!((reward.part("heard"), reward.part("tile")), (Some(1.0), Some(2.0 / 3.0)));
         let verdicts: Vec<_> = reward.steps.iter().map(|v| (v.step, v.token, v.value)).collect();
-        assert_eq!(verdicts, [(0, 1, 1.0), (1, 2, 1.0), (2, 4, 0.0), (3, 6, 1.0)]);
+        assert_eq!(verdicts, [(0, 1, 1.0), (1, 2, 1.0), (2, 4, 0.0), (3, 6, 1.0), (4, 7, 1.0)]);
     }
 
     #[test]
@@ -100,7 +103,7 @@ mod tests {
         let verdicts: Vec<_> = short.steps.iter().map(|v| (v.step, v.token, v.value)).collect();
         assert_eq!(
             verdicts,
-            [(0, 1, 1.0), (1, 2, 0.0), (2, 2, 0.0), (3, 2, 0.0)],
+            [(0, 1, 1.0), (1, 2, 0.0), (2, 2, 0.0), (3, 2, 0.0), (4, 2, 1.0)],
             "at the token of </think>"
         );
         let surplus = score("<think> coat shirt coat bag bag bag </think>");

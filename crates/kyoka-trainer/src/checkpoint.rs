@@ -26,7 +26,7 @@ pub struct Progress {
     pub step: usize,
     /// Rows consumed in it.
     pub position: u64,
-    /// Whether the stage's first evaluation and set-up are done.
+    /// Whether the stage's optimizer and reference are set up.
     pub started: bool,
     /// Best value of the watched metric so far, over all stages.
     pub best: Option<f64>,
@@ -143,10 +143,10 @@ impl CheckpointStore {
         let state = State { progress: progress.clone(), optimizer_steps };
         let state = serde_json::to_vec_pretty(&state).expect("numbers and names serialise");
         files.push(("state.json".into(), state));
-        let path = self.place(&name, &files)?;
         if best {
             self.place("best", &files)?;
         }
+        let path = self.place(&name, &files)?;
         let kept = self.list();
         for old in &kept[..kept.len().saturating_sub(self.policy.keep_last.max(1))] {
             fs::remove_dir_all(old).map_err(|error| failed(old, error))?;
@@ -167,10 +167,17 @@ impl CheckpointStore {
                 std::io::Write::write_all(&mut out, bytes)?;
                 out.sync_all()?;
             }
+            // An old folder of that name steps aside first: at every moment the name stands for a whole folder or for none.
+            let old = self.folder.join(format!("{name}.old.tmp"));
             if path.exists() {
-                fs::remove_dir_all(&path)?;
+                let _ = fs::remove_dir_all(&old);
+                fs::rename(&path, &old)?;
             }
-            fs::rename(&aside, &path)
+            fs::rename(&aside, &path)?;
+            if old.exists() {
+                fs::remove_dir_all(&old)?;
+            }
+            Ok(())
         };
         write().map_err(|error| {
             // What is left of a failed write must not fill the disk further; the checkpoints before it stand.
@@ -182,8 +189,12 @@ impl CheckpointStore {
 }
 
 impl<M: Module> Checkpoint<M> {
-    /// Reads a checkpoint into a model of the same shape.
-    pub fn load(path: &Path, model: M, optimizer: AdamWConfig) -> Result<Self, TrainError> {
+    /// Reads a checkpoint into a model of the same shape; the optimizer's settings are those of the stage it stands in.
+    pub fn load(
+        path: &Path,
+        model: M,
+        settings_of_stage: impl Fn(usize) -> AdamWConfig,
+    ) -> Result<Self, TrainError> {
         let state_path = path.join("state.json");
         let state = fs::read(&state_path).map_err(|error| failed(&state_path, error))?;
         let State { progress, optimizer_steps } =
@@ -196,8 +207,13 @@ impl<M: Module> Checkpoint<M> {
         let model = load_weights(&path.join("model.safetensors"), model)?;
         let moments_path = path.join("optimizer.safetensors");
         let device = model.devices().into_iter().next().unwrap_or_default().without_autodiff();
-        let optimizer = AdamW::restore(optimizer, optimizer_steps, unpack(&moments_path)?, &device)
-            .map_err(|reason| TrainError::Checkpoint { path: moments_path, reason })?;
+        let optimizer = AdamW::restore(
+            settings_of_stage(progress.stage),
+            optimizer_steps,
+            unpack(&moments_path)?,
+            &device,
+        )
+        .map_err(|reason| TrainError::Checkpoint { path: moments_path, reason })?;
         Ok(Self { model, optimizer, progress, reference })
     }
 }

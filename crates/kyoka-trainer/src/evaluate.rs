@@ -34,6 +34,8 @@ pub struct Evaluation<'a, M> {
     pub engine: EngineFactory<'a, M>,
     /// Longest completion; decoding is greedy.
     pub max_new_tokens: usize,
+    /// Texts that end a completion, those of training.
+    pub stop: &'a [String],
 }
 
 /// Prompts decoded at once.
@@ -50,10 +52,11 @@ pub fn evaluate<M: CausalLm + Module>(
     samples: &[Sample],
 ) -> Result<(EvalSummary, Vec<SampleRecord>), TrainError> {
     let engine = (evaluation.engine)(model.valid());
-    let sampling = SamplingConfig::greedy(evaluation.max_new_tokens);
+    let stop = evaluation.stop.to_vec();
+    let sampling = SamplingConfig { stop, ..SamplingConfig::greedy(evaluation.max_new_tokens) };
     let mut records = Vec::with_capacity(samples.len());
-    let mut sums: Vec<(String, f64)> = vec![("length".into(), 0.0)];
-    let mut judged = 0;
+    let mut means = PartMeans::default();
+    let mut num_rows = 0;
     for chunk in samples.chunks(CHUNK) {
         let prompts: Vec<Prompt> = chunk
             .iter()
@@ -76,23 +79,37 @@ pub fn evaluate<M: CausalLm + Module>(
             let completion = evaluation.task.read(rollout, evaluation.max_new_tokens);
             let reward = evaluation.reward.score(&RewardContext { sample }, &completion)?;
             if reward.total.is_some() {
-                judged += 1;
-                sums[0].1 += rollout.token_ids.len() as f64;
-                for (name, value) in &reward.parts {
-                    match sums.iter_mut().find(|(part, _)| part == name) {
-                        Some((_, sum)) => *sum += f64::from(*value),
-                        None => sums.push((name.clone(), f64::from(*value))),
-                    }
-                }
+                num_rows += 1;
+                means.add("length", rollout.token_ids.len() as f64);
+                reward.parts.iter().for_each(|(name, value)| means.add(name, f64::from(*value)));
             }
             records.push(record(sample, &completion, &reward));
         }
     }
-    let parts = sums.into_iter().map(|(name, sum)| (name, sum / f64::from(judged.max(1)))).collect();
-    Ok((EvalSummary { split: split.to_owned(), num_rows: judged as usize, parts }, records))
+    Ok((EvalSummary { split: split.to_owned(), num_rows, parts: means.finish() }, records))
 }
 
 pub(crate) fn row_error(sample: &Sample, source: crate::TaskError) -> TrainError {
     let (file, line) = sample.origin.clone();
     TrainError::Row { file, line, id: sample.id.clone(), source }
+}
+
+/// Means by name, each over the completions that have the part.
+#[derive(Default)]
+pub(crate) struct PartMeans(Vec<(String, f64, f64)>);
+
+impl PartMeans {
+    pub fn add(&mut self, name: &str, value: f64) {
+        match self.0.iter_mut().find(|(part, _, _)| part == name) {
+            Some((_, sum, count)) => {
+                *sum += value;
+                *count += 1.0;
+            }
+            None => self.0.push((name.to_owned(), value, 1.0)),
+        }
+    }
+
+    pub fn finish(self) -> Vec<(String, f64)> {
+        self.0.into_iter().map(|(name, sum, count)| (name, sum / count)).collect()
+    }
 }

@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AdamWConfig, EngineFactory, LearningRate, PackItem, SampleRecord, Session, Stage, StepReport, Task,
-    TrainError, evaluate::row_error, plan_micro_batches, sft::default_budget,
+    TrainError,
+    evaluate::{PartMeans, row_error},
+    plan_micro_batches,
+    sft::default_budget,
 };
 
 /// Settings of the stage.
@@ -94,6 +97,15 @@ impl JudgedGroup<'_> {
     fn is_flat(&self) -> bool {
         let totals = self.totals();
         totals.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    /// Whether nothing tells the completions apart: neither the totals nor, for a credit that looks at them, the steps.
+    fn is_useless(&self, algorithm: &Algorithm) -> bool {
+        match algorithm.advantage.estimate(&[self.group_rewards()]) {
+            Ok(advantages) => advantages.per_token.iter().flatten().all(|&advantage| advantage == 0.0),
+            // An error is for the step to report, with its place.
+            Err(_) => false,
+        }
     }
 
     fn group_rewards(&self) -> GroupRewards {
@@ -212,12 +224,12 @@ impl<'a, M: CausalLm + Module> RlStage<'a, M> {
         let mut groups = self.round(session, (0, wanted), metrics)?;
         log_rewards(&groups, metrics);
         if self.algorithm.dynamic_sampling {
-            groups.retain(|group| !group.is_flat());
+            groups.retain(|group| !group.is_useless(&self.algorithm));
             let mut refills = 0;
             while groups.len() < wanted && refills < self.config.max_refills {
                 refills += 1;
                 let fresh = self.round(session, (refills, wanted), metrics)?;
-                groups.extend(fresh.into_iter().filter(|group| !group.is_flat()));
+                groups.extend(fresh.into_iter().filter(|group| !group.is_useless(&self.algorithm)));
             }
             groups.truncate(wanted);
             metrics.set("refills", refills as f64);
@@ -440,14 +452,13 @@ fn add(metrics: &mut Metrics, name: &str, value: f64) {
 fn log_rewards(groups: &[JudgedGroup<'_>], metrics: &mut Metrics) {
     let rollouts: Vec<(&Rollout, &Reward)> =
         groups.iter().flat_map(|group| group.rollouts.iter().zip(&group.rewards)).collect();
-    let count = rollouts.len().max(1) as f64;
+    let mut means = PartMeans::default();
     for (rollout, reward) in &rollouts {
-        add(metrics, "reward/total", f64::from(reward.total.unwrap_or(0.0)) / count);
-        for (name, value) in &reward.parts {
-            add(metrics, &format!("reward/{name}"), f64::from(*value) / count);
-        }
-        add(metrics, "completion_length", rollout.token_ids.len() as f64 / count);
+        means.add("reward/total", f64::from(reward.total.expect("ungraded completions were left out")));
+        reward.parts.iter().for_each(|(name, value)| means.add(&format!("reward/{name}"), f64::from(*value)));
+        means.add("completion_length", rollout.token_ids.len() as f64);
     }
+    means.finish().into_iter().for_each(|(name, value)| metrics.set(name, value));
     let tokens: usize = rollouts.iter().map(|(rollout, _)| rollout.logprobs.len()).sum();
     let logprobs = rollouts.iter().flat_map(|(rollout, _)| &rollout.logprobs).map(|&value| f64::from(value));
     // The mean of -log p over tokens drawn at temperature 1 estimates the entropy.

@@ -135,14 +135,11 @@ impl<M: CausalLm + Module> Session<M> {
         settings_of_stage: impl Fn(usize) -> AdamWConfig,
     ) -> Result<Option<PathBuf>, TrainError> {
         let Some(path) = self.checkpoints.latest() else { return Ok(None) };
-        let loaded = Checkpoint::load(&path, self.model.clone(), AdamWConfig::default())?;
+        let loaded = Checkpoint::load(&path, self.model.clone(), settings_of_stage)?;
         self.progress = loaded.progress;
-        let (steps, moments) = loaded.optimizer.state();
-        let device = self.model.device().without_autodiff();
-        self.optimizer = AdamW::restore(settings_of_stage(self.progress.stage), steps, moments, &device)
-            .map_err(|reason| TrainError::Checkpoint { path: path.clone(), reason })?;
+        self.optimizer = loaded.optimizer;
         self.model = loaded.model;
-        self.reference = loaded.reference;
+        self.reference = loaded.reference.map(|reference| reference.valid());
         Ok(Some(path))
     }
 
@@ -183,22 +180,20 @@ impl<M: CausalLm + Module> Session<M> {
             let done = self.progress.step == stage.total_steps();
             let due = |every: usize| every > 0 && self.progress.step.is_multiple_of(every);
             let (eval_due, save_due) = (due(stage.eval_every()), due(self.checkpoints.policy().every));
-            let mut best = false;
-            if done || eval_due {
-                best = self.evaluate(stage.name(), observer, evaluate)?;
-            }
             self.progress.elapsed_s += started.elapsed().as_secs_f64();
             let stopping = self.stop.load(Ordering::Relaxed);
-            if done || best || save_due || stopping {
-                let path = self.save(stage.name(), best)?;
-                if stopping && !done {
-                    let (stage, step) = (stage.name(), self.progress.step);
-                    return Err(TrainError::Interrupted {
-                        stage,
-                        step,
-                        checkpoint: path.display().to_string(),
-                    });
-                }
+            // The steps are kept before anything else can fail.
+            let save_now = done || eval_due || save_due || stopping;
+            let saved = if save_now { Some(self.save(stage.name(), false)?) } else { None };
+            if let Some(path) = saved.filter(|_| stopping && !done) {
+                let (stage, step) = (stage.name(), self.progress.step);
+                return Err(TrainError::Interrupted { stage, step, checkpoint: path.display().to_string() });
+            }
+            if done || eval_due {
+                let started = Instant::now();
+                let best = self.evaluate(stage.name(), observer, evaluate)?;
+                self.progress.elapsed_s += started.elapsed().as_secs_f64();
+                self.save(stage.name(), best)?;
             }
         }
         Ok(())

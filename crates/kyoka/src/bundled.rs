@@ -9,7 +9,7 @@ use flate2::read::GzDecoder;
 
 use crate::Error;
 
-/// Archives by dataset name, with a tag that changes with the content.
+/// Archives by dataset name.
 const BUNDLED: [(&str, &[u8]); 1] = [("spoken-count", include_bytes!("../assets/spoken-count.tar.gz"))];
 
 /// Where unpacked data lie: `$KYOKA_DATA_DIR`, else `$XDG_DATA_HOME/kyoka`, else `~/.local/share/kyoka`.

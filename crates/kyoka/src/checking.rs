@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kyoka_audio::Waveform;
 use kyoka_core::{Modality, Part};
-use kyoka_data::{DataError, ReadOptions, RowFault, read_jsonl};
+use kyoka_data::{DataError, ReadOptions, RowFault, scan_jsonl};
 use kyoka_image::Picture;
 
 use crate::Error;
@@ -25,9 +25,12 @@ pub struct CheckedData {
 /// # Errors
 /// Lists every fault with file, line and field.
 pub fn check_data(file: &Path, options: ReadOptions) -> Result<CheckedData, Error> {
-    let samples = read_jsonl(file, options)?;
+    let (samples, mut faults) = scan_jsonl(file, options)?;
+    if samples.is_empty() && faults.is_empty() {
+        return Err(DataError::Empty { path: file.to_owned() }.into());
+    }
     let mut checked = CheckedData { rows: samples.len(), ..CheckedData::default() };
-    let mut faults = Vec::new();
+
     for sample in &samples {
         for part in &sample.parts {
             let Part::Media(media) = part else { continue };

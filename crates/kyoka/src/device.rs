@@ -20,6 +20,12 @@ pub fn open_device(name: &str) -> Result<Device, Error> {
         name: name.to_owned(),
         reason: format!("expected a number after the colon, got {index:?}"),
     })?;
+    if name.contains(':') && kind != "cuda" {
+        return Err(Error::Device {
+            name: name.to_owned(),
+            reason: "only cuda devices are numbered".to_owned(),
+        });
+    }
     match kind {
         "auto" if cfg!(feature = "cuda") => cuda(index).ok_or_else(|| missing("cuda")),
         "auto" if cfg!(feature = "wgpu") => wgpu().ok_or_else(|| missing("wgpu")),

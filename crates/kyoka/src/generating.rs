@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use kyoka_core::{MediaRef, Modality, Part, RolloutEngine, RolloutRequest, Sample, SamplingConfig};
-use kyoka_rollout::LocalEngine;
 use kyoka_trainer::Task;
 
 use crate::{Error, MediaAugment, MultimodalTask, load_policy, open_device, training::locate};
@@ -48,10 +47,7 @@ pub fn generate(options: &GenerateOptions) -> Result<Vec<String>, Error> {
         origin: (PathBuf::from("command line"), 1),
     };
     let prompt = task.prompt(&sample, None).map_err(|error| Error::file("prompt", error))?;
-    let (end_id, banned_ids) = (task.tokenizer().end_id(), task.tokenizer().banned_ids());
-    let mut engine = LocalEngine::new(policy, end_id, banned_ids);
-    let tokenizer = task.tokenizer().clone();
-    engine.decode_text = Some(Box::new(move |ids| tokenizer.decode(ids).text));
+    let engine = task.engine(policy);
     let request = RolloutRequest {
         prompts: std::slice::from_ref(&prompt),
         group_size: options.count.max(1),

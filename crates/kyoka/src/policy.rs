@@ -70,7 +70,7 @@ impl PolicyConfig {
         }
     }
 
-    /// About 1.6 M parameters: 28 x 28 pictures as one token each, one second of sound as five.
+    /// About 1.75 M parameters: 28 x 28 pictures as one token each, one second of sound as five.
     pub fn tiny(vocab_size: usize) -> Self {
         Self {
             vision: Some(VisionConfig {

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use kyoka_core::{RewardFn, nearest};
+use kyoka_core::{RewardFn, Sample, nearest};
 use kyoka_reward::{
     ExactAnswer, Format, NumericAnswer, RunningCount, SoftOverlong, StepAccuracy, WeightedSum,
 };
@@ -135,6 +135,18 @@ impl RewardConfig {
     }
 }
 
+impl RewardConfig {
+    /// The field a row lacks for this reward, and the reward's name.
+    pub(crate) fn missing_field(&self, sample: &Sample) -> Option<(&'static str, &'static str)> {
+        match self.kind {
+            RewardKind::ExactAnswer if sample.answer.is_none() => Some(("answer", "exact_answer")),
+            RewardKind::NumericAnswer if sample.answer.is_none() => Some(("answer", "numeric_answer")),
+            RewardKind::StepAccuracy if sample.steps.is_empty() => Some(("steps", "step_accuracy")),
+            _ => None,
+        }
+    }
+}
+
 impl Recipe {
     /// A bundled recipe, or a TOML file.
     pub fn named(name: &str) -> Result<Self, Error> {
@@ -234,6 +246,7 @@ impl Recipe {
                 reason: "expected at least one [[reward]]".into(),
             });
         }
+        settings.check_ranges().map_err(|reason| Error::Recipe { name: self.name.clone(), reason })?;
         if settings.eval.splits.is_empty() {
             return Err(Error::Recipe {
                 name: self.name.clone(),
@@ -248,6 +261,37 @@ impl Settings {
     /// The sum of the recipe's rewards.
     pub(crate) fn reward(&self) -> WeightedSum {
         WeightedSum::new(self.reward.iter().map(|reward| (reward.weight, reward.build())).collect())
+    }
+
+    /// Texts that end a completion.
+    pub(crate) fn stop_texts(&self) -> &[String] {
+        self.rl.as_ref().map_or(&[], |rl| &rl.sampling.stop)
+    }
+
+    /// Refuses values that a rule or an augmentation cannot work with.
+    fn check_ranges(&self) -> Result<(), String> {
+        let audio = self.augment.audio;
+        for (field, value) in [
+            ("augment.audio.max_delay_s", audio.max_delay_s),
+            ("augment.audio.max_gain_db", audio.max_gain_db),
+            ("augment.audio.max_noise", audio.max_noise),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(format!("{field}: expected a finite number of at least 0, got {value}"));
+            }
+        }
+        if let Some(reward) = self.reward.iter().find(|reward| !reward.weight.is_finite()) {
+            return Err(format!("reward {:?}: expected a finite weight, got {}", reward.kind, reward.weight));
+        }
+        let measures_answer = |reward: &&RewardConfig| {
+            matches!(reward.kind, RewardKind::ExactAnswer | RewardKind::NumericAnswer)
+        };
+        if self.reward.iter().filter(measures_answer).count() > 1 {
+            return Err(
+                "reward: exact_answer and numeric_answer both measure `accuracy`; keep one".to_owned()
+            );
+        }
+        Ok(())
     }
 
     /// The settings as TOML.

@@ -9,11 +9,12 @@ use kyoka_core::{
 };
 use kyoka_data::MediaStore;
 use kyoka_image::{ImageAugment, ImageError, Picture};
+use kyoka_rollout::LocalEngine;
 use kyoka_text::{PromptLayout, Tokenizer};
 use kyoka_trainer::{Task, TaskError};
 use serde::{Deserialize, Serialize};
 
-use crate::PolicyConfig;
+use crate::{Policy, PolicyConfig};
 
 /// Random changes of media while training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -65,6 +66,14 @@ impl MultimodalTask {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// An engine over `policy` that ends, bans and decodes as this task's tokenizer says.
+    pub fn engine(&self, policy: Policy) -> LocalEngine<Policy> {
+        let tokenizer = self.tokenizer.clone();
+        let mut engine = LocalEngine::new(policy, tokenizer.end_id(), tokenizer.banned_ids());
+        engine.decode_text = Some(Box::new(move |ids| tokenizer.decode(ids).text));
+        engine
     }
 
     /// Tokens that one medium takes; `None` if the policy lacks the sense.

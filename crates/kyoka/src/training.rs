@@ -9,11 +9,10 @@ use std::{
 
 use kyoka_core::{Modality, RewardFn, RolloutEngine, Sample};
 use kyoka_data::{DataError, ReadOptions, RowFault, read_jsonl};
-use kyoka_rollout::LocalEngine;
 use kyoka_text::Tokenizer;
 use kyoka_trainer::{
     AdamWConfig, CheckpointStore, EvalSummary, Evaluation, Observer, RlStage, SampleRecord, Session,
-    SftStage, Stage, StepReport, TrainError, evaluate,
+    SftStage, Stage, StepReport, Task, TrainError, evaluate,
 };
 use serde_json::json;
 
@@ -83,6 +82,10 @@ struct Prepared {
 /// loss is not finite. What was written until then is whole, and the run can be resumed.
 pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observer) -> Result<Outcome, Error> {
     let settings = recipe.settings()?;
+    if i64::try_from(options.seed).is_err() {
+        let reason = format!("seed: expected at most {}, got {}", i64::MAX, options.seed);
+        return Err(Error::Recipe { name: recipe.name().to_owned(), reason });
+    }
     let device = open_device(&options.device)?;
     let run_folder = match &options.resume {
         Some(folder) => folder.clone(),
@@ -113,11 +116,7 @@ fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> {
             splits.insert(name.to_owned(), read_split(&folder, name, settings.data.allow_outside)?);
         }
     }
-    let longest =
-        settings.rl.as_ref().map_or(0, |rl| rl.sampling.max_new_tokens).max(settings.eval.max_new_tokens);
-    for samples in splits.values() {
-        check_lengths(&task, samples, longest, config.decoder.max_positions)?;
-    }
+    check_rows(&settings, &task, &splits, config.decoder.max_positions)?;
     Ok(Prepared { settings, task, splits, config, tokenizer_json })
 }
 
@@ -135,25 +134,64 @@ fn read_split(folder: &Path, split: &str, allow_outside: bool) -> Result<Vec<Sam
     Ok(read_jsonl(&path, ReadOptions { allow_outside })?)
 }
 
-/// Refuses rows whose prompt and completion cannot fit the model, before anything runs.
+/// Refuses rows that lack what a stage needs or cannot fit the model, before anything runs.
+fn check_rows(
+    settings: &Settings,
+    task: &MultimodalTask,
+    splits: &BTreeMap<String, Vec<Sample>>,
+    limit: usize,
+) -> Result<(), Error> {
+    for config in [&settings.sft, &settings.sft_continued].into_iter().flatten() {
+        let fault = |sample: &Sample| match (task.target(sample), task.prompt_len(sample)) {
+            (Err(error), _) => Some(("completion", error.to_string())),
+            (_, Err(error)) => Some(("prompt", error.to_string())),
+            (Ok(target), Ok(prompt)) => {
+                too_long(prompt, target.len(), limit).map(|message| ("completion", message))
+            }
+        };
+        refuse_faults(&splits[&config.data], fault)?;
+    }
+    let judged = settings.rl.iter().map(|rl| (&rl.data, rl.sampling.max_new_tokens));
+    let judged = judged.chain(settings.eval.splits.iter().map(|split| (split, settings.eval.max_new_tokens)));
+    for (split, new_tokens) in judged {
+        check_lengths(task, &splits[split], new_tokens, limit)?;
+        refuse_faults(&splits[split], |sample| {
+            let missing = settings.reward.iter().find_map(|reward| reward.missing_field(sample));
+            missing.map(|(field, reward)| (field, format!("missing, which the reward {reward} needs")))
+        })?;
+    }
+    Ok(())
+}
+
+fn too_long(prompt: usize, new_tokens: usize, limit: usize) -> Option<String> {
+    let fits = prompt + new_tokens <= limit;
+    (!fits).then(|| format!("{prompt} tokens and {new_tokens} new ones exceed the model's {limit} positions"))
+}
+
+/// Refuses rows whose prompt and completion cannot fit the model.
 fn check_lengths(
     task: &MultimodalTask,
     samples: &[Sample],
     new_tokens: usize,
     limit: usize,
 ) -> Result<(), Error> {
+    refuse_faults(samples, |sample| match task.prompt_len(sample) {
+        Ok(prompt) => too_long(prompt, new_tokens, limit).map(|message| ("prompt", message)),
+        Err(error) => Some(("prompt", error.to_string())),
+    })
+}
+
+/// Lists every row in which `fault` finds something, with its field.
+fn refuse_faults(
+    samples: &[Sample],
+    fault: impl Fn(&Sample) -> Option<(&'static str, String)>,
+) -> Result<(), Error> {
     let faults: Vec<RowFault> = samples
         .iter()
         .filter_map(|sample| {
-            let message = match task.prompt_len(sample) {
-                Ok(length) if length + new_tokens <= limit => return None,
-                Ok(length) => {
-                    format!("{length} tokens and {new_tokens} new ones exceed the model's {limit} positions")
-                }
-                Err(error) => error.to_string(),
-            };
+            let (field, message) = fault(sample)?;
             let (file, line) = sample.origin.clone();
-            Some(RowFault { file, line, field: Some("prompt".to_owned()), message })
+            Some(RowFault { file, line, field: Some(field.to_owned()), message })
         })
         .collect();
     if faults.is_empty() { Ok(()) } else { Err(DataError::Rows(faults).into()) }
@@ -203,7 +241,10 @@ fn differing(path: &str, old: &toml::Value, new: &toml::Value, fields: &mut Vec<
 
 /// `config.toml`: recipe name, seed and settings.
 fn config_text(recipe: &str, settings: &Settings, seed: u64) -> String {
-    format!("recipe = {recipe:?}\nseed = {seed}\n{}", settings.to_toml())
+    let mut head = toml::Table::new();
+    head.insert("recipe".to_owned(), recipe.into());
+    head.insert("seed".to_owned(), toml::Value::Integer(seed as i64));
+    format!("{head}{}", settings.to_toml())
 }
 
 struct Run<'a> {
@@ -217,13 +258,7 @@ impl Run<'_> {
     fn execute(&self, model: Policy, observer: &mut dyn Observer) -> Result<Outcome, Error> {
         let Prepared { settings, task, splits, .. } = self.prepared;
         let reward = settings.reward();
-        let (end_id, banned_ids) = (task.tokenizer().end_id(), task.tokenizer().banned_ids());
-        let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-            let tokenizer = task.tokenizer().clone();
-            let mut engine = LocalEngine::new(policy, end_id, banned_ids.clone());
-            engine.decode_text = Some(Box::new(move |ids| tokenizer.decode(ids).text));
-            Box::new(engine)
-        };
+        let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };
         let seed = self.options.seed;
         let mut stages: Vec<Box<dyn Stage<Policy> + '_>> = Vec::new();
         for (name, config) in [("sft", &settings.sft), ("sft_continued", &settings.sft_continued)] {
@@ -241,9 +276,10 @@ impl Run<'_> {
             )?));
         }
         fs::create_dir_all(self.run_folder).map_err(|error| Error::file(self.run_folder, error))?;
-        let config_path = self.run_folder.join("config.toml");
-        fs::write(&config_path, config_text(self.recipe.name(), settings, seed))
-            .map_err(|error| Error::file(&config_path, error))?;
+        if self.options.resume.is_none() {
+            let text = config_text(self.recipe.name(), settings, seed);
+            write_whole(&self.run_folder.join("config.toml"), &text)?;
+        }
         let mut session = Session::new(model, seed, self.checkpoint_store());
         session.stop = self.options.stop.clone();
         if self.options.resume.is_some() {
@@ -260,6 +296,7 @@ impl Run<'_> {
             reward: &reward,
             engine: &engine,
             max_new_tokens: settings.eval.max_new_tokens,
+            stop: settings.stop_texts(),
         };
         let mut records: Vec<(String, Vec<SampleRecord>)> = Vec::new();
         for (index, stage) in stages.iter_mut().enumerate() {
@@ -324,9 +361,16 @@ impl Run<'_> {
         }
         let path = self.run_folder.join("summary.json");
         let text = serde_json::to_string_pretty(&json!(summary)).expect("numbers and names serialise");
-        fs::write(&path, text).map_err(|error| Error::file(&path, error))?;
+        write_whole(&path, &text)?;
         Ok(summary)
     }
+}
+
+/// Writes a file aside and renames it into place.
+fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
+    let aside = path.with_extension("tmp");
+    let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, path));
+    written.map_err(|error| Error::file(path, error))
 }
 
 fn limited(samples: &[Sample], max_rows: usize) -> &[Sample] {
@@ -362,15 +406,13 @@ pub fn evaluate_checkpoint(options: &EvalOptions) -> Result<EvalSummary, Error> 
     let task = MultimodalTask::new(tokenizer, config.clone(), settings.augment, 0).with_blank(options.blank);
     check_lengths(&task, &samples, settings.eval.max_new_tokens, config.decoder.max_positions)?;
     let reward = settings.reward();
-    let (end_id, banned_ids) = (task.tokenizer().end_id(), task.tokenizer().banned_ids());
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(LocalEngine::new(policy, end_id, banned_ids.clone()))
-    };
+    let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };
     let evaluation = Evaluation {
         task: &task,
         reward: &reward as &dyn RewardFn,
         engine: &engine,
         max_new_tokens: settings.eval.max_new_tokens,
+        stop: settings.stop_texts(),
     };
     let samples = limited(&samples, options.max_rows);
     Ok(evaluate(&policy, &evaluation, &options.split, samples)?.0)

@@ -30,8 +30,8 @@ pub fn write_report(folder: &Path) -> Result<PathBuf, Error> {
     let mut embedder = Embedder::default();
     let samples: Vec<Value> = samples.into_iter().map(|line| with_media(line, &mut embedder)).collect();
     let data = json!({"summary": summary, "metrics": metrics, "samples": samples});
-    // A closing tag inside a text must not end the script that holds the data.
-    let page = TEMPLATE.replace("__DATA__", &data.to_string().replace("</", "<\\/"));
+    // A tag inside a text must not act on the page that holds the data.
+    let page = TEMPLATE.replace("__DATA__", &data.to_string().replace('<', "\\u003c"));
     let (path, aside) = (folder.join("report.html"), folder.join("report.html.tmp"));
     fs::write(&aside, page)
         .and_then(|()| fs::rename(&aside, &path))
