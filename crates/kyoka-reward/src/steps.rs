@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(reward.total, Some(0.75));
         assert_eq!((reward.part("heard"), reward.part("tile")), (Some(1.0), Some(2.0 / 3.0)));
         let verdicts: Vec<_> = reward.steps.iter().map(|v| (v.step, v.token, v.value)).collect();
-        assert_eq!(verdicts, [(0, 1, 1.0), (1, 2, 1.0), (2, 4, 0.0), (3, 6, 1.0), (4, 7, 1.0)]);
+        assert_eq!(verdicts, [(0, 1, 1.0), (1, 2, 1.0), (2, 4, 0.0), (3, 6, 1.0), (4, 8, 1.0)]);
     }
 
     #[test]
