@@ -1,0 +1,1 @@
+//! Criterion measurements, a folder a crate: `cargo bench -p kyoka-benches`.

@@ -1,1 +1,0 @@
-//! Criterion measurements of the crates, one file a crate.
