@@ -110,4 +110,42 @@ mod tests {
         huge[16..24].copy_from_slice(&[0, 0, 255, 255, 0, 0, 255, 255]);
         assert!(Picture::decode(&huge).is_err());
     }
+
+    #[test]
+    fn every_format_is_read_by_its_content() {
+        let source = DynamicImage::ImageRgb8(image::RgbImage::from_fn(16, 8, |x, y| {
+            image::Rgb([if x < 8 { 200 } else { 40 }, if y < 4 { 180 } else { 60 }, 90])
+        }));
+        for format in [
+            image::ImageFormat::Png,
+            image::ImageFormat::Jpeg,
+            image::ImageFormat::WebP,
+            image::ImageFormat::Bmp,
+            image::ImageFormat::Gif,
+        ] {
+            let mut bytes = Cursor::new(Vec::new());
+            source.write_to(&mut bytes, format).unwrap();
+            let picture = Picture::decode(bytes.get_ref()).unwrap();
+            assert_eq!((picture.height, picture.width), (8, 16), "{format:?}");
+            let corner = [picture.rgb[0], picture.rgb[1], picture.rgb[2]];
+            for (got, expected) in corner.into_iter().zip([200_u8, 180, 90]) {
+                assert!(got.abs_diff(expected) < 12, "{format:?}: {corner:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn exif_orientation_turns_the_picture() {
+        let mut bytes = Cursor::new(Vec::new());
+        let source = DynamicImage::new_rgb8(16, 8);
+        source.write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
+        let plain = bytes.into_inner();
+        // An APP1 segment with one tag, orientation 6 (turn clockwise), behind the start marker.
+        let mut tagged = plain[..2].to_vec();
+        tagged.extend([0xff, 0xe1, 0, 34]);
+        tagged.extend(b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0");
+        tagged.extend(&plain[2..]);
+        let (plain, turned) = (Picture::decode(&plain).unwrap(), Picture::decode(&tagged).unwrap());
+        assert_eq!((plain.height, plain.width, turned.height, turned.width), (8, 16, 16, 8));
+    }
 }

@@ -76,6 +76,13 @@ fn sample(setup: &Setup, group_size: usize) -> Vec<Vec<(Vec<u32>, Vec<f32>)>> {
     rows.map(Iterator::collect).collect()
 }
 
+/// Every prompt with its completions.
+fn packed<'a>(setup: &'a Setup, sampled: &'a [Vec<(Vec<u32>, Vec<f32>)>]) -> Vec<PackedGroup<'a>> {
+    let groups = setup.prompts.iter().zip(sampled);
+    let completions = |rows: &'a [(Vec<u32>, Vec<f32>)]| rows.iter().map(|(ids, _)| ids.as_slice()).collect();
+    groups.map(|(prompt, rows)| PackedGroup { prompt, completions: completions(rows) }).collect()
+}
+
 fn score(policy: &Policy, groups: &[PackedGroup<'_>]) -> Vec<Vec<f32>> {
     let scored = policy.score(groups);
     let [rows, width] = scored.dims();
@@ -87,15 +94,7 @@ fn score(policy: &Policy, groups: &[PackedGroup<'_>]) -> Vec<Vec<f32>> {
 fn trainer_and_sampler_agree_for_every_kind_of_prompt_and_every_split() {
     let setup = setup(&Device::flex());
     let sampled = sample(&setup, 4);
-    let all: Vec<PackedGroup<'_>> = setup
-        .prompts
-        .iter()
-        .zip(&sampled)
-        .map(|(prompt, rows)| PackedGroup {
-            prompt,
-            completions: rows.iter().map(|(ids, _)| ids.as_slice()).collect(),
-        })
-        .collect();
+    let all = packed(&setup, &sampled);
     let together = score(&setup.policy, &all);
     let by_group: Vec<Vec<f32>> =
         all.iter().flat_map(|group| score(&setup.policy, std::slice::from_ref(group))).collect();
@@ -178,15 +177,7 @@ fn gradients(policy: &Policy, gradients: &Gradients) -> Vec<(String, Vec<f32>)> 
 fn shared_prefix_training_gives_the_gradients_of_plain_training() {
     let setup = setup(&Device::flex().autodiff());
     let sampled = sample(&setup, 3);
-    let groups: Vec<PackedGroup<'_>> = setup
-        .prompts
-        .iter()
-        .zip(&sampled)
-        .map(|(prompt, rows)| PackedGroup {
-            prompt,
-            completions: rows.iter().map(|(ids, _)| ids.as_slice()).collect(),
-        })
-        .collect();
+    let groups = packed(&setup, &sampled);
     let shared = setup.policy.score(&groups).sum();
     let plain = groups
         .iter()
