@@ -6,7 +6,7 @@ use burn::{
     tensor::{Bool, Device, Tensor, TensorData},
 };
 use kyoka_core::{AudioInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{EncoderLayer, EncoderLayerConfig, LayerNorm, WeightInit, fused};
+use kyoka_nn::{Activation, EncoderLayer, EncoderLayerConfig, LayerNorm, WeightInit, fused};
 use serde::{Deserialize, Serialize};
 
 /// Sizes of the encoder.
@@ -24,7 +24,13 @@ pub struct WhisperConfig {
 impl WhisperConfig {
     /// Two layers of width 96: about 0.28 M parameters.
     pub fn tiny() -> Self {
-        let layer = EncoderLayerConfig { d_model: 96, num_heads: 3, d_hidden: 384, norm_epsilon: 1e-5 };
+        let layer = EncoderLayerConfig {
+            d_model: 96,
+            num_heads: 3,
+            d_hidden: 384,
+            norm_epsilon: 1e-5,
+            activation: Activation::Gelu,
+        };
         Self { num_mels: 80, num_layers: 2, layer }
     }
 }
@@ -124,7 +130,7 @@ impl ModalityEncoder for WhisperEncoder {
         let taps: Tensor<2> = Tensor::cat(vec![before, pairs], 2).reshape([b * t, KERNEL * d]);
         let embedded: Tensor<3> = fused::gelu(self.conv2.forward(taps)).reshape([b, t, d]);
         let hidden = embedded + sinusoids(t, d, device).unsqueeze();
-        let hidden = self.layers.iter().fold(hidden, |hidden, layer| layer.forward(hidden));
+        let hidden = EncoderLayer::run(&self.layers, hidden);
         let embeddings = self.norm.forward(hidden.reshape([b * t, d])).reshape([b, t, d]);
         let mask = Tensor::<2, Bool>::from_data(TensorData::new(vec![true; b * t], [b, t]), device);
         ModalityFeatures { embeddings, mask }

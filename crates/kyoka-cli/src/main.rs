@@ -12,9 +12,12 @@ use std::{
     },
 };
 
-use arguments::{Arguments, Command, DataCommand, EvalArguments, GenerateArguments, TrainArguments};
+use arguments::{
+    Arguments, BenchArguments, BenchKind, Command, DataCommand, EvalArguments, GenerateArguments,
+    TrainArguments,
+};
 use clap::Parser;
-use kyoka::{Error, EvalOptions, GenerateOptions, Recipe, TrainOptions, trainer::TrainError};
+use kyoka::{BenchOptions, Error, EvalOptions, GenerateOptions, Recipe, TrainOptions, trainer::TrainError};
 use serde_json::json;
 
 /// The command line or the recipe is wrong.
@@ -53,6 +56,7 @@ fn run(arguments: Arguments) -> ExitCode {
         Command::Eval(eval) => run_eval(&eval),
         Command::Generate(generate) => run_generate(&generate),
         Command::Recipes { json } => run_recipes(json),
+        Command::Bench(bench) => run_bench(&bench),
         Command::Data { command: DataCommand::Check { file, allow_outside, json } } => {
             run_check(&file, allow_outside, json)
         }
@@ -159,6 +163,32 @@ fn run_generate(arguments: &GenerateArguments) -> Result<(), Error> {
     } else {
         for completion in completions {
             println!("{completion}");
+        }
+    }
+    Ok(())
+}
+
+fn run_bench(arguments: &BenchArguments) -> Result<(), Error> {
+    let options = BenchOptions {
+        checkpoint: arguments.checkpoint.clone(),
+        image_tokens: arguments.image_tokens.0,
+        prompts: arguments.prompts,
+        group: arguments.group,
+        prompt_tokens: arguments.prompt_tokens,
+        new_tokens: arguments.new_tokens,
+        steps: arguments.steps,
+        device: arguments.device.clone(),
+    };
+    let result = match arguments.kind {
+        BenchKind::Step => json!(kyoka::bench_step(&options)?),
+        BenchKind::Decode => json!(kyoka::bench_decode(&options)?),
+        BenchKind::TextStep => json!(kyoka::bench_text_step(&options)?),
+    };
+    if arguments.json {
+        println!("{result}");
+    } else {
+        for (name, value) in result.as_object().into_iter().flatten() {
+            println!("{name:<24} {value}");
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use kyoka::{
     Outcome, Quiet,
-    trainer::{EvalSummary, Observer, StepReport, TrainError},
+    trainer::{EvalReport, EvalSummary, Observer, StepReport, TrainError},
 };
 use serde_json::json;
 
@@ -33,21 +33,15 @@ fn json_line(value: &serde_json::Value) -> Result<(), TrainError> {
 
 impl Observer for JsonLines {
     fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
+        if let Some(warning) = &report.warning {
+            json_line(&json!({"warning": warning}))?;
+        }
         json_line(&json!({"stage": report.stage, "step": report.step, "metrics": report.metrics}))
     }
 
-    fn on_eval(
-        &mut self,
-        stage: &'static str,
-        step: usize,
-        summaries: &[EvalSummary],
-    ) -> Result<(), TrainError> {
+    fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
+        let summaries: Vec<&EvalSummary> = splits.iter().map(|split| &split.summary).collect();
         json_line(&json!({"stage": stage, "step": step, "eval": summaries}))
-    }
-
-    fn on_warning(&mut self, message: &str) {
-        // A warning that nobody reads is no reason to stop.
-        let _ = json_line(&json!({"warning": message}));
     }
 }
 
@@ -126,11 +120,8 @@ impl Observer for ProgressLine {
             bar.set_position(report.step as u64);
             bar.set_message(message.clone());
         }
-        if report.metrics.get("trained_tokens") == Some(0.0) {
-            self.on_warning(&format!(
-                "step {}: all completions of every prompt earned the same; nothing to learn from this step",
-                report.step
-            ));
+        if let Some(warning) = &report.warning {
+            self.print(&format!("warning: step {}: {warning}", report.step));
         }
         let last = report.step == report.total_steps;
         if !self.terminal && (last || self.last_plain.elapsed() >= PLAIN_EVERY) {
@@ -143,13 +134,8 @@ impl Observer for ProgressLine {
         Ok(())
     }
 
-    fn on_eval(
-        &mut self,
-        stage: &'static str,
-        step: usize,
-        summaries: &[EvalSummary],
-    ) -> Result<(), TrainError> {
-        for summary in summaries {
+    fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
+        for EvalReport { summary, .. } in splits {
             let mut line = format!("{stage:>13} {step}: {:<11}", summary.split);
             for (name, value) in summary.parts.iter().filter(|(name, _)| name != "length") {
                 let _ = write!(line, " {name} {value:.3}");
@@ -157,10 +143,6 @@ impl Observer for ProgressLine {
             self.print(&line);
         }
         Ok(())
-    }
-
-    fn on_warning(&mut self, message: &str) {
-        self.print(&format!("warning: {message}"));
     }
 }
 

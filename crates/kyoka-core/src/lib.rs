@@ -27,5 +27,5 @@ pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepV
 pub use rollout::{
     Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig, StopReason,
 };
-pub use sample::{Part, Sample};
+pub use sample::{Part, PlaceholderMismatch, Sample, prompt_parts};
 pub use seed::{Stream, stream_rng};

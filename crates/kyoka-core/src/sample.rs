@@ -1,6 +1,6 @@
 //! One row of a dataset.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{MediaRef, Modality};
 
@@ -48,5 +48,94 @@ impl Sample {
                 Part::Media(media) => media.modality.placeholder(),
             })
             .collect()
+    }
+}
+
+/// Placeholders and files that do not match in number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the prompt has {placeholders} {} placeholder(s), but {files} file(s) are given", .modality.placeholder())]
+pub struct PlaceholderMismatch {
+    /// Which sense.
+    pub modality: Modality,
+    /// Placeholders in the prompt.
+    pub placeholders: usize,
+    /// Files given for them.
+    pub files: usize,
+}
+
+/// Cuts a prompt text at its placeholders; files fill them in order, resolved against `folder`.
+///
+/// # Errors
+/// One mismatch for every modality whose placeholders and files differ in number.
+pub fn prompt_parts(
+    text: &str,
+    folder: &Path,
+    images: &[PathBuf],
+    audios: &[PathBuf],
+) -> Result<Vec<Part>, Vec<PlaceholderMismatch>> {
+    let senses = [(Modality::Image, images), (Modality::Audio, audios)];
+    let mismatches: Vec<PlaceholderMismatch> = senses
+        .into_iter()
+        .map(|(modality, files)| PlaceholderMismatch {
+            modality,
+            placeholders: text.matches(modality.placeholder()).count(),
+            files: files.len(),
+        })
+        .filter(|counted| counted.placeholders != counted.files)
+        .collect();
+    if !mismatches.is_empty() {
+        return Err(mismatches);
+    }
+    let mut files = senses.map(|(modality, files)| (modality, files.iter()));
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some((at, (modality, files))) = files
+        .iter_mut()
+        .filter_map(|sense| Some((rest.find(sense.0.placeholder())?, sense)))
+        .min_by_key(|&(at, _)| at)
+    {
+        if at > 0 {
+            parts.push(Part::Text(rest[..at].to_owned()));
+        }
+        let path = folder.join(files.next().expect("placeholders and files were counted"));
+        parts.push(Part::Media(MediaRef { modality: *modality, path }));
+        rest = &rest[at + modality.placeholder().len()..];
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Text(rest.to_owned()));
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_fill_placeholders_in_order() {
+        let (images, audios) = (["a.png", "b.png"].map(PathBuf::from), [PathBuf::from("/s.wav")]);
+        let parts = prompt_parts("<audio><image> or <image>?", Path::new("data"), &images, &audios).unwrap();
+        let media = |modality, path: &str| Part::Media(MediaRef { modality, path: path.into() });
+        let expected = [
+            media(Modality::Audio, "/s.wav"),
+            media(Modality::Image, "data/a.png"),
+            Part::Text(" or ".into()),
+            media(Modality::Image, "data/b.png"),
+            Part::Text("?".into()),
+        ];
+        assert_eq!(parts, expected);
+    }
+
+    #[test]
+    fn every_modality_that_does_not_match_is_named() {
+        let faults = prompt_parts("<image>", Path::new(""), &[], &["s.wav".into()]).unwrap_err();
+        let messages: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            messages,
+            [
+                "the prompt has 1 <image> placeholder(s), but 0 file(s) are given",
+                "the prompt has 0 <audio> placeholder(s), but 1 file(s) are given"
+            ]
+        );
     }
 }

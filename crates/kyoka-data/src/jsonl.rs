@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use kyoka_core::{MediaRef, Modality, Part, Sample};
+use kyoka_core::{Modality, Sample, prompt_parts};
 use serde::Deserialize;
 
 use crate::{DataError, RowFault};
@@ -13,7 +13,7 @@ use crate::{DataError, RowFault};
 /// How a dataset is read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReadOptions {
-    /// Allow media outside the dataset's folder: absolute paths and `..`. Default false.
+    /// Allow media outside the dataset's folder: absolute paths, `..`, and links that lead out. Default false.
     pub allow_outside: bool,
 }
 
@@ -52,7 +52,7 @@ pub fn read_jsonl(path: &Path, options: ReadOptions) -> Result<Vec<Sample>, Data
 /// If the file cannot be read at all.
 pub fn scan_jsonl(path: &Path, options: ReadOptions) -> Result<(Vec<Sample>, Vec<RowFault>), DataError> {
     let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = Folder::of(path);
     let (mut samples, mut faults) = (Vec::new(), Vec::new());
     let mut line_of_id = HashMap::new();
     for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
@@ -66,7 +66,7 @@ pub fn scan_jsonl(path: &Path, options: ReadOptions) -> Result<(Vec<Sample>, Vec
             field: field.map(str::to_owned),
             message,
         };
-        match parse_row(line, folder, options) {
+        match parse_row(line, &folder, options) {
             Err(found) => faults.extend(found.into_iter().map(fault)),
             Ok(mut sample) => match line_of_id.insert(sample.id.clone(), line_number) {
                 Some(first) => {
@@ -84,7 +84,7 @@ pub fn scan_jsonl(path: &Path, options: ReadOptions) -> Result<(Vec<Sample>, Vec
 
 type Faults = Vec<(Option<&'static str>, String)>;
 
-fn parse_row(line: &[u8], folder: &Path, options: ReadOptions) -> Result<Sample, Faults> {
+fn parse_row(line: &[u8], folder: &Folder<'_>, options: ReadOptions) -> Result<Sample, Faults> {
     let text = std::str::from_utf8(line).map_err(|error| vec![(None, format!("invalid UTF-8: {error}"))])?;
     let row: Row =
         serde_json::from_str(text).map_err(|error| vec![(None, format!("invalid row: {error}"))])?;
@@ -95,30 +95,32 @@ fn parse_row(line: &[u8], folder: &Path, options: ReadOptions) -> Result<Sample,
     if row.prompt.trim().is_empty() {
         faults.push((Some("prompt"), "expected a question, got an empty text".into()));
     }
-    for (field, modality, paths) in
-        [("images", Modality::Image, &row.images), ("audios", Modality::Audio, &row.audios)]
-    {
-        let placeholders = row.prompt.matches(modality.placeholder()).count();
-        if placeholders != paths.len() {
-            let message = format!(
-                "the prompt has {placeholders} {} placeholder(s), the row has {} file(s)",
-                modality.placeholder(),
-                paths.len()
+    if !options.allow_outside {
+        for (field, paths) in [("images", &row.images), ("audios", &row.audios)] {
+            let outside = paths.iter().filter(|path| folder.leaves(path));
+            faults.extend(
+                outside.map(|path| {
+                    (Some(field), format!("{} lies outside the dataset's folder", path.display()))
+                }),
             );
-            faults.push((Some(field), message));
-        }
-        if !options.allow_outside {
-            for path in paths.iter().filter(|path| leaves_folder(path)) {
-                let message = format!("{} lies outside the dataset's folder", path.display());
-                faults.push((Some(field), message));
-            }
         }
     }
+    let parts = prompt_parts(&row.prompt, folder.path, &row.images, &row.audios);
+    let parts = parts.unwrap_or_else(|mismatches| {
+        faults.extend(mismatches.iter().map(|mismatch| {
+            let field = match mismatch.modality {
+                Modality::Image => "images",
+                Modality::Audio => "audios",
+            };
+            (Some(field), mismatch.to_string())
+        }));
+        Vec::new()
+    });
     if !faults.is_empty() {
         return Err(faults);
     }
     Ok(Sample {
-        parts: split_prompt(&row, folder),
+        parts,
         id: row.id,
         answer: row.answer,
         steps: row.steps,
@@ -127,37 +129,28 @@ fn parse_row(line: &[u8], folder: &Path, options: ReadOptions) -> Result<Sample,
     })
 }
 
-fn leaves_folder(path: &Path) -> bool {
-    path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir))
+/// The dataset's folder, as written and with links resolved.
+struct Folder<'a> {
+    path: &'a Path,
+    real: Option<PathBuf>,
 }
 
-/// Text and media in reading order; placeholders and files are known to match.
-fn split_prompt(row: &Row, folder: &Path) -> Vec<Part> {
-    let (mut images, mut audios) = (row.images.iter(), row.audios.iter());
-    let mut parts = Vec::new();
-    let mut rest = row.prompt.as_str();
-    loop {
-        let next = [Modality::Image, Modality::Audio]
-            .into_iter()
-            .filter_map(|modality| rest.find(modality.placeholder()).map(|at| (at, modality)))
-            .min();
-        let (text, after) = match next {
-            Some((at, modality)) => {
-                (&rest[..at], Some((&rest[at + modality.placeholder().len()..], modality)))
-            }
-            None => (rest, None),
-        };
-        if !text.is_empty() {
-            parts.push(Part::Text(text.to_owned()));
+impl<'a> Folder<'a> {
+    fn of(file: &'a Path) -> Self {
+        let path = file.parent().unwrap_or(Path::new(""));
+        Self { path, real: Path::new(".").join(path).canonicalize().ok() }
+    }
+
+    /// Whether a medium lies elsewhere, by its name or through a link. A file that is missing stays to be found out
+    /// when it is read.
+    fn leaves(&self, medium: &Path) -> bool {
+        if medium.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return true;
         }
-        let Some((after, modality)) = after else { return parts };
-        let file = match modality {
-            Modality::Image => images.next(),
-            Modality::Audio => audios.next(),
-        };
-        let file = file.expect("placeholders and files were counted");
-        parts.push(Part::Media(MediaRef { modality, path: folder.join(file) }));
-        rest = after;
+        match (&self.real, self.path.join(medium).canonicalize()) {
+            (Some(folder), Ok(file)) => !file.starts_with(folder),
+            _ => false,
+        }
     }
 }
 
@@ -198,7 +191,7 @@ mod tests {
             {\"id\":\"c\",\"prompt\":\"<audio>\",\"audios\":[\"../s.wav\"]}\n{\"id\":\"d\",\"prompt\":\"p\"}\n{\"id\":\"d\",\"prompt\":\"q\"}";
         let found = faults(text);
         assert_eq!(found.len(), 6, "{found:#?}");
-        assert!(found[0].starts_with("1 images the prompt has 1 <image> placeholder(s), the row has 0"));
+        assert!(found[0].starts_with("1 images the prompt has 1 <image> placeholder(s), but 0 file(s)"));
         assert!(found[1].starts_with("3  invalid row"));
         assert!(found[2].starts_with("4 prompt expected a question"));
         assert!(found[3].starts_with("5  invalid UTF-8"));
@@ -212,6 +205,26 @@ mod tests {
         assert!(matches!(read(row, ReadOptions::default()), Err(DataError::Rows(_))));
         let samples = read(row, ReadOptions { allow_outside: true }).unwrap();
         assert_eq!(samples[0].media(Modality::Image).next().unwrap().path, Path::new("/etc/x.png"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_out_of_the_folder_needs_permission() {
+        let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let secret = outside.path().join("x.png");
+        std::fs::write(&secret, "x").unwrap();
+        std::fs::write(inside.path().join("y.png"), "y").unwrap();
+        std::os::unix::fs::symlink(&secret, inside.path().join("link.png")).unwrap();
+        std::os::unix::fs::symlink("y.png", inside.path().join("own.png")).unwrap();
+        let file = inside.path().join("rows.jsonl");
+        let row = r#"{"id":"a","prompt":"<image><image>","images":["link.png","own.png"]}"#;
+        std::fs::write(&file, row).unwrap();
+        let Err(DataError::Rows(faults)) = read_jsonl(&file, ReadOptions::default()) else {
+            panic!("expected a fault")
+        };
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].message, "link.png lies outside the dataset's folder");
+        assert!(read_jsonl(&file, ReadOptions { allow_outside: true }).is_ok());
     }
 
     #[test]

@@ -1,16 +1,21 @@
 //! The decoder transformer, Llama/Qwen2-shaped.
 
+use std::sync::Arc;
+
 use burn::{
     module::{Module, Param},
     nn::{Linear, RmsNorm},
     tensor::{Device, Tensor},
 };
-use kyoka_nn::{CompletionKv, PrefixKv, Rotary, RotaryConfig, WeightInit, causal_bias, fused};
+use kyoka_nn::{
+    AttentionLayout, CompletionKv, HeadConfig, Rotary, RotaryConfig, WeightInit, WeightRule, fused,
+    packed_attention,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     cache::{DecoderCache, indices},
-    decoder_layer::{Block, DecoderLayer, LayerCache, Pass},
+    decoder_layer::DecoderLayer,
 };
 
 /// Sizes of the decoder.
@@ -74,8 +79,9 @@ pub struct Decoder {
     pub norm: RmsNorm,
     /// Output weight `[D, V]`; absent when tied to the embedding.
     pub head: Option<Linear>,
+    num_heads: usize,
+    num_kv_heads: usize,
     d_head: usize,
-    query_heads_per_kv: usize,
     rope_theta: f64,
     max_positions: usize,
 }
@@ -94,11 +100,41 @@ impl Decoder {
             layers: (0..config.num_layers).map(|_| DecoderLayer::new(config, init)).collect(),
             norm: init.rms_norm(d_model, config.norm_epsilon),
             head: (!config.tie_embeddings).then(|| init.linear(d_model, vocab_size, false)),
+            num_heads,
+            num_kv_heads,
             d_head,
-            query_heads_per_kv: num_heads / num_kv_heads,
             rope_theta: config.rope_theta,
             max_positions: config.max_positions,
         }
+    }
+
+    /// How the parameters are made of a Llama or Qwen2 checkpoint's, whose names start with `theirs` (`model.` in a
+    /// text-only one) besides `lm_head`; ours start with `ours`.
+    pub fn weight_rules(config: &DecoderConfig, ours: &str, theirs: &str) -> Vec<WeightRule> {
+        let mut rules = vec![
+            WeightRule::same(format!("{ours}embedding"), format!("{theirs}embed_tokens.weight")),
+            WeightRule::same(format!("{ours}norm.gamma"), format!("{theirs}norm.weight")),
+        ];
+        if !config.tie_embeddings {
+            rules.extend(WeightRule::linear(&format!("{ours}head"), &["lm_head".to_owned()], false));
+        }
+        for layer in 0..config.num_layers {
+            let (ours, theirs) = (format!("{ours}layers.{layer}"), format!("{theirs}layers.{layer}"));
+            let mut linear = |part: &str, names: &[&str], bias| {
+                let names: Vec<String> = names.iter().map(|name| format!("{theirs}.{name}")).collect();
+                rules.extend(WeightRule::linear(&format!("{ours}.{part}"), &names, bias));
+            };
+            let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+            linear("qkv", &qkv, config.qkv_bias);
+            linear("out", &["self_attn.o_proj"], false);
+            linear("mlp.gate_up", &["mlp.gate_proj", "mlp.up_proj"], false);
+            linear("mlp.down", &["mlp.down_proj"], false);
+            let norms = [("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")];
+            rules.extend(norms.map(|(part, name)| {
+                WeightRule::same(format!("{ours}.{part}.gamma"), format!("{theirs}.{name}.weight"))
+            }));
+        }
+        rules
     }
 
     /// Where the parameters live.
@@ -141,34 +177,26 @@ impl Decoder {
         Rotary::new(RotaryConfig { d_head: self.d_head, theta: self.rope_theta }, positions, device)
     }
 
-    fn prefix_pass(
-        &self,
-        prefix: Block,
-        lengths: &[usize],
-        device: &Device,
-    ) -> (Block, Option<Tensor<4>>, Tensor<5>) {
-        let causal = causal_bias(self.query_heads_per_kv, prefix.t, prefix.t, device);
-        (prefix, PrefixKv::bias_of(lengths, prefix.t, device), causal)
+    fn layout(&self, lengths: Vec<usize>, width: usize) -> AttentionLayout {
+        let Self { num_heads, num_kv_heads, d_head, .. } = *self;
+        AttentionLayout::new(HeadConfig { num_heads, num_kv_heads, d_head }, lengths, width, true)
     }
 
     /// Prompts and completions in one pass without a cache; `input` holds prompts first.
     pub(crate) fn forward_packed(
         &self,
         input: Tensor<2>,
-        prompt_lengths: &[usize],
+        prompt_lengths: Vec<usize>,
         packing: &crate::packing::Packing,
     ) -> Tensor<2> {
-        let device = input.device();
-        let completion = (packing.completion.t > 0).then(|| {
-            let t = packing.completion.t;
-            (packing.completion, Some(causal_bias(self.query_heads_per_kv, t, t, &device)))
-        });
-        let pass = Pass {
-            prefix: Some(self.prefix_pass(packing.prefix, prompt_lengths, &device)),
-            completion,
-            rotary: self.rotary(&packing.positions, &device),
-        };
-        self.layers.iter().fold(input, |hidden, layer| layer.forward(hidden, &pass, LayerCache::None))
+        let layout = self
+            .layout(prompt_lengths, packing.prompt_width)
+            .with_completions(packing.group_size, packing.completion_len)
+            .with_rotary(self.rotary(&packing.positions, &input.device()));
+        let layout = Arc::new(layout);
+        self.layers
+            .iter()
+            .fold(input, |hidden, layer| layer.forward(hidden, |_, qkv| packed_attention(qkv, &layout)))
     }
 
     /// Reads prompts padded to `width`; returns the cache and the hidden rows of each prompt's last token.
@@ -179,19 +207,15 @@ impl Decoder {
         width: usize,
     ) -> (DecoderCache, Tensor<2>) {
         let device = input.device();
-        let block = Block { b: lengths.len(), g: 1, t: width };
         let positions: Vec<usize> = (0..lengths.len()).flat_map(|_| 0..width).collect();
-        let pass = Pass {
-            prefix: Some(self.prefix_pass(block, &lengths, &device)),
-            completion: None,
-            rotary: self.rotary(&positions, &device),
-        };
+        let rotary = self.rotary(&positions, &device);
+        let layout = Arc::new(self.layout(lengths.clone(), width).with_rotary(rotary));
         let mut prefix = Vec::with_capacity(self.layers.len());
         let hidden = self.layers.iter().fold(input, |hidden, layer| {
-            let mut kept = None;
-            let hidden = layer.forward(hidden, &pass, LayerCache::Fill(&mut kept));
-            prefix.push(kept.expect("a prefill pass has prompts"));
-            hidden
+            layer.forward(hidden, |layer, qkv| {
+                prefix.push(layer.prefix_kv(&qkv, &layout));
+                packed_attention(qkv, &layout)
+            })
         });
         let last: Vec<usize> = lengths.iter().enumerate().map(|(b, length)| b * width + length - 1).collect();
         let hidden = hidden.select(0, indices(&last, &device));
@@ -237,15 +261,12 @@ impl Decoder {
             .iter()
             .flat_map(|&length| std::iter::repeat_n(length + t, group_size))
             .collect();
-        let pass = Pass {
-            prefix: None,
-            completion: Some((Block { b: cache.prompt_lengths.len(), g: group_size, t: 1 }, None)),
-            rotary: self.rotary(&positions, &device),
-        };
+        let rotary = self.rotary(&positions, &device);
         let mut hidden = input;
         let layers = self.layers.iter().zip(&cache.prefix).zip(&mut cache.completion);
         for ((layer, prefix), completion) in layers {
-            hidden = layer.forward(hidden, &pass, LayerCache::Step { prefix, completion, t });
+            hidden =
+                layer.forward(hidden, |layer, qkv| layer.attend_step(qkv, &rotary, (prefix, completion, t)));
         }
         cache.t += 1;
         if cache.slots.len() == ids.len() { hidden } else { hidden.select(0, indices(&cache.slots, &device)) }

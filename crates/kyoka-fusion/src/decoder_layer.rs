@@ -1,47 +1,13 @@
-//! One layer of the decoder, over prompts, completions, or both in one pass.
+//! One layer of the decoder.
 
 use burn::{
     module::Module,
     nn::{Linear, RmsNorm},
     tensor::Tensor,
 };
-use kyoka_nn::{CompletionKv, GatedMlp, PrefixKv, Rotary, WeightInit, attend, fused};
+use kyoka_nn::{AttentionLayout, CompletionKv, GatedMlp, PrefixKv, Rotary, WeightInit, attend, fused};
 
 use crate::DecoderConfig;
-
-/// A rectangle of rows in a flat `[N, D]` tensor: `b` groups of `g` rows of `t` tokens.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Block {
-    pub b: usize,
-    pub g: usize,
-    pub t: usize,
-}
-
-impl Block {
-    pub fn len(self) -> usize {
-        self.b * self.g * self.t
-    }
-}
-
-/// What a pass runs over: prompts first, then completions.
-pub(crate) struct Pass {
-    /// Prompts, `g = 1`; their padding bias and their causal bias.
-    pub prefix: Option<(Block, Option<Tensor<4>>, Tensor<5>)>,
-    /// Completions and their causal bias (`None` for a single new token).
-    pub completion: Option<(Block, Option<Tensor<5>>)>,
-    /// Rotation of every token.
-    pub rotary: Rotary,
-}
-
-/// What a pass finds in, and leaves in, the cache of one layer.
-pub(crate) enum LayerCache<'a> {
-    /// Training: nothing is kept.
-    None,
-    /// Prefill: the prompt's keys and values are put here.
-    Fill(&'a mut Option<PrefixKv>),
-    /// Decoding token `t`.
-    Step { prefix: &'a PrefixKv, completion: &'a mut CompletionKv, t: usize },
-}
 
 /// Norm, attention, norm, gated MLP.
 #[derive(Module, Debug)]
@@ -76,74 +42,61 @@ impl DecoderLayer {
         }
     }
 
+    /// `attention` mixes rows of queries, keys and values `[N, (H + 2 Hkv) Dh]` into `[N, H Dh]`.
+    ///
     /// # Shapes
-    /// - input and output: `[N, D]`, the pass's prompts first
-    pub(crate) fn forward(&self, input: Tensor<2>, pass: &Pass, cache: LayerCache<'_>) -> Tensor<2> {
+    /// - input and output: `[N, D]`
+    pub(crate) fn forward(
+        &self,
+        input: Tensor<2>,
+        attention: impl FnOnce(&Self, Tensor<2>) -> Tensor<2>,
+    ) -> Tensor<2> {
         let qkv = self.qkv.forward(fused::rms_norm(&self.attention_norm, input.clone()));
-        let input = input + self.out.forward(self.attention(qkv, pass, cache));
+        let input = input + self.out.forward(attention(self, qkv));
         input.clone() + self.mlp.forward(fused::rms_norm(&self.mlp_norm, input))
     }
 
-    /// # Shapes
-    /// - input: `[N, (H + 2 Hkv) Dh]`
-    /// - output: `[N, H Dh]`
-    fn attention(&self, qkv: Tensor<2>, pass: &Pass, cache: LayerCache<'_>) -> Tensor<2> {
-        let [n, _] = qkv.dims();
+    /// Turned keys, and values, of a pass over prompts alone.
+    pub(crate) fn prefix_kv(&self, qkv: &Tensor<2>, layout: &AttentionLayout) -> PrefixKv {
         let (h, kv, d_head) = (self.num_heads, self.num_kv_heads, self.d_head);
-        let heads: Tensor<3> = qkv.reshape([n, h + 2 * kv, d_head]);
-        let turned = pass.rotary.apply(heads.clone().narrow(1, 0, h + kv));
-        let value = heads.narrow(1, h + kv, kv);
-        let block = |block: Block, start: usize| {
-            let rows = turned.clone().narrow(0, start, block.len());
-            let query = self.split_query(rows.clone().narrow(1, 0, h), block);
-            let key = split_kv(rows.narrow(1, h, kv), block);
-            (query, key, split_kv(value.clone().narrow(0, start, block.len()), block))
+        let [n, _] = qkv.dims();
+        let heads: Tensor<3> = qkv.clone().reshape([n, h + 2 * kv, d_head]);
+        let key = heads.clone().narrow(1, h, kv);
+        let key = layout.rotary.as_ref().map_or(key.clone(), |rotary| rotary.apply(key));
+        let (b, p) = (layout.lengths.len(), layout.width);
+        // Laid out anew once: every later token reads it.
+        let by_head = |rows: Tensor<3>| -> Tensor<4> {
+            let rows: Tensor<4> = rows.reshape([b, p, kv, d_head]).swap_dims(1, 2);
+            rows.reshape([b * kv, p, d_head]).reshape([b, kv, p, d_head])
         };
-        let mut outputs = Vec::with_capacity(2);
-        let mut own_prefix = None;
-        let mut start = 0;
-        if let Some((prefix, padding, causal)) = &pass.prefix {
-            let (query, key, value) = block(*prefix, 0);
-            let mixed = attend(query, key.clone(), value.clone(), Some(causal.clone()), None);
-            outputs.push(self.merge(mixed, *prefix));
-            let kept =
-                PrefixKv { key: key.squeeze_dim(2), value: value.squeeze_dim(2), bias: padding.clone() };
-            own_prefix = Some(kept);
-            start = prefix.len();
-        }
-        if let Some((completion, causal)) = &pass.completion {
-            let (query, key, value) = block(*completion, start);
-            let mixed = match cache {
-                LayerCache::Step { prefix, completion, t } => {
-                    let (keys, values) = completion.push(t, key, value);
-                    attend(query, keys, values, causal.clone(), Some(prefix))
-                }
-                _ => attend(query, key, value, causal.clone(), own_prefix.as_ref()),
-            };
-            outputs.push(self.merge(mixed, *completion));
-        } else if let LayerCache::Fill(place) = cache {
-            *place = own_prefix;
-        }
-        if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(outputs, 0) }
+        let value = by_head(heads.narrow(1, h + kv, kv));
+        PrefixKv { key: by_head(key), value, bias: PrefixKv::bias_of(&layout.lengths, p, &qkv.device()) }
     }
 
-    /// `[b g t, H, Dh]` to `[b, Hkv, g, R t, Dh]`.
-    fn split_query(&self, rows: Tensor<3>, Block { b, g, t }: Block) -> Tensor<5> {
-        let (kv, r) = (self.num_kv_heads, self.num_heads / self.num_kv_heads);
-        let split: Tensor<6> = rows.reshape([b, g, t, kv, r, self.d_head]);
-        split.permute([0, 3, 1, 4, 2, 5]).reshape([b, kv, g, r * t, self.d_head])
+    /// Attention of one new token a row, `g` rows a prompt; its keys and values are put into the cache at `t`.
+    ///
+    /// # Shapes
+    /// - input: `[B G, (H + 2 Hkv) Dh]`
+    /// - output: `[B G, H Dh]`
+    pub(crate) fn attend_step(
+        &self,
+        qkv: Tensor<2>,
+        rotary: &Rotary,
+        (prefix, completion, t): (&PrefixKv, &mut CompletionKv, usize),
+    ) -> Tensor<2> {
+        let (h, kv, d_head) = (self.num_heads, self.num_kv_heads, self.d_head);
+        let [n, _] = qkv.dims();
+        let [b, ..] = prefix.key.dims();
+        let heads: Tensor<3> = qkv.reshape([n, h + 2 * kv, d_head]);
+        let turned = rotary.apply(heads.clone().narrow(1, 0, h + kv));
+        let by_head = |rows: Tensor<3>| -> Tensor<5> {
+            let [_, heads, _] = rows.dims();
+            let rows: Tensor<5> = rows.reshape([b, n / b, kv, heads / kv, d_head]);
+            rows.swap_dims(1, 2)
+        };
+        let (key, value) = (turned.clone().narrow(1, h, kv), heads.narrow(1, h + kv, kv));
+        let (keys, values) = completion.push(t, by_head(key), by_head(value));
+        let mixed = attend(by_head(turned.narrow(1, 0, h)), keys, values, None, Some(prefix));
+        mixed.swap_dims(1, 2).reshape([n, h * d_head])
     }
-
-    /// `[b, Hkv, g, R t, Dh]` to `[b g t, H Dh]`.
-    fn merge(&self, mixed: Tensor<5>, Block { b, g, t }: Block) -> Tensor<2> {
-        let (kv, r) = (self.num_kv_heads, self.num_heads / self.num_kv_heads);
-        let split: Tensor<6> = mixed.reshape([b, kv, g, r, t, self.d_head]);
-        split.permute([0, 2, 4, 1, 3, 5]).reshape([b * g * t, kv * r * self.d_head])
-    }
-}
-
-/// `[b g t, Hkv, Dh]` to `[b, Hkv, g, t, Dh]`.
-fn split_kv(rows: Tensor<3>, Block { b, g, t }: Block) -> Tensor<5> {
-    let [_, kv, d_head] = rows.dims();
-    rows.reshape([b, g, t, kv, d_head]).permute([0, 3, 1, 2, 4])
 }

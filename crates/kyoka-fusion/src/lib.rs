@@ -10,4 +10,4 @@ mod projector;
 pub use cache::DecoderCache;
 pub use decoder::{Decoder, DecoderConfig};
 pub use multimodal::{MultimodalLm, NoEncoder};
-pub use projector::{Projector, Tower};
+pub use projector::{Projector, ProjectorConfig, Tower};

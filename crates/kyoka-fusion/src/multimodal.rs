@@ -159,11 +159,11 @@ where
         let packing = Packing::new(groups);
         let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
         let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
-        let mut input = self.embed_prompts(&prompts, packing.prefix.t);
-        if packing.completion.t > 0 {
+        let mut input = self.embed_prompts(&prompts, packing.prompt_width);
+        if packing.completion_len > 0 {
             input = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
         }
-        let hidden = self.decoder.forward_packed(input, &lengths, &packing);
+        let hidden = self.decoder.forward_packed(input, lengths, &packing);
         let device = hidden.device();
         let predictors = hidden.select(0, indices(&packing.predictors, &device));
         let logprobs = fused::token_logprobs(self.decoder.logits(predictors), &packing.targets);

@@ -2,14 +2,14 @@
 
 use kyoka_core::PackedGroup;
 
-use crate::decoder_layer::Block;
-
 /// The layout of a training pass: prompts padded to `P`, completions to `G x T`.
 pub(crate) struct Packing {
-    /// Prompts.
-    pub prefix: Block,
-    /// Completion tokens that are read: all but the last of each row. `t` may be 0.
-    pub completion: Block,
+    /// Longest prompt, `P`.
+    pub prompt_width: usize,
+    /// Most completions of a prompt, `G`.
+    pub group_size: usize,
+    /// Completion tokens that are read, `T`: all but the last of each row, so possibly 0.
+    pub completion_len: usize,
     /// Longest completion.
     pub num_targets: usize,
     /// Position of every token of the pass, prompts first.
@@ -35,27 +35,27 @@ impl Packing {
         let num_targets =
             longest(&mut groups.iter().flat_map(|group| group.completions.iter().map(|ids| ids.len())));
         assert!(g > 0 && num_targets > 0, "score: expected at least one completion token, got none");
-        let prefix = Block { b: groups.len(), g: 1, t: p };
-        let completion = Block { b: groups.len(), g, t: num_targets - 1 };
+        let completion_len = num_targets - 1;
         let mut packing = Self {
-            prefix,
-            completion,
+            prompt_width: p,
+            group_size: g,
+            completion_len,
             num_targets,
             positions: (0..groups.len()).flat_map(|_| 0..p).collect(),
-            completion_ids: vec![0; completion.len()],
+            completion_ids: vec![0; groups.len() * g * completion_len],
             predictors: Vec::new(),
             targets: Vec::new(),
             target_mask: Vec::new(),
             num_rows: 0,
         };
         for (b, group) in groups.iter().enumerate() {
-            packing.add_group(b, group);
+            packing.add_group(b, group, groups.len() * p);
         }
         packing
     }
 
-    fn add_group(&mut self, b: usize, group: &PackedGroup<'_>) {
-        let Block { g, t, .. } = self.completion;
+    fn add_group(&mut self, b: usize, group: &PackedGroup<'_>, prompt_rows: usize) {
+        let (g, t) = (self.group_size, self.completion_len);
         let prompt_len = group.prompt.len();
         assert!(prompt_len > 0, "score: the prompt of group {b} is empty");
         self.positions.extend((0..g).flat_map(|_| prompt_len..prompt_len + t));
@@ -68,8 +68,8 @@ impl Packing {
             for place in 0..self.num_targets {
                 let real = place < ids.len();
                 let predictor = match place {
-                    0 => b * self.prefix.t + prompt_len - 1,
-                    _ => self.prefix.len() + start + place - 1,
+                    0 => b * self.prompt_width + prompt_len - 1,
+                    _ => prompt_rows + start + place - 1,
                 };
                 self.predictors.push(if real { predictor } else { 0 });
                 self.targets.push(if real { ids[place] as usize } else { 0 });

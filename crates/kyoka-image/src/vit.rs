@@ -6,7 +6,7 @@ use burn::{
     tensor::{Bool, Device, Tensor, TensorData},
 };
 use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{EncoderLayer, EncoderLayerConfig, LayerNorm, WeightInit};
+use kyoka_nn::{Activation, EncoderLayer, EncoderLayerConfig, LayerNorm, WeightInit, WeightRule};
 use serde::{Deserialize, Serialize};
 
 /// Sizes of the encoder.
@@ -28,7 +28,13 @@ pub struct VitConfig {
 impl VitConfig {
     /// Three layers of width 96 over 28 x 28 pictures in 16 patches: about 0.35 M parameters.
     pub fn tiny() -> Self {
-        let layer = EncoderLayerConfig { d_model: 96, num_heads: 3, d_hidden: 384, norm_epsilon: 1e-6 };
+        let layer = EncoderLayerConfig {
+            d_model: 96,
+            num_heads: 3,
+            d_hidden: 384,
+            norm_epsilon: 1e-6,
+            activation: Activation::Gelu,
+        };
         Self { height: 28, width: 28, patch_size: 7, num_layers: 3, layer }
     }
 }
@@ -70,6 +76,40 @@ impl VitEncoder {
             width,
             patch_size,
         }
+    }
+
+    /// How the parameters are made of a SigLIP checkpoint's, whose names start with `theirs`; ours start with `ours`.
+    pub fn siglip_rules(config: &VitConfig, ours: &str, theirs: &str) -> Vec<WeightRule> {
+        let patches = WeightRule::linear(
+            &format!("{ours}patch_embedding"),
+            &[format!("{theirs}embeddings.patch_embedding")],
+            true,
+        );
+        let positions = WeightRule::same(
+            format!("{ours}position_embedding"),
+            format!("{theirs}embeddings.position_embedding.weight"),
+        );
+        let norm = |ours: String, theirs: String| {
+            [("gamma", "weight"), ("beta", "bias")]
+                .map(|(part, name)| WeightRule::same(format!("{ours}.{part}"), format!("{theirs}.{name}")))
+        };
+        let mut rules = patches;
+        rules.push(positions);
+        rules.extend(norm(format!("{ours}norm"), format!("{theirs}post_layernorm")));
+        for layer in 0..config.num_layers {
+            let (ours, theirs) = (format!("{ours}layers.{layer}"), format!("{theirs}encoder.layers.{layer}"));
+            let mut linear = |part: &str, names: &[&str]| {
+                let names: Vec<String> = names.iter().map(|name| format!("{theirs}.{name}")).collect();
+                rules.extend(WeightRule::linear(&format!("{ours}.{part}"), &names, true));
+            };
+            linear("qkv", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
+            linear("out", &["self_attn.out_proj"]);
+            linear("mlp.fc1", &["mlp.fc1"]);
+            linear("mlp.fc2", &["mlp.fc2"]);
+            rules.extend(norm(format!("{ours}.attention_norm"), format!("{theirs}.layer_norm1")));
+            rules.extend(norm(format!("{ours}.mlp_norm"), format!("{theirs}.layer_norm2")));
+        }
+        rules
     }
 
     /// Pixels of one picture, patch by patch, each patch channels first.
@@ -117,7 +157,7 @@ impl ModalityEncoder for VitEncoder {
         let patches = Tensor::<2>::from_data(TensorData::new(values, [b * p, d_patch]), device);
         let embedded: Tensor<3> = self.patch_embedding.forward(patches).reshape([b, p, d]);
         let hidden = embedded + self.position_embedding.val().unsqueeze();
-        let hidden = self.layers.iter().fold(hidden, |hidden, layer| layer.forward(hidden));
+        let hidden = EncoderLayer::run(&self.layers, hidden);
         let embeddings = self.norm.forward(hidden.reshape([b * p, d])).reshape([b, p, d]);
         let mask = Tensor::<2, Bool>::from_data(TensorData::new(vec![true; b * p], [b, p]), device);
         ModalityFeatures { embeddings, mask }

@@ -1,9 +1,11 @@
 //! The pre-norm transformer layer of vision and audio towers.
 
+use std::sync::Arc;
+
 use burn::{module::Module, nn::Linear, tensor::Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{GeluMlp, LayerNorm, WeightInit, attend};
+use crate::{Activation, AttentionLayout, GeluMlp, HeadConfig, LayerNorm, WeightInit, packed_attention};
 
 /// Sizes of an encoder layer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -16,6 +18,9 @@ pub struct EncoderLayerConfig {
     pub d_hidden: usize,
     /// Added to the variance in the norms.
     pub norm_epsilon: f64,
+    /// Between the two matrices of the MLP.
+    #[serde(default)]
+    pub activation: Activation,
 }
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`, every position seeing every other.
@@ -37,7 +42,7 @@ pub struct EncoderLayer {
 impl EncoderLayer {
     /// A layer with seeded weights.
     pub fn new(config: EncoderLayerConfig, init: &mut WeightInit) -> Self {
-        let EncoderLayerConfig { d_model, num_heads, d_hidden, norm_epsilon } = config;
+        let EncoderLayerConfig { d_model, num_heads, d_hidden, norm_epsilon, activation } = config;
         assert!(
             d_model % num_heads == 0,
             "encoder layer: {num_heads} heads do not divide the width {d_model}"
@@ -47,33 +52,33 @@ impl EncoderLayer {
             qkv: init.linear(d_model, 3 * d_model, true),
             out: init.residual_linear(d_model, d_model, true, 3),
             mlp_norm: LayerNorm::new(d_model, norm_epsilon, init),
-            mlp: GeluMlp::new(d_model, d_hidden, d_model, init),
+            mlp: GeluMlp::new([d_model, d_hidden, d_model], activation, init),
             num_heads,
         }
     }
 
+    /// Layers one after the other, every position of an input seeing every other.
+    ///
     /// # Shapes
     /// - input and output: `[B, T, D]`
-    pub fn forward(&self, input: Tensor<3>) -> Tensor<3> {
+    pub fn run(layers: &[Self], input: Tensor<3>) -> Tensor<3> {
         let [b, t, d] = input.dims();
-        let input: Tensor<2> = input.reshape([b * t, d]);
-        let mixed = self.attention(self.attention_norm.forward(input.clone()), b, t);
-        let input = input + self.out.forward(mixed);
-        let output = input.clone() + self.mlp.forward(self.mlp_norm.forward(input));
-        output.reshape([b, t, d])
+        let Some(first) = layers.first() else { return input };
+        let layout = first.layout(b, t);
+        let rows = input.reshape([b * t, d]);
+        layers.iter().fold(rows, |rows, layer| layer.forward(rows, &layout)).reshape([b, t, d])
     }
 
-    /// # Shapes
-    /// - input and output: `[B * T, D]`
-    fn attention(&self, input: Tensor<2>, b: usize, t: usize) -> Tensor<2> {
-        let [_, d] = input.dims();
-        let (h, d_head) = (self.num_heads, d / self.num_heads);
-        // [3, B, H, T, Dh]
-        let qkv: Tensor<5> = self.qkv.forward(input).reshape([b, t, 3, h, d_head]).permute([2, 0, 3, 1, 4]);
-        let part = |index: usize| qkv.clone().narrow(0, index, 1).reshape([b, h, 1, t, d_head]);
-        attend(part(0), part(1), part(2), None, None)
-            .reshape([b, h, t, d_head])
-            .swap_dims(1, 2)
-            .reshape([b * t, d])
+    fn forward(&self, input: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
+        let qkv = self.qkv.forward(self.attention_norm.forward(input.clone()));
+        let input = input + self.out.forward(packed_attention(qkv, layout));
+        input.clone() + self.mlp.forward(self.mlp_norm.forward(input))
+    }
+
+    fn layout(&self, batch: usize, positions: usize) -> Arc<AttentionLayout> {
+        let [d_model, _] = self.out.weight.dims();
+        let num_heads = self.num_heads;
+        let heads = HeadConfig { num_heads, num_kv_heads: num_heads, d_head: d_model / num_heads };
+        Arc::new(AttentionLayout::new(heads, vec![positions; batch], positions, false))
     }
 }

@@ -7,12 +7,16 @@ pub mod fused;
 mod init;
 mod layer_norm;
 mod mlp;
+mod packed_attention;
 mod rotary;
+mod weight_rule;
 
 pub use attention::{PrefixKv, attend, causal_bias};
 pub use cache::CompletionKv;
 pub use encoder_layer::{EncoderLayer, EncoderLayerConfig};
 pub use init::WeightInit;
 pub use layer_norm::LayerNorm;
-pub use mlp::{GatedMlp, GeluMlp};
+pub use mlp::{Activation, GatedMlp, GeluMlp};
+pub use packed_attention::{AttentionLayout, HeadConfig, packed_attention};
 pub use rotary::{Rotary, RotaryConfig};
+pub use weight_rule::WeightRule;

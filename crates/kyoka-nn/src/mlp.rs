@@ -1,6 +1,7 @@
 //! Feed-forward blocks.
 
 use burn::{module::Module, nn::Linear, tensor::Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::{WeightInit, fused};
 
@@ -31,19 +32,48 @@ impl GatedMlp {
     }
 }
 
-/// The MLP of vision and audio towers: `fc2(gelu(fc1(x)))`.
+/// The function between the matrices of a plain MLP; names as in Hugging Face's `hidden_act`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x Phi(x)` with the exact distribution function.
+    #[default]
+    Gelu,
+    /// Its approximation by a hyperbolic tangent: SigLIP.
+    GeluPytorchTanh,
+}
+
+impl Activation {
+    /// # Shapes
+    /// - input and output: `[N, D]`
+    pub fn forward(self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Gelu => fused::gelu(x),
+            Self::GeluPytorchTanh => fused::gelu_tanh(x),
+        }
+    }
+}
+
+/// The MLP of vision and audio towers: `fc2(activation(fc1(x)))`.
 #[derive(Module, Debug)]
 pub struct GeluMlp {
     /// Weight `[d_model, d_hidden]`.
     pub fc1: Linear,
     /// Weight `[d_hidden, d_output]`.
     pub fc2: Linear,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl GeluMlp {
-    /// A block with biases.
-    pub fn new(d_model: usize, d_hidden: usize, d_output: usize, init: &mut WeightInit) -> Self {
+    /// A block with biases, from its three widths: input, hidden, output.
+    pub fn new(
+        [d_model, d_hidden, d_output]: [usize; 3],
+        activation: Activation,
+        init: &mut WeightInit,
+    ) -> Self {
         Self {
+            activation,
             fc1: init.linear(d_model, d_hidden, true),
             fc2: init.residual_linear(d_hidden, d_output, true, 1),
         }
@@ -53,6 +83,6 @@ impl GeluMlp {
     /// - input: `[N, d_model]`
     /// - output: `[N, d_output]`
     pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
-        self.fc2.forward(fused::gelu(self.fc1.forward(input)))
+        self.fc2.forward(self.activation.forward(self.fc1.forward(input)))
     }
 }

@@ -1,5 +1,10 @@
 //! Rotary position embedding (arXiv 2104.09864), half-split as in Llama and Qwen2.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -17,10 +22,14 @@ pub struct RotaryConfig {
 /// Cosines and sines for a row of positions.
 #[derive(Debug, Clone)]
 pub struct Rotary {
-    /// Shape `[N, 1, Dh]`.
-    cos: Tensor<3>,
-    /// Shape `[N, 1, Dh]`.
-    sin: Tensor<3>,
+    /// Shape `[N, Dh / 2]`.
+    cos: Arc<[f32]>,
+    /// Shape `[N, Dh / 2]`.
+    sin: Arc<[f32]>,
+    d_half: usize,
+    device: Device,
+    /// Both as `[N, 1, Dh]`, made when first wanted.
+    tensors: OnceLock<[Tensor<3>; 2]>,
 }
 
 impl Rotary {
@@ -28,18 +37,29 @@ impl Rotary {
     ///
     /// Frequency `i` of `Dh / 2` is `theta^(-2 i / Dh)`; it turns the pair `(i, i + Dh / 2)`.
     pub fn new(config: RotaryConfig, positions: &[usize], device: &Device) -> Self {
-        let half = config.d_head / 2;
-        let frequencies: Vec<f64> =
-            (0..half).map(|i| config.theta.powf(-2.0 * i as f64 / config.d_head as f64)).collect();
-        let table = |function: fn(f64) -> f64| {
-            let rows = positions.iter().flat_map(|&position| {
-                let row =
-                    frequencies.iter().map(move |frequency| function(position as f64 * frequency) as f32);
-                row.clone().chain(row)
+        let d_half = config.d_head / 2;
+        let frequency = |i: usize| config.theta.powf(-2.0 * i as f64 / config.d_head as f64);
+        let frequencies: Vec<f64> = (0..d_half).map(frequency).collect();
+        // Positions repeat in every row of a batch: each is computed once.
+        let mut known: HashMap<usize, Vec<(f32, f32)>> = HashMap::new();
+        let count = positions.len() * d_half;
+        let (mut cos, mut sin) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for &position in positions {
+            let row = known.entry(position).or_insert_with(|| {
+                let angles = frequencies.iter().map(|frequency| position as f64 * frequency);
+                angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).collect()
             });
-            Tensor::from_data(TensorData::new(rows.collect(), [positions.len(), 1, config.d_head]), device)
-        };
-        Self { cos: table(f64::cos), sin: table(f64::sin) }
+            cos.extend(row.iter().map(|(cos, _)| *cos));
+            sin.extend(row.iter().map(|(_, sin)| *sin));
+        }
+        let (cos, sin) = (cos.into(), sin.into());
+        Self { cos, sin, d_half, device: device.clone(), tensors: OnceLock::new() }
+    }
+
+    /// Cosines and sines on the host, `[N, Dh / 2]` each.
+    #[cfg(feature = "flex")]
+    pub(crate) fn tables(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
     }
 
     /// Turns every head by its token's position.
@@ -47,7 +67,15 @@ impl Rotary {
     /// # Shapes
     /// - input and output: `[N, H, Dh]`
     pub fn apply(&self, heads: Tensor<3>) -> Tensor<3> {
-        fused::rotate(heads, &self.cos, &self.sin)
+        let [cos, sin] = self.tensors.get_or_init(|| {
+            [&self.cos, &self.sin].map(|table| {
+                let twice: Vec<f32> =
+                    table.chunks_exact(self.d_half).flat_map(|row| row.iter().chain(row)).copied().collect();
+                let shape = [table.len() / self.d_half, 1, 2 * self.d_half];
+                Tensor::from_data(TensorData::new(twice, shape), &self.device)
+            })
+        });
+        fused::rotate(heads, cos, sin)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Sampling in this process.
 
-use burn::tensor::activation::log_softmax;
 use kyoka_core::{
     CausalLm, Prompt, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig,
     StopReason, Stream, stream_rng,
 };
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
-use crate::sampling::draw;
+use crate::sampling::{Drawn, draw};
 
 /// Turns token ids into text, to find stop texts.
 pub type DecodeText = Box<dyn Fn(&[u32]) -> String + Send + Sync>;
@@ -35,7 +35,7 @@ struct Row {
     logprobs: Vec<f32>,
 }
 
-impl<M: CausalLm> LocalEngine<M> {
+impl<M: CausalLm + Sync> LocalEngine<M> {
     /// An engine that bans `banned_ids` and ends at `end_id`.
     pub fn new(model: M, end_id: u32, banned_ids: Vec<u32>) -> Self {
         Self { model, end_id, banned_ids, decode_text: None, max_rows: 512 }
@@ -85,16 +85,23 @@ impl<M: CausalLm> LocalEngine<M> {
         let mut logits = prefill.logits;
         let mut rows_per_logits = group_size;
         loop {
+            // One wait for the device a token.
             let [_, vocab] = logits.dims();
-            let table: Vec<f32> = log_softmax(logits, 1)
-                .try_into_vec_as()
-                .map_err(|_| RolloutError::NotFinite { index: first })?;
+            let table: Vec<f32> =
+                logits.try_into_vec_as().map_err(|_| RolloutError::NotFinite { index: first })?;
+            let stepped: Vec<Option<StopReason>> = open
+                .par_iter_mut()
+                .enumerate()
+                .map(|(index, row)| {
+                    let start = index / rows_per_logits * vocab;
+                    self.step(row, &table[start..start + vocab], request.sampling)
+                })
+                .collect::<Result<_, _>>()?;
             let num_open = open.len();
             let mut kept = Vec::with_capacity(num_open);
             let mut still_open = Vec::with_capacity(num_open);
-            for (index, mut row) in open.into_iter().enumerate() {
-                let start = index / rows_per_logits * vocab;
-                match self.step(&mut row, &table[start..start + vocab], request.sampling)? {
+            for (index, (row, stopped)) in open.into_iter().zip(stepped).enumerate() {
+                match stopped {
                     None => {
                         kept.push(index);
                         still_open.push(row);
@@ -129,13 +136,13 @@ impl<M: CausalLm> LocalEngine<M> {
     fn step(
         &self,
         row: &mut Row,
-        logprobs: &[f32],
+        logits: &[f32],
         sampling: &SamplingConfig,
     ) -> Result<Option<StopReason>, RolloutError> {
-        let token = draw(logprobs, sampling, &self.banned_ids, &mut row.rng)
+        let Drawn { token, logprob } = draw(logits, sampling, &self.banned_ids, &mut row.rng)
             .ok_or(RolloutError::NotFinite { index: row.prompt })?;
         row.token_ids.push(token);
-        row.logprobs.push(logprobs[token as usize]);
+        row.logprobs.push(logprob);
         if token == self.end_id {
             return Ok(Some(StopReason::EndToken));
         }
@@ -149,7 +156,7 @@ impl<M: CausalLm> LocalEngine<M> {
     }
 }
 
-impl<M: CausalLm> RolloutEngine for LocalEngine<M> {
+impl<M: CausalLm + Sync> RolloutEngine for LocalEngine<M> {
     fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
         self.check(&request)?;
         let prompts_at_once = (self.max_rows / request.group_size).max(1);

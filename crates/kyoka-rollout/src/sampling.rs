@@ -1,4 +1,4 @@
-//! From log-probabilities to a token.
+//! From logits to a token.
 
 use kyoka_core::SamplingConfig;
 use rand::{Rng, RngExt};
@@ -7,20 +7,20 @@ use rand::{Rng, RngExt};
 ///
 /// Banned tokens are taken out, then temperature, top-k, top-p and min-p act in this order, as in transformers.
 /// A temperature of 0 keeps the likeliest token (the first of equals).
-pub fn distribution(logprobs: &[f32], config: &SamplingConfig, banned: &[u32]) -> Vec<(u32, f32)> {
-    let mut kept: Vec<(u32, f32)> = (0..).zip(logprobs.iter().copied()).collect();
+pub fn distribution(logits: &[f32], config: &SamplingConfig, banned: &[u32]) -> Vec<(u32, f32)> {
+    let mut kept: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
     for &id in banned {
         if let Some(entry) = kept.get_mut(id as usize) {
             entry.1 = f32::NEG_INFINITY;
         }
     }
-    kept.retain(|&(_, logprob)| logprob > f32::NEG_INFINITY);
+    kept.retain(|&(_, logit)| logit > f32::NEG_INFINITY);
     kept.sort_by(|a, b| b.1.total_cmp(&a.1));
     if config.temperature == 0.0 {
         kept.truncate(1);
         return kept.into_iter().map(|(id, _)| (id, 1.0)).collect();
     }
-    let highest = kept.first().map_or(0.0, |&(_, logprob)| logprob);
+    let highest = kept.first().map_or(0.0, |&(_, logit)| logit);
     for entry in &mut kept {
         entry.1 = ((entry.1 - highest) / config.temperature).exp();
     }
@@ -54,42 +54,67 @@ fn normalise(kept: &mut [(u32, f32)]) {
     }
 }
 
-/// Draws one token. `None` if no log-probability is a number.
+/// A token with its log-probability at temperature 1 over the whole vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Drawn {
+    pub token: u32,
+    pub logprob: f32,
+}
+
+/// Draws one token from logits. `None` if they are not numbers, or all tokens are banned.
 pub(crate) fn draw(
-    logprobs: &[f32],
+    logits: &[f32],
     config: &SamplingConfig,
     banned: &[u32],
     rng: &mut impl Rng,
-) -> Option<u32> {
-    if logprobs.iter().any(|logprob| logprob.is_nan()) {
-        return None;
-    }
-    let plain = config.temperature == 1.0 && config.top_k == 0 && config.top_p == 1.0 && config.min_p == 0.0;
-    if plain { draw_plain(logprobs, banned, rng) } else { draw_filtered(logprobs, config, banned, rng) }
-}
-
-/// Inverse distribution function over the whole vocabulary, without sorting.
-fn draw_plain(logprobs: &[f32], banned: &[u32], rng: &mut impl Rng) -> Option<u32> {
-    let mut cumulative = Vec::with_capacity(logprobs.len());
+) -> Option<Drawn> {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // The sum of weights relative to the likeliest token, and with it the norm of the whole distribution.
+    let mut cumulative = Vec::with_capacity(logits.len());
     let mut total = 0.0_f64;
-    for (id, logprob) in (0_u32..).zip(logprobs) {
-        if !banned.contains(&id) {
-            total += f64::from(*logprob).exp();
-        }
+    for logit in logits {
+        total += f64::from((logit - top).exp());
         cumulative.push(total);
     }
-    let target = rng.random::<f64>() * total;
-    let index = cumulative.partition_point(|&sum| sum <= target);
-    (total > 0.0).then(|| index.min(logprobs.len() - 1) as u32)
+    if !(total.is_finite() && top.is_finite()) {
+        return None;
+    }
+    let norm = top + total.ln() as f32;
+    let plain = config.temperature == 1.0 && config.top_k == 0 && config.top_p == 1.0 && config.min_p == 0.0;
+    let token = if plain {
+        draw_plain(&cumulative, banned, rng)?
+    } else {
+        draw_filtered(logits, config, banned, rng)?
+    };
+    Some(Drawn { token, logprob: logits[token as usize] - norm })
 }
 
-fn draw_filtered(
-    logprobs: &[f32],
-    config: &SamplingConfig,
-    banned: &[u32],
-    rng: &mut impl Rng,
-) -> Option<u32> {
-    let kept = distribution(logprobs, config, banned);
+/// Inverse distribution function over the whole vocabulary, without sorting; banned tokens are stepped over.
+fn draw_plain(cumulative: &[f64], banned: &[u32], rng: &mut impl Rng) -> Option<u32> {
+    let mass = |id: usize| cumulative[id] - if id == 0 { 0.0 } else { cumulative[id - 1] };
+    let mut skipped: Vec<usize> =
+        banned.iter().map(|&id| id as usize).filter(|&id| id < cumulative.len()).collect();
+    skipped.sort_unstable();
+    skipped.dedup();
+    let total = cumulative.last()? - skipped.iter().map(|&id| mass(id)).sum::<f64>();
+    let mut target = rng.random::<f64>() * total;
+    for &id in &skipped {
+        // Everything before the banned token holds the target, or its mass is stepped over.
+        if cumulative[id] - mass(id) <= target {
+            target += mass(id);
+        }
+    }
+    let index = cumulative.partition_point(|&sum| sum <= target).min(cumulative.len() - 1);
+    if skipped.binary_search(&index).is_err() {
+        return Some(index as u32);
+    }
+    // Rounding may end on a banned token: its nearest neighbour with a weight stands in.
+    let weighs = |&id: &usize| skipped.binary_search(&id).is_err() && mass(id) > 0.0;
+    (0..index).rev().find(weighs).or_else(|| (index..cumulative.len()).find(weighs)).map(|id| id as u32)
+}
+
+fn draw_filtered(logits: &[f32], config: &SamplingConfig, banned: &[u32], rng: &mut impl Rng) -> Option<u32> {
+    let kept = distribution(logits, config, banned);
     let mut target: f32 = rng.random();
     let drawn = kept.iter().find(|&&(_, probability)| {
         target -= probability;
@@ -139,7 +164,9 @@ mod tests {
             let mut rng = stream_rng(1, Stream::Rollout, &[]);
             let mut counts = [0; 4];
             for _ in 0..20_000 {
-                counts[draw(&LOGPROBS, &config, &[2], &mut rng).unwrap() as usize] += 1;
+                let drawn = draw(&LOGPROBS, &config, &[2], &mut rng).unwrap();
+                assert!((drawn.logprob - LOGPROBS[drawn.token as usize]).abs() < 1e-5);
+                counts[drawn.token as usize] += 1;
             }
             assert_eq!(counts[2], 0);
             for (count, share) in [(counts[0], 1.0 / 7.0), (counts[1], 4.0 / 7.0), (counts[3], 2.0 / 7.0)] {
@@ -151,6 +178,12 @@ mod tests {
     #[test]
     fn numbers_that_are_none_give_no_token() {
         let mut rng = stream_rng(1, Stream::Rollout, &[]);
-        assert_eq!(draw(&[0.0, f32::NAN], &SamplingConfig::default(), &[], &mut rng), None);
+        let mut draw = |logits: &[f32], banned: &[u32]| {
+            draw(logits, &SamplingConfig::default(), banned, &mut rng).map(|drawn| drawn.token)
+        };
+        assert_eq!(draw(&[0.0, f32::NAN], &[]), None);
+        assert_eq!(draw(&[0.0, f32::INFINITY], &[]), None);
+        assert_eq!(draw(&[0.0, 1.0], &[0, 1]), None);
+        assert_eq!(draw(&[0.0, 1.0, f32::NEG_INFINITY], &[1, 1, 9]), Some(0));
     }
 }

@@ -250,7 +250,11 @@ fn pack(tensors: BTreeMap<String, TensorData>) -> Vec<u8> {
     safetensors::serialize(views, None).expect("shapes and lengths come from tensors")
 }
 
-fn unpack(path: &Path) -> Result<BTreeMap<String, TensorData>, TrainError> {
+/// All tensors of a safetensors file by name.
+///
+/// # Errors
+/// If the file cannot be read or holds other than f32 values.
+pub fn unpack(path: &Path) -> Result<BTreeMap<String, TensorData>, TrainError> {
     let bytes = fs::read(path).map_err(|error| failed(path, error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| failed(path, error))?;
     let mut tensors = BTreeMap::new();

@@ -24,6 +24,15 @@ impl EvalSummary {
     }
 }
 
+/// A split evaluated.
+#[derive(Debug, Clone)]
+pub struct EvalReport {
+    /// Means over the split.
+    pub summary: EvalSummary,
+    /// Every completion.
+    pub samples: Vec<SampleRecord>,
+}
+
 /// What an evaluation needs.
 pub struct Evaluation<'a, M> {
     /// Rows to prompts.
@@ -50,7 +59,7 @@ pub fn evaluate<M: CausalLm + Module>(
     evaluation: &Evaluation<'_, M>,
     split: &str,
     samples: &[Sample],
-) -> Result<(EvalSummary, Vec<SampleRecord>), TrainError> {
+) -> Result<EvalReport, TrainError> {
     let engine = (evaluation.engine)(model.valid());
     let stop = evaluation.stop.to_vec();
     let sampling = SamplingConfig { stop, ..SamplingConfig::greedy(evaluation.max_new_tokens) };
@@ -86,7 +95,8 @@ pub fn evaluate<M: CausalLm + Module>(
             records.push(record(sample, &completion, &reward));
         }
     }
-    Ok((EvalSummary { split: split.to_owned(), num_rows, parts: means.finish() }, records))
+    let summary = EvalSummary { split: split.to_owned(), num_rows, parts: means.finish() };
+    Ok(EvalReport { summary, samples: records })
 }
 
 pub(crate) fn row_error(sample: &Sample, source: crate::TaskError) -> TrainError {

@@ -12,9 +12,11 @@ mod session;
 mod sft;
 mod task;
 
-pub use checkpoint::{Checkpoint, CheckpointPolicy, CheckpointStore, Progress, SavedState, load_weights};
+pub use checkpoint::{
+    Checkpoint, CheckpointPolicy, CheckpointStore, Progress, SavedState, load_weights, unpack,
+};
 pub use error::TrainError;
-pub use evaluate::{EvalSummary, Evaluation, evaluate};
+pub use evaluate::{EvalReport, EvalSummary, Evaluation, evaluate};
 pub use gradients::{global_norm, scale_gradients};
 pub use micro_batch::{PackItem, plan_micro_batches};
 pub use optimizer::{AdamW, AdamWConfig};

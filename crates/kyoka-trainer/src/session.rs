@@ -14,7 +14,7 @@ use kyoka_core::{CausalLm, Metrics};
 use serde::Serialize;
 
 use crate::{
-    AdamW, AdamWConfig, Checkpoint, CheckpointStore, EvalSummary, LearningRate, Progress, TrainError,
+    AdamW, AdamWConfig, Checkpoint, CheckpointStore, EvalReport, LearningRate, Progress, TrainError,
     checkpoint::SavedState, global_norm, scale_gradients,
 };
 
@@ -52,6 +52,8 @@ pub struct StepReport {
     pub metrics: Metrics,
     /// A few of the step's completions.
     pub samples: Vec<SampleRecord>,
+    /// Something the user should know; training goes on.
+    pub warning: Option<String>,
 }
 
 /// Hears of everything that happens.
@@ -60,15 +62,7 @@ pub trait Observer {
     fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError>;
 
     /// An evaluation is done; `step` counts the steps of the stage before it.
-    fn on_eval(
-        &mut self,
-        stage: &'static str,
-        step: usize,
-        summaries: &[EvalSummary],
-    ) -> Result<(), TrainError>;
-
-    /// Something the user should know; training goes on.
-    fn on_warning(&mut self, message: &str);
+    fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError>;
 }
 
 /// A part of a run with steps of one kind.
@@ -112,8 +106,8 @@ pub struct Session<M> {
     pub checkpoints: CheckpointStore,
 }
 
-/// Evaluates the policy: summaries of every watched split. The first one's accuracy decides what is best.
-type EvaluateFn<'a, M> = &'a mut dyn FnMut(&M) -> Result<Vec<EvalSummary>, TrainError>;
+/// Evaluates the policy on every watched split. The first one's accuracy decides what is best.
+type EvaluateFn<'a, M> = &'a dyn Fn(&M) -> Result<Vec<EvalReport>, TrainError>;
 
 impl<M: CausalLm + Module> Session<M> {
     /// A new run.
@@ -207,10 +201,10 @@ impl<M: CausalLm + Module> Session<M> {
         evaluate: EvaluateFn<'_, M>,
     ) -> Result<bool, TrainError> {
         let started = Instant::now();
-        let summaries = evaluate(&self.model)?;
+        let splits = evaluate(&self.model)?;
         *self.progress.phase_s.entry("eval".to_owned()).or_default() += started.elapsed().as_secs_f64();
-        observer.on_eval(stage, self.progress.step, &summaries)?;
-        let Some(watched) = summaries.first().and_then(|summary| summary.part("accuracy")) else {
+        observer.on_eval(stage, self.progress.step, &splits)?;
+        let Some(watched) = splits.first().and_then(|split| split.summary.part("accuracy")) else {
             return Ok(false);
         };
         let best = self.progress.best.is_none_or(|best| watched > best);

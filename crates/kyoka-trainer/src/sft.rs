@@ -133,6 +133,7 @@ impl<M: CausalLm + Module> Stage<M> for SftStage<'_> {
             total_steps: self.config.steps,
             metrics,
             samples: Vec::new(),
+            warning: None,
         })
     }
 }

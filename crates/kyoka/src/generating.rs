@@ -1,11 +1,11 @@
 //! Single prompts, outside any dataset.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use kyoka_core::{MediaRef, Modality, Part, RolloutEngine, RolloutRequest, Sample, SamplingConfig};
+use kyoka_core::{Modality, Part, RolloutEngine, RolloutRequest, Sample, SamplingConfig, prompt_parts};
 use kyoka_trainer::Task;
 
-use crate::{Error, MediaAugment, MultimodalTask, load_policy, open_device, training::locate};
+use crate::{Error, MediaAugment, MultimodalTask, evaluating::locate, load_policy, open_device};
 
 /// What `kyoka generate` is asked.
 #[derive(Debug, Clone)]
@@ -60,38 +60,15 @@ pub fn generate(options: &GenerateOptions) -> Result<Vec<String>, Error> {
 }
 
 fn parts(options: &GenerateOptions) -> Result<Vec<Part>, String> {
-    let media = |modality: Modality, paths: &[PathBuf]| -> Vec<Part> {
-        paths.iter().map(|path| Part::Media(MediaRef { modality, path: path.clone() })).collect()
-    };
-    let mut images = media(Modality::Image, &options.images).into_iter();
-    let mut audios = media(Modality::Audio, &options.audios).into_iter();
-    let marked = [Modality::Image, Modality::Audio].iter().any(|m| options.prompt.contains(m.placeholder()));
-    let mut parts = Vec::new();
-    if !marked {
-        parts.extend(images.by_ref().chain(audios.by_ref()));
+    let (image, audio) = (Modality::Image.placeholder(), Modality::Audio.placeholder());
+    let marked = [image, audio].iter().any(|placeholder| options.prompt.contains(placeholder));
+    let media = image.repeat(options.images.len()) + &audio.repeat(options.audios.len());
+    let prompt = if marked { options.prompt.clone() } else { media + &options.prompt };
+    let parts = prompt_parts(&prompt, Path::new(""), &options.images, &options.audios);
+    let parts = parts
+        .map_err(|mismatches| mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    if parts.is_empty() {
+        return Err("expected a question or a medium, got nothing".to_owned());
     }
-    let mut rest = options.prompt.as_str();
-    while let Some((at, modality)) = [Modality::Image, Modality::Audio]
-        .into_iter()
-        .filter_map(|m| Some((rest.find(m.placeholder())?, m)))
-        .min()
-    {
-        if at > 0 {
-            parts.push(Part::Text(rest[..at].to_owned()));
-        }
-        let next = match modality {
-            Modality::Image => images.next(),
-            Modality::Audio => audios.next(),
-        };
-        parts.push(next.ok_or_else(|| format!("more {} than files given", modality.placeholder()))?);
-        rest = &rest[at + modality.placeholder().len()..];
-    }
-    if !rest.is_empty() {
-        parts.push(Part::Text(rest.to_owned()));
-    }
-    match images.count() + audios.count() {
-        0 if parts.is_empty() => Err("expected a question or a medium, got nothing".to_owned()),
-        0 => Ok(parts),
-        surplus => Err(format!("{surplus} more file(s) than placeholders in the prompt")),
-    }
+    Ok(parts)
 }

@@ -1,26 +1,35 @@
 #![doc = include_str!("../README.md")]
 
+mod benching;
 mod bundled;
 mod checking;
 mod device;
 mod error;
+mod evaluating;
 mod generating;
 mod policy;
+mod preparing;
+mod pretrained;
 mod recipe;
 mod run;
 mod task;
 mod training;
 
+pub use benching::{
+    BenchOptions, DecodeTimes, StepTimes, TextStepTimes, bench_decode, bench_step, bench_text_step,
+};
 pub use bundled::{data_folder, dataset_folder};
 pub use checking::{CheckedData, check_data};
 pub use device::open_device;
 pub use error::Error;
+pub use evaluating::{EvalOptions, evaluate_checkpoint};
 pub use generating::{GenerateOptions, generate};
 pub use policy::{AudioConfig, Policy, PolicyConfig, VisionConfig, load_policy};
+pub use pretrained::{Pretrained, load_pretrained};
 pub use recipe::{Recipe, RewardConfig, RewardKind};
 pub use run::{RunSummary, write_report};
 pub use task::{MediaAugment, MultimodalTask};
-pub use training::{EvalOptions, Outcome, Quiet, TrainOptions, evaluate_checkpoint, train};
+pub use training::{Outcome, Quiet, TrainOptions, train};
 
 pub use kyoka_algorithms as algorithms;
 pub use kyoka_audio as audio;

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use burn::tensor::Device;
 use kyoka_audio::{LogMelConfig, WhisperConfig, WhisperEncoder};
 use kyoka_core::ModalityEncoder;
-use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, Projector, Tower};
+use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, Projector, ProjectorConfig, Tower};
 use kyoka_image::{ImageProcessor, VitConfig, VitEncoder};
 use kyoka_nn::WeightInit;
 use kyoka_text::Tokenizer;
@@ -25,8 +25,8 @@ pub struct VisionConfig {
     pub processor: ImageProcessor,
     /// Encoder.
     pub encoder: VitConfig,
-    /// Patches folded into one token.
-    pub fold: usize,
+    /// Patches to tokens.
+    pub projector: ProjectorConfig,
 }
 
 /// The ear.
@@ -37,8 +37,8 @@ pub struct AudioConfig {
     pub processor: LogMelConfig,
     /// Encoder.
     pub encoder: WhisperConfig,
-    /// Frames folded into one token.
-    pub fold: usize,
+    /// Frames to tokens.
+    pub projector: ProjectorConfig,
 }
 
 /// Everything needed to build a policy; `config.json` of a checkpoint.
@@ -76,12 +76,12 @@ impl PolicyConfig {
             vision: Some(VisionConfig {
                 processor: ImageProcessor::default(),
                 encoder: VitConfig::tiny(),
-                fold: 16,
+                projector: ProjectorConfig::mlp(16),
             }),
             audio: Some(AudioConfig {
                 processor: LogMelConfig { num_mels: 80, window_s: 1.0 },
                 encoder: WhisperConfig::tiny(),
-                fold: 10,
+                projector: ProjectorConfig::mlp(10),
             }),
             decoder: DecoderConfig::tiny(vocab_size),
         }
@@ -93,12 +93,12 @@ impl PolicyConfig {
         let d_model = self.decoder.d_model;
         let image = self.vision.as_ref().map(|vision| {
             let encoder = VitEncoder::new(&vision.encoder, &mut init);
-            let projector = Projector::new(encoder.d_output(), vision.fold, d_model, &mut init);
+            let projector = Projector::new(vision.projector, encoder.d_output(), d_model, &mut init);
             Tower { encoder, projector }
         });
         let audio = self.audio.as_ref().map(|audio| {
             let encoder = WhisperEncoder::new(&audio.encoder, &mut init);
-            let projector = Projector::new(encoder.d_output(), audio.fold, d_model, &mut init);
+            let projector = Projector::new(audio.projector, encoder.d_output(), d_model, &mut init);
             Tower { encoder, projector }
         });
         Policy { image, audio, decoder: Decoder::new(&self.decoder, &mut init) }

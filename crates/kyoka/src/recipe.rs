@@ -314,6 +314,11 @@ fn with_nearest(message: &str) -> String {
     }
 }
 
+/// The first `max_rows` rows; 0 takes all.
+pub(crate) fn limited(samples: &[Sample], max_rows: usize) -> &[Sample] {
+    if max_rows == 0 { samples } else { &samples[..samples.len().min(max_rows)] }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -81,11 +81,11 @@ impl MultimodalTask {
         match modality {
             Modality::Image => self.config.vision.as_ref().map(|vision| {
                 let side = vision.encoder.patch_size;
-                vision.encoder.height / side * (vision.encoder.width / side) / vision.fold
+                vision.encoder.height / side * (vision.encoder.width / side) / vision.projector.fold
             }),
             Modality::Audio => {
                 let audio = self.config.audio.as_ref()?;
-                Some(self.log_mel.as_ref()?.num_frames() / 2 / audio.fold)
+                Some(self.log_mel.as_ref()?.num_frames() / 2 / audio.projector.fold)
             }
         }
     }

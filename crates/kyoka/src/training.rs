@@ -7,18 +7,17 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use kyoka_core::{Modality, RewardFn, RolloutEngine, Sample};
-use kyoka_data::{DataError, ReadOptions, RowFault, read_jsonl};
-use kyoka_text::Tokenizer;
+use kyoka_core::RolloutEngine;
 use kyoka_trainer::{
-    AdamWConfig, CheckpointStore, EvalSummary, Evaluation, Observer, RlStage, SampleRecord, Session,
-    SftStage, Stage, StepReport, Task, TrainError, evaluate,
+    AdamWConfig, CheckpointStore, EvalReport, EvalSummary, Evaluation, Observer, RlStage, Session, SftStage,
+    Stage, StepReport, TrainError, evaluate,
 };
 use serde_json::json;
 
 use crate::{
-    Error, MultimodalTask, Policy, PolicyConfig, Recipe, dataset_folder, load_policy, open_device,
-    recipe::Settings,
+    Error, Policy, Recipe, open_device,
+    preparing::{Prepared, prepare},
+    recipe::{Settings, limited},
     run::{RunLog, RunSummary, peak_rss_mb, write_report},
 };
 
@@ -60,19 +59,9 @@ impl Observer for Quiet {
     fn on_step(&mut self, _: &StepReport) -> Result<(), TrainError> {
         Ok(())
     }
-    fn on_eval(&mut self, _: &'static str, _: usize, _: &[EvalSummary]) -> Result<(), TrainError> {
+    fn on_eval(&mut self, _: &'static str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
         Ok(())
     }
-    fn on_warning(&mut self, _: &str) {}
-}
-
-/// Everything that is fixed before the first step.
-struct Prepared {
-    settings: Settings,
-    task: MultimodalTask,
-    splits: BTreeMap<String, Vec<Sample>>,
-    config: PolicyConfig,
-    tokenizer_json: Vec<u8>,
 }
 
 /// Trains a recipe, writing everything into the run's folder.
@@ -98,103 +87,6 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     let run = Run { recipe, options, run_folder: &run_folder, prepared: &prepared };
     let model = prepared.config.build(options.seed, &device.autodiff());
     run.execute(model, observer)
-}
-
-/// Reads the data, checks every row, and builds the task.
-fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> {
-    let folder = dataset_folder(&settings.data.dataset)?;
-    let tokenizer_path = folder.join("tokenizer.json");
-    let tokenizer_json = fs::read(&tokenizer_path).map_err(|error| Error::file(&tokenizer_path, error))?;
-    let tokenizer = Tokenizer::from_bytes(&tokenizer_json)?;
-    let config = PolicyConfig::named(&settings.model.config, tokenizer.vocab_size())?;
-    let task = MultimodalTask::new(tokenizer, config.clone(), settings.augment, seed);
-    let mut splits = BTreeMap::new();
-    let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten().map(|stage| stage.data.as_str());
-    let names = sft.chain(settings.rl.iter().map(|rl| rl.data.as_str()));
-    for name in names.chain(settings.eval.splits.iter().map(String::as_str)) {
-        if !splits.contains_key(name) {
-            splits.insert(name.to_owned(), read_split(&folder, name, settings.data.allow_outside)?);
-        }
-    }
-    check_rows(&settings, &task, &splits, config.decoder.max_positions)?;
-    Ok(Prepared { settings, task, splits, config, tokenizer_json })
-}
-
-/// The rows of `<folder>/<split>.jsonl`.
-fn read_split(folder: &Path, split: &str, allow_outside: bool) -> Result<Vec<Sample>, Error> {
-    let path = folder.join(format!("{split}.jsonl"));
-    if !path.is_file() {
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        let jsonl = entries.filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
-        let mut known: Vec<String> =
-            jsonl.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect();
-        known.sort();
-        return Err(Error::UnknownSplit { name: split.to_owned(), path, known: known.join(", ") });
-    }
-    Ok(read_jsonl(&path, ReadOptions { allow_outside })?)
-}
-
-/// Refuses rows that lack what a stage needs or cannot fit the model, before anything runs.
-fn check_rows(
-    settings: &Settings,
-    task: &MultimodalTask,
-    splits: &BTreeMap<String, Vec<Sample>>,
-    limit: usize,
-) -> Result<(), Error> {
-    for config in [&settings.sft, &settings.sft_continued].into_iter().flatten() {
-        let fault = |sample: &Sample| match (task.target(sample), task.prompt_len(sample)) {
-            (Err(error), _) => Some(("completion", error.to_string())),
-            (_, Err(error)) => Some(("prompt", error.to_string())),
-            (Ok(target), Ok(prompt)) => {
-                too_long(prompt, target.len(), limit).map(|message| ("completion", message))
-            }
-        };
-        refuse_faults(&splits[&config.data], fault)?;
-    }
-    let judged = settings.rl.iter().map(|rl| (&rl.data, rl.sampling.max_new_tokens));
-    let judged = judged.chain(settings.eval.splits.iter().map(|split| (split, settings.eval.max_new_tokens)));
-    for (split, new_tokens) in judged {
-        check_lengths(task, &splits[split], new_tokens, limit)?;
-        refuse_faults(&splits[split], |sample| {
-            let missing = settings.reward.iter().find_map(|reward| reward.missing_field(sample));
-            missing.map(|(field, reward)| (field, format!("missing, which the reward {reward} needs")))
-        })?;
-    }
-    Ok(())
-}
-
-fn too_long(prompt: usize, new_tokens: usize, limit: usize) -> Option<String> {
-    let fits = prompt + new_tokens <= limit;
-    (!fits).then(|| format!("{prompt} tokens and {new_tokens} new ones exceed the model's {limit} positions"))
-}
-
-/// Refuses rows whose prompt and completion cannot fit the model.
-fn check_lengths(
-    task: &MultimodalTask,
-    samples: &[Sample],
-    new_tokens: usize,
-    limit: usize,
-) -> Result<(), Error> {
-    refuse_faults(samples, |sample| match task.prompt_len(sample) {
-        Ok(prompt) => too_long(prompt, new_tokens, limit).map(|message| ("prompt", message)),
-        Err(error) => Some(("prompt", error.to_string())),
-    })
-}
-
-/// Lists every row in which `fault` finds something, with its field.
-fn refuse_faults(
-    samples: &[Sample],
-    fault: impl Fn(&Sample) -> Option<(&'static str, String)>,
-) -> Result<(), Error> {
-    let faults: Vec<RowFault> = samples
-        .iter()
-        .filter_map(|sample| {
-            let (field, message) = fault(sample)?;
-            let (file, line) = sample.origin.clone();
-            Some(RowFault { file, line, field: Some(field.to_owned()), message })
-        })
-        .collect();
-    if faults.is_empty() { Ok(()) } else { Err(DataError::Rows(faults).into()) }
 }
 
 fn new_run_folder(recipe: &Recipe, options: &TrainOptions) -> Result<PathBuf, Error> {
@@ -298,25 +190,15 @@ impl Run<'_> {
             max_new_tokens: settings.eval.max_new_tokens,
             stop: settings.stop_texts(),
         };
-        let mut records: Vec<(String, Vec<SampleRecord>)> = Vec::new();
+        let evaluate_splits = |policy: &Policy| {
+            let report = |split: &String| {
+                evaluate(policy, &evaluation, split, limited(&splits[split], settings.eval.max_rows))
+            };
+            settings.eval.splits.iter().map(report).collect::<Result<Vec<EvalReport>, TrainError>>()
+        };
         for (index, stage) in stages.iter_mut().enumerate() {
             log.begin_stage(stage.total_steps());
-            let mut evaluate = |policy: &Policy| {
-                records.clear();
-                let mut summaries = Vec::with_capacity(settings.eval.splits.len());
-                for split in &settings.eval.splits {
-                    let samples = limited(&splits[split], settings.eval.max_rows);
-                    let (summary, completions) = evaluate(policy, &evaluation, split, samples)?;
-                    summaries.push(summary);
-                    records.push((split.clone(), completions));
-                }
-                Ok(summaries)
-            };
-            session.run_stage(index, stage.as_mut(), &mut log, &mut evaluate)?;
-            for (split, completions) in records.drain(..) {
-                let place = (stage.name(), stage.total_steps());
-                log.eval_samples(place, &split, &completions[..completions.len().min(24)])?;
-            }
+            session.run_stage(index, stage.as_mut(), &mut log, &evaluate_splits)?;
         }
         drop(log);
         let summary = self.summary(&session, &names)?;
@@ -371,61 +253,4 @@ fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
     let aside = path.with_extension("tmp");
     let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, path));
     written.map_err(|error| Error::file(path, error))
-}
-
-fn limited(samples: &[Sample], max_rows: usize) -> &[Sample] {
-    if max_rows == 0 { samples } else { &samples[..samples.len().min(max_rows)] }
-}
-
-/// What `kyoka eval` is asked.
-#[derive(Debug, Clone)]
-pub struct EvalOptions {
-    /// A run's folder or a checkpoint's.
-    pub folder: PathBuf,
-    /// The split.
-    pub split: String,
-    /// A sense to blank out.
-    pub blank: Option<Modality>,
-    /// Rows; 0 takes all.
-    pub max_rows: usize,
-    /// Device name.
-    pub device: String,
-}
-
-/// Evaluates a checkpoint on a split of the run's dataset; a run's folder stands for its newest checkpoint.
-///
-/// # Errors
-/// If the folder holds no run or checkpoint, or the split does not exist.
-pub fn evaluate_checkpoint(options: &EvalOptions) -> Result<EvalSummary, Error> {
-    let device = open_device(&options.device)?;
-    let (run_folder, checkpoint) = locate(&options.folder)?;
-    let settings = Recipe::of_run(&run_folder)?.0.settings()?;
-    let (policy, config, tokenizer) = load_policy(&checkpoint, &device)?;
-    let folder = dataset_folder(&settings.data.dataset)?;
-    let samples = read_split(&folder, &options.split, settings.data.allow_outside)?;
-    let task = MultimodalTask::new(tokenizer, config.clone(), settings.augment, 0).with_blank(options.blank);
-    check_lengths(&task, &samples, settings.eval.max_new_tokens, config.decoder.max_positions)?;
-    let reward = settings.reward();
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };
-    let evaluation = Evaluation {
-        task: &task,
-        reward: &reward as &dyn RewardFn,
-        engine: &engine,
-        max_new_tokens: settings.eval.max_new_tokens,
-        stop: settings.stop_texts(),
-    };
-    let samples = limited(&samples, options.max_rows);
-    Ok(evaluate(&policy, &evaluation, &options.split, samples)?.0)
-}
-
-/// The run's folder and the checkpoint meant by `folder`.
-pub(crate) fn locate(folder: &Path) -> Result<(PathBuf, PathBuf), Error> {
-    if folder.join("state.json").is_file() {
-        let run = folder.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-        return Ok((run.to_owned(), folder.to_owned()));
-    }
-    let store = CheckpointStore::new(folder.join("checkpoints"), Default::default(), Vec::new());
-    let latest =
-        store.latest().ok_or_else(|| Error::file(folder, "holds neither a checkpoint nor a run with one"))?;
-    Ok((folder.to_owned(), latest))
 }

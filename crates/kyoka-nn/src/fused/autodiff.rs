@@ -13,6 +13,7 @@ use burn::backend::{
 };
 
 use super::ops::{FusedBackward, FusedOps};
+use crate::AttentionLayout;
 
 /// Hands each parent its gradient.
 macro_rules! register {
@@ -91,6 +92,22 @@ impl<B: Backend + FusedBackward, C: CheckpointStrategy> FusedOps for Autodiff<B,
         tracked!(Gelu, [node], x, output)
     }
 
+    fn fused_gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct GeluTanh;
+        impl<B: Backend + FusedBackward> Backward<B, 1> for GeluTanh {
+            type State = B::FloatTensorPrimitive;
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                register!(grads, ops.parents, [B::gelu_tanh_backward(ops.state, grad)]);
+            }
+        }
+        let node = x.node();
+        let x = x.into_primitive();
+        let output = B::fused_gelu_tanh(x.clone());
+        tracked!(GeluTanh, [node], x, output)
+    }
+
     fn fused_swiglu(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Swiglu;
@@ -137,6 +154,23 @@ impl<B: Backend + FusedBackward, C: CheckpointStrategy> FusedOps for Autodiff<B,
         let logits = logits.into_primitive();
         let output = B::token_logprobs(logits.clone(), targets.clone());
         tracked!(TokenLogprobs, [node], (logits, targets), output)
+    }
+
+    fn fused_attention(qkv: FloatTensor<Self>, layout: Arc<AttentionLayout>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Attention;
+        impl<B: Backend + FusedBackward> Backward<B, 1> for Attention {
+            type State = (B::FloatTensorPrimitive, Arc<AttentionLayout>);
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                let (qkv, layout) = ops.state;
+                register!(grads, ops.parents, [B::attention_backward(qkv, layout, grad)]);
+            }
+        }
+        let node = qkv.node();
+        let qkv = qkv.into_primitive();
+        let output = B::fused_attention(qkv.clone(), layout.clone());
+        tracked!(Attention, [node], (qkv, layout), output)
     }
 
     fn fused_rotate(

@@ -2,6 +2,11 @@
 
 use burn::tensor::{Int, Tensor, TensorData, activation};
 
+pub fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
+    let inner = (x.clone() + x.clone().powi_scalar(3) * 0.044_715) * (2.0 / std::f64::consts::PI).sqrt();
+    x * (inner.tanh() + 1.0) * 0.5
+}
+
 pub fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
     let [_, d_both] = gate_up.dims();
     let gate = gate_up.clone().narrow(1, 0, d_both / 2);

@@ -8,9 +8,11 @@ use burn::{
 };
 
 use super::{
-    kernels,
+    attention, kernels,
     ops::{FusedBackward, FusedOps},
 };
+
+use crate::AttentionLayout;
 
 type Flat = FloatTensor<Flex>;
 
@@ -46,6 +48,11 @@ impl FusedOps for Flex {
         tensor(kernels::gelu(values(&x)), x.shape())
     }
 
+    fn fused_gelu_tanh(x: Flat) -> Flat {
+        let (x, _) = rows(&x);
+        tensor(kernels::gelu_tanh(values(&x)), x.shape())
+    }
+
     fn fused_swiglu(gate_up: Flat) -> Flat {
         let (gate_up, width) = rows(&gate_up);
         let out = kernels::swiglu(values(&gate_up), width);
@@ -61,6 +68,12 @@ impl FusedOps for Flex {
     fn token_logprobs(logits: Flat, targets: Arc<[usize]>) -> Flat {
         let (logits, width) = rows(&logits);
         tensor(kernels::token_logprobs(values(&logits), &targets, width), [targets.len(), 1])
+    }
+
+    fn fused_attention(qkv: Flat, layout: Arc<AttentionLayout>) -> Flat {
+        let qkv = qkv.to_contiguous();
+        let width = layout.num_heads * layout.d_head;
+        tensor(attention::attention(values(&qkv), &layout), [layout.num_rows(), width])
     }
 
     fn fused_rotate(heads: Flat, cos: Flat, sin: Flat, direction: f32) -> Flat {
@@ -89,9 +102,19 @@ impl FusedBackward for Flex {
         [tensor(dx, x.shape()), tensor(dgamma, [width]), tensor(dbeta, [width])]
     }
 
+    fn attention_backward(qkv: Flat, layout: Arc<AttentionLayout>, grad: Flat) -> Flat {
+        let (qkv, grad) = (qkv.to_contiguous(), grad.to_contiguous());
+        tensor(attention::attention_backward(values(&qkv), values(&grad), &layout), qkv.shape())
+    }
+
     fn fused_gelu_backward(x: Flat, grad: Flat) -> Flat {
         let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
         tensor(kernels::gelu_backward(values(&x), values(&grad)), x.shape())
+    }
+
+    fn gelu_tanh_backward(x: Flat, grad: Flat) -> Flat {
+        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+        tensor(kernels::gelu_tanh_backward(values(&x), values(&grad)), x.shape())
     }
 
     fn swiglu_backward(gate_up: Flat, grad: Flat) -> Flat {

@@ -16,7 +16,7 @@ fn rows_per_block(width: usize) -> usize {
 
 /// `exp` for vectors: range reduction and a polynomial (Cephes `expf`), relative error about 1e-7.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     let n = (x * std::f32::consts::LOG2_E + 0.5).floor();
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
@@ -49,7 +49,7 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 /// Fills `[N, out_width]` block by block; `kernel` gets the first row of its block and the block's output.
-fn fill(count: usize, out_width: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+pub fn fill(count: usize, out_width: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     let mut out = vec![0.0; count * out_width];
     let rows = rows_per_block(out_width);
     if count <= rows {
@@ -86,7 +86,7 @@ fn fill_and_sum<const S: usize>(
 
 /// Sum of `f` over pairs, in 16 lanes so that it vectorises.
 #[inline(always)]
-fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0_f32; 16];
     let (a_blocks, b_blocks) = (a.chunks_exact(16), b.chunks_exact(16));
     let tail: f32 = a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(&x, &y)| f(x, y)).sum();
@@ -99,7 +99,7 @@ fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 #[inline(always)]
-fn largest(row: &[f32]) -> f32 {
+pub fn largest(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let blocks = row.chunks_exact(16);
     let tail = blocks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -254,6 +254,37 @@ fn gelu_backward_values(x: &[f32], grad: &[f32], out: &mut [f32]) {
     }
 }
 
+/// `tanh(sqrt(2 / pi) (x + 0.044715 x³))` and the derivative of its argument.
+#[inline(always)]
+fn tanh_argument(x: f32) -> (f32, f32) {
+    const ROOT: f32 = 0.797_884_6; // sqrt(2 / pi)
+    let u = ROOT * (x + 0.044_715 * x * x * x);
+    (2.0 * sigmoid(2.0 * u) - 1.0, ROOT * (1.0 + 3.0 * 0.044_715 * x * x))
+}
+
+pub fn gelu_tanh(x: &[f32]) -> Vec<f32> {
+    fill(x.len(), 1, |first, out| gelu_tanh_values(&x[first..], out))
+}
+
+#[multiversion(targets = "simd")]
+fn gelu_tanh_values(x: &[f32], out: &mut [f32]) {
+    for (x, out) in x.iter().zip(out) {
+        *out = 0.5 * x * (1.0 + tanh_argument(*x).0);
+    }
+}
+
+pub fn gelu_tanh_backward(x: &[f32], grad: &[f32]) -> Vec<f32> {
+    fill(x.len(), 1, |first, out| gelu_tanh_backward_values(&x[first..], &grad[first..], out))
+}
+
+#[multiversion(targets = "simd")]
+fn gelu_tanh_backward_values(x: &[f32], grad: &[f32], out: &mut [f32]) {
+    for ((x, grad), out) in x.iter().zip(grad).zip(out) {
+        let (tanh, slope) = tanh_argument(*x);
+        *out = grad * (0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope);
+    }
+}
+
 pub fn swiglu(gate_up: &[f32], width: usize) -> Vec<f32> {
     fill(gate_up.len() / width, width / 2, |first, out| swiglu_rows(&gate_up[first * width..], width, out))
 }
@@ -372,6 +403,42 @@ fn token_logprobs_backward_rows(
             *out = -grad * exp(logit - top - rest);
         }
         out[target] += grad;
+    }
+}
+
+/// Turns the first `turned` values of every row of `width`, heads of `d_head` each; tables are `[N, Dh / 2]`.
+pub fn rotate_in_place(
+    rows: &mut [f32],
+    (cos, sin): (&[f32], &[f32]),
+    (width, turned, d_head): (usize, usize, usize),
+    direction: f32,
+) {
+    let count = rows_per_block(width);
+    let half = d_head / 2;
+    rows.par_chunks_mut(count * width).enumerate().for_each(|(block, rows)| {
+        let first = block * count * half;
+        rotate_in_place_rows(rows, (&cos[first..], &sin[first..]), (width, turned, d_head), direction);
+    });
+}
+
+#[multiversion(targets = "simd")]
+fn rotate_in_place_rows(
+    rows: &mut [f32],
+    (cos, sin): (&[f32], &[f32]),
+    (width, turned, d_head): (usize, usize, usize),
+    direction: f32,
+) {
+    let half = d_head / 2;
+    let tables = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+    for (row, (cos, sin)) in rows.chunks_exact_mut(width).zip(tables) {
+        for head in row[..turned].chunks_exact_mut(d_head) {
+            let (first, second) = head.split_at_mut(half);
+            for i in 0..half {
+                let (x, y, turn) = (first[i], second[i], direction * sin[i]);
+                first[i] = x * cos[i] - y * turn;
+                second[i] = y * cos[i] + x * turn;
+            }
+        }
     }
 }
 

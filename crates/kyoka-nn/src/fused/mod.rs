@@ -7,20 +7,26 @@
 mod composed;
 
 #[cfg(feature = "flex")]
+mod attention;
+#[cfg(feature = "flex")]
 mod autodiff;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
+mod gemm;
+#[cfg(feature = "flex")]
 mod kernels;
 #[cfg(feature = "flex")]
 mod ops;
+
+use std::sync::Arc;
 
 use burn::{
     nn::RmsNorm,
     tensor::{Device, Tensor},
 };
 
-use crate::LayerNorm;
+use crate::{AttentionLayout, LayerNorm};
 
 /// Whether the fused form exists for a device.
 #[cfg(feature = "flex")]
@@ -85,6 +91,14 @@ pub fn gelu(x: Tensor<2>) -> Tensor<2> {
     fused_or_composed!(x, Dispatch::fused_gelu(x.into_dispatch()), burn::tensor::activation::gelu(x))
 }
 
+/// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³)))`.
+///
+/// # Shapes
+/// - input and output: `[N, D]`
+pub fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
+    fused_or_composed!(x, Dispatch::fused_gelu_tanh(x.into_dispatch()), composed::gelu_tanh(x))
+}
+
 /// `silu(gate) * up` for `[gate, up]` side by side.
 ///
 /// # Shapes
@@ -122,6 +136,15 @@ pub fn token_logprobs(logits: Tensor<2>, targets: &[usize]) -> Tensor<2> {
         logits,
         Dispatch::token_logprobs(logits.into_dispatch(), targets.into()),
         composed::token_logprobs(logits, targets)
+    )
+}
+
+/// See [`crate::packed_attention`].
+pub(crate) fn attention(qkv: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
+    fused_or_composed!(
+        qkv,
+        Dispatch::fused_attention(qkv.into_dispatch(), layout.clone()),
+        crate::packed_attention::composed(qkv, layout)
     )
 }
 
@@ -209,6 +232,7 @@ mod tests {
     fn activations_equal_the_composed_form() {
         for (n, d) in [(1, 2), (5, 34), (700, 96)] {
             assert_same(random([n, d]), gelu, burn::tensor::activation::gelu);
+            assert_same(random([n, d]), gelu_tanh, composed::gelu_tanh);
             assert_same(random([n, d]), swiglu, composed::swiglu);
             assert_same(random([n, d]), softmax, |x| burn::tensor::activation::softmax(x, 1));
         }
@@ -216,6 +240,41 @@ mod tests {
         // Cosines and sines repeat in the second half, as `Rotary` makes them.
         let [cos, sin] = rotary.map(|table| table.clone().narrow(2, 0, 4).repeat_dim(2, 2));
         assert_same(random([9, 3, 8]), |x| rotate(x, &cos, &sin), |x| composed::rotate(x, &cos, &sin));
+    }
+
+    #[test]
+    fn attention_equals_the_composed_form() {
+        let heads = crate::HeadConfig { num_heads: 4, num_kv_heads: 2, d_head: 8 };
+        let rotary = |rows: usize| {
+            let positions: Vec<usize> = (0..rows).map(|row| row * 7 % 50).collect();
+            let config = crate::RotaryConfig { d_head: 8, theta: 100.0 };
+            crate::Rotary::new(config, &positions, &Device::flex())
+        };
+        let prompts = |causal| AttentionLayout::new(heads, vec![5, 70, 1], 70, causal);
+        let layouts = [
+            prompts(true),
+            prompts(false),
+            prompts(true).with_rotary(rotary(210)),
+            prompts(true).with_completions(3, 9).with_rotary(rotary(210 + 81)),
+            prompts(false).with_completions(2, 90),
+        ];
+        for layout in layouts {
+            let layout = Arc::new(layout);
+            let qkv = random([layout.num_rows(), layout.row_width()]);
+            // Rows of padding are not looked at; causal and other queries disagree there.
+            let real: Vec<f32> = (0..layout.num_rows())
+                .map(|row| {
+                    let padding = row < layout.prompt_rows() && row % 70 >= layout.lengths[row / 70];
+                    f32::from(!padding)
+                })
+                .collect();
+            let real = Tensor::<1>::from_floats(real.as_slice(), &Device::flex()).unsqueeze_dim(1);
+            assert_same(
+                qkv,
+                |x| attention(x, &layout) * real.clone(),
+                |x| crate::packed_attention::composed(x, &layout) * real.clone(),
+            );
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 
+use crate::AttentionLayout;
+
 /// Fused forward passes; tensors are contiguous rows of f32.
 #[backend_extension(Flex, Autodiff)]
 pub trait FusedOps: Backend {
@@ -18,11 +20,16 @@ pub trait FusedOps: Backend {
 
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    fn fused_gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
     fn fused_swiglu(gate_up: FloatTensor<Self>) -> FloatTensor<Self>;
 
     fn fused_softmax(scores: FloatTensor<Self>) -> FloatTensor<Self>;
 
     fn token_logprobs(logits: FloatTensor<Self>, targets: Arc<[usize]>) -> FloatTensor<Self>;
+
+    /// See [`crate::packed_attention`].
+    fn fused_attention(qkv: FloatTensor<Self>, layout: Arc<AttentionLayout>) -> FloatTensor<Self>;
 
     /// `direction` is 1, or -1 to turn back.
     fn fused_rotate(
@@ -51,7 +58,15 @@ pub trait FusedBackward: FusedOps {
         epsilon: f32,
     ) -> [FloatTensor<Self>; 3];
 
+    fn attention_backward(
+        qkv: FloatTensor<Self>,
+        layout: Arc<AttentionLayout>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
     fn fused_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    fn gelu_tanh_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 
     fn swiglu_backward(gate_up: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 

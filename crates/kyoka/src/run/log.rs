@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kyoka_trainer::{EvalSummary, Observer, SampleRecord, StepReport, TrainError};
+use kyoka_trainer::{EvalReport, EvalSummary, Observer, SampleRecord, StepReport, TrainError};
 use serde_json::{Value, json};
 
 use super::tensorboard::EventWriter;
@@ -22,6 +22,9 @@ pub(crate) struct RunLog<'a> {
     stage_total: usize,
     pub(crate) inner: &'a mut dyn Observer,
 }
+
+/// Completions kept of a split at the end of a stage.
+const SAMPLES_OF_A_SPLIT: usize = 24;
 
 fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError + '_ {
     move |source| TrainError::Write { path: path.to_owned(), source }
@@ -64,11 +67,11 @@ impl<'a> RunLog<'a> {
         self.stage_total = total_steps;
     }
 
-    /// Adds completions of a split to the samples.
-    pub(crate) fn eval_samples(
+    /// Adds completions to the samples; `split` is none for those of training.
+    fn sample_lines(
         &mut self,
         (stage, step): (&str, usize),
-        split: &str,
+        split: Option<&str>,
         records: &[SampleRecord],
     ) -> Result<(), TrainError> {
         let path = self.folder.join("samples.jsonl");
@@ -104,10 +107,7 @@ fn lines_before(path: &Path, place: (usize, usize), stage_names: &[&str]) -> std
 impl Observer for RunLog<'_> {
     fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
         self.metric_line(&json!({"stage": report.stage, "step": report.step, "metrics": report.metrics}))?;
-        for record in &report.samples {
-            let line = json!({"stage": report.stage, "step": report.step, "split": null, "sample": record});
-            writeln!(self.samples, "{line}").map_err(write_error(&self.folder.join("samples.jsonl")))?;
-        }
+        self.sample_lines((report.stage, report.step), None, &report.samples)?;
         let tags: Vec<(String, f64)> = report
             .metrics
             .0
@@ -119,12 +119,14 @@ impl Observer for RunLog<'_> {
         self.inner.on_step(report)
     }
 
-    fn on_eval(
-        &mut self,
-        stage: &'static str,
-        step: usize,
-        summaries: &[EvalSummary],
-    ) -> Result<(), TrainError> {
+    fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
+        // Completions of the stage's last evaluation are kept, for the report.
+        let last = step == self.stage_total;
+        for split in splits.iter().filter(|_| last) {
+            let kept = &split.samples[..split.samples.len().min(SAMPLES_OF_A_SPLIT)];
+            self.sample_lines((stage, step), Some(&split.summary.split), kept)?;
+        }
+        let summaries: Vec<&EvalSummary> = splits.iter().map(|split| &split.summary).collect();
         self.metric_line(&json!({"stage": stage, "step": step, "eval": summaries}))?;
         let tags: Vec<(String, f64)> = summaries
             .iter()
@@ -134,10 +136,6 @@ impl Observer for RunLog<'_> {
             .collect();
         let values = tags.iter().map(|(tag, value)| (tag.as_str(), *value));
         self.events.scalars(self.steps_before + step, values).map_err(write_error(&self.folder))?;
-        self.inner.on_eval(stage, step, summaries)
-    }
-
-    fn on_warning(&mut self, message: &str) {
-        self.inner.on_warning(message);
+        self.inner.on_eval(stage, step, splits)
     }
 }

@@ -1,0 +1,85 @@
+//! Completions of a prompt with what was thought of them.
+
+use kyoka_algorithms::Algorithm;
+use kyoka_core::{
+    Completion, CreditedStep, GroupRewards, Metrics, Modality, Prompt, Reward, Rollout, Sample,
+};
+
+use crate::{SampleRecord, evaluate::PartMeans};
+
+/// A prompt with its judged completions.
+pub(super) struct JudgedGroup<'a> {
+    pub sample: &'a Sample,
+    pub prompt: Prompt,
+    pub rollouts: Vec<Rollout>,
+    pub completions: Vec<Completion>,
+    pub rewards: Vec<Reward>,
+}
+
+impl JudgedGroup<'_> {
+    fn totals(&self) -> Vec<f32> {
+        self.rewards.iter().map(|reward| reward.total.expect("ungraded completions were left out")).collect()
+    }
+
+    /// Whether all completions earned the same.
+    pub fn is_flat(&self) -> bool {
+        let totals = self.totals();
+        totals.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    /// Whether nothing tells the completions apart: neither the totals nor, for a credit that looks at them, the steps.
+    pub fn is_useless(&self, algorithm: &Algorithm) -> bool {
+        match algorithm.advantage.estimate(&[self.group_rewards()]) {
+            Ok(advantages) => advantages.per_token.iter().flatten().all(|&advantage| advantage == 0.0),
+            // An error is for the step to report, with its place.
+            Err(_) => false,
+        }
+    }
+
+    pub fn group_rewards(&self) -> GroupRewards {
+        let credited = |reward: &Reward| {
+            let steps = reward.steps.iter();
+            steps.map(|v| CreditedStep { step: v.step, token: v.token, value: v.value }).collect()
+        };
+        GroupRewards {
+            totals: self.totals(),
+            lengths: self.rollouts.iter().map(|rollout| rollout.token_ids.len()).collect(),
+            steps: self.rewards.iter().map(credited).collect(),
+        }
+    }
+}
+
+/// Means over everything sampled in the first round, before any filter.
+pub(super) fn log_rewards(groups: &[JudgedGroup<'_>], metrics: &mut Metrics) {
+    let rollouts: Vec<(&Rollout, &Reward)> =
+        groups.iter().flat_map(|group| group.rollouts.iter().zip(&group.rewards)).collect();
+    let mut means = PartMeans::default();
+    for (rollout, reward) in &rollouts {
+        means.add("reward/total", f64::from(reward.total.expect("ungraded completions were left out")));
+        reward.parts.iter().for_each(|(name, value)| means.add(&format!("reward/{name}"), f64::from(*value)));
+        means.add("completion_length", rollout.token_ids.len() as f64);
+    }
+    means.finish().into_iter().for_each(|(name, value)| metrics.set(name, value));
+    let tokens: usize = rollouts.iter().map(|(rollout, _)| rollout.logprobs.len()).sum();
+    let logprobs = rollouts.iter().flat_map(|(rollout, _)| &rollout.logprobs).map(|&value| f64::from(value));
+    // The mean of -log p over tokens drawn at temperature 1 estimates the entropy.
+    metrics.set("entropy", -logprobs.sum::<f64>() / tokens.max(1) as f64);
+    let flat = groups.iter().filter(|group| group.is_flat()).count();
+    metrics.set("zero_variance_share", flat as f64 / groups.len().max(1) as f64);
+    metrics.set("generated_tokens", tokens as f64);
+}
+
+/// A completion for the log.
+pub(crate) fn record(sample: &Sample, completion: &Completion, reward: &Reward) -> SampleRecord {
+    let files = |modality| sample.media(modality).map(|media| media.path.clone()).collect();
+    SampleRecord {
+        id: sample.id.clone(),
+        prompt: sample.prompt_text(),
+        images: files(Modality::Image),
+        audios: files(Modality::Audio),
+        answer: sample.answer.clone(),
+        completion: completion.text.clone(),
+        reward: reward.total,
+        parts: reward.parts.clone(),
+    }
+}

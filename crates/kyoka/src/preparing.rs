@@ -1,0 +1,118 @@
+//! From a recipe to rows, task and sizes that are known to fit together, before anything runs.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use kyoka_core::Sample;
+use kyoka_data::{DataError, ReadOptions, RowFault, read_jsonl};
+use kyoka_text::Tokenizer;
+use kyoka_trainer::Task;
+
+use crate::{Error, MultimodalTask, PolicyConfig, dataset_folder, recipe::Settings};
+
+/// Everything that is fixed before the first step.
+pub(crate) struct Prepared {
+    pub settings: Settings,
+    pub task: MultimodalTask,
+    /// Rows by split.
+    pub splits: BTreeMap<String, Vec<Sample>>,
+    pub config: PolicyConfig,
+    pub tokenizer_json: Vec<u8>,
+}
+
+/// Reads the data, checks every row, and builds the task.
+pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> {
+    let folder = dataset_folder(&settings.data.dataset)?;
+    let tokenizer_path = folder.join("tokenizer.json");
+    let tokenizer_json = fs::read(&tokenizer_path).map_err(|error| Error::file(&tokenizer_path, error))?;
+    let tokenizer = Tokenizer::from_bytes(&tokenizer_json)?;
+    let config = PolicyConfig::named(&settings.model.config, tokenizer.vocab_size())?;
+    let task = MultimodalTask::new(tokenizer, config.clone(), settings.augment, seed);
+    let mut splits = BTreeMap::new();
+    let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten().map(|stage| stage.data.as_str());
+    let names = sft.chain(settings.rl.iter().map(|rl| rl.data.as_str()));
+    for name in names.chain(settings.eval.splits.iter().map(String::as_str)) {
+        if !splits.contains_key(name) {
+            splits.insert(name.to_owned(), read_split(&folder, name, settings.data.allow_outside)?);
+        }
+    }
+    check_rows(&settings, &task, &splits, config.decoder.max_positions)?;
+    Ok(Prepared { settings, task, splits, config, tokenizer_json })
+}
+
+/// The rows of `<folder>/<split>.jsonl`.
+pub(crate) fn read_split(folder: &Path, split: &str, allow_outside: bool) -> Result<Vec<Sample>, Error> {
+    let path = folder.join(format!("{split}.jsonl"));
+    // A name, not a way out of the folder.
+    if !path.is_file() || Path::new(split).components().count() != 1 {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let jsonl = entries.filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
+        let mut known: Vec<String> =
+            jsonl.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect();
+        known.sort();
+        return Err(Error::UnknownSplit { name: split.to_owned(), path, known: known.join(", ") });
+    }
+    Ok(read_jsonl(&path, ReadOptions { allow_outside })?)
+}
+
+/// Refuses rows that lack what a stage needs or cannot fit the model, before anything runs.
+fn check_rows(
+    settings: &Settings,
+    task: &MultimodalTask,
+    splits: &BTreeMap<String, Vec<Sample>>,
+    limit: usize,
+) -> Result<(), Error> {
+    for config in [&settings.sft, &settings.sft_continued].into_iter().flatten() {
+        let fault = |sample: &Sample| match (task.target(sample), task.prompt_len(sample)) {
+            (Err(error), _) => Some(("completion", error.to_string())),
+            (_, Err(error)) => Some(("prompt", error.to_string())),
+            (Ok(target), Ok(prompt)) => {
+                too_long(prompt, target.len(), limit).map(|message| ("completion", message))
+            }
+        };
+        refuse_faults(&splits[&config.data], fault)?;
+    }
+    let judged = settings.rl.iter().map(|rl| (&rl.data, rl.sampling.max_new_tokens));
+    let judged = judged.chain(settings.eval.splits.iter().map(|split| (split, settings.eval.max_new_tokens)));
+    for (split, new_tokens) in judged {
+        check_lengths(task, &splits[split], new_tokens, limit)?;
+        refuse_faults(&splits[split], |sample| {
+            let missing = settings.reward.iter().find_map(|reward| reward.missing_field(sample));
+            missing.map(|(field, reward)| (field, format!("missing, which the reward {reward} needs")))
+        })?;
+    }
+    Ok(())
+}
+
+fn too_long(prompt: usize, new_tokens: usize, limit: usize) -> Option<String> {
+    let fits = prompt + new_tokens <= limit;
+    (!fits).then(|| format!("{prompt} tokens and {new_tokens} new ones exceed the model's {limit} positions"))
+}
+
+/// Refuses rows whose prompt and completion cannot fit the model.
+pub(crate) fn check_lengths(
+    task: &MultimodalTask,
+    samples: &[Sample],
+    new_tokens: usize,
+    limit: usize,
+) -> Result<(), Error> {
+    refuse_faults(samples, |sample| match task.prompt_len(sample) {
+        Ok(prompt) => too_long(prompt, new_tokens, limit).map(|message| ("prompt", message)),
+        Err(error) => Some(("prompt", error.to_string())),
+    })
+}
+
+/// Lists every row in which `fault` finds something, with its field.
+fn refuse_faults(
+    samples: &[Sample],
+    fault: impl Fn(&Sample) -> Option<(&'static str, String)>,
+) -> Result<(), Error> {
+    let faults: Vec<RowFault> = samples
+        .iter()
+        .filter_map(|sample| {
+            let (field, message) = fault(sample)?;
+            let (file, line) = sample.origin.clone();
+            Some(RowFault { file, line, field: Some(field.to_owned()), message })
+        })
+        .collect();
+    if faults.is_empty() { Ok(()) } else { Err(DataError::Rows(faults).into()) }
+}
