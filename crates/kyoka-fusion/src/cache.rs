@@ -1,7 +1,7 @@
 //! The cache of a decoder: prompts once, completions in slots.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use kyoka_nn::{CompletionKv, PrefixKv};
+use burn::tensor::Device;
+use kyoka_nn::{CompletionKv, PrefixKv, indices};
 
 /// Keys and values of a batch of prompts and of the completions under way.
 ///
@@ -75,11 +75,4 @@ impl DecoderCache {
             .collect();
         self.group_size = group_size;
     }
-}
-
-/// Indices as a tensor.
-pub(crate) fn indices(values: &[usize], device: &Device) -> Tensor<1, Int> {
-    let values: Vec<i64> = values.iter().map(|&value| value as i64).collect();
-    let count = values.len();
-    Tensor::from_data(TensorData::new(values, [count]), device)
 }

@@ -8,15 +8,12 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use kyoka_nn::{
-    AttentionLayout, CompletionKv, HeadConfig, Rotary, RotaryConfig, WeightInit, WeightRule, fused,
+    AttentionLayout, CompletionKv, HeadConfig, Rotary, RotaryConfig, WeightInit, WeightRule, fused, indices,
     packed_attention,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    cache::{DecoderCache, indices},
-    decoder_layer::DecoderLayer,
-};
+use crate::{cache::DecoderCache, decoder_layer::DecoderLayer, packing::Packing};
 
 /// Sizes of the decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -177,48 +174,51 @@ impl Decoder {
         Rotary::new(RotaryConfig { d_head: self.d_head, theta: self.rope_theta }, positions, device)
     }
 
-    fn layout(&self, lengths: Vec<usize>, width: usize) -> AttentionLayout {
+    fn layout(&self, prompt_lens: &[usize]) -> AttentionLayout {
         let Self { num_heads, num_kv_heads, d_head, .. } = *self;
-        AttentionLayout::new(HeadConfig { num_heads, num_kv_heads, d_head }, lengths, width, true)
+        AttentionLayout::new(HeadConfig { num_heads, num_kv_heads, d_head }, prompt_lens, true)
     }
 
-    /// Prompts and completions in one pass without a cache; `input` holds prompts first.
-    pub(crate) fn forward_packed(
+    /// All layers. The last one goes on after its attention with the rows in `wanted` alone: nobody reads the others.
+    ///
+    /// # Shapes
+    /// - input: `[N, D]`
+    /// - output: `[M, D]`, `M` the number of wanted rows
+    fn run(
         &self,
         input: Tensor<2>,
-        prompt_lengths: Vec<usize>,
-        packing: &crate::packing::Packing,
+        wanted: &[usize],
+        mut attention: impl FnMut(&DecoderLayer, Tensor<2>) -> Tensor<2>,
     ) -> Tensor<2> {
+        let wanted = indices(wanted, &input.device());
+        let Some((last, layers)) = self.layers.split_last() else { return input.select(0, wanted) };
+        let hidden =
+            layers.iter().fold(input, |hidden, layer| layer.forward(hidden, &mut attention, |input| input));
+        let pick = |rows: Tensor<2>| rows.select(0, wanted.clone());
+        last.forward(hidden, |layer, qkv| pick(attention(layer, qkv)), pick)
+    }
+
+    /// Prompts and completions in one pass without a cache; hidden rows of the positions that predict.
+    pub(crate) fn forward_packed(&self, input: Tensor<2>, packing: &Packing) -> Tensor<2> {
         let layout = self
-            .layout(prompt_lengths, packing.prompt_width)
-            .with_completions(packing.group_size, packing.completion_len)
+            .layout(&packing.prompt_lens)
+            .with_completions(&packing.completion_lens)
             .with_rotary(self.rotary(&packing.positions, &input.device()));
         let layout = Arc::new(layout);
-        self.layers
-            .iter()
-            .fold(input, |hidden, layer| layer.forward(hidden, |_, qkv| packed_attention(qkv, &layout)))
+        self.run(input, &packing.predictors, |_, qkv| packed_attention(qkv, &layout))
     }
 
-    /// Reads prompts padded to `width`; returns the cache and the hidden rows of each prompt's last token.
-    pub(crate) fn prefill(
-        &self,
-        input: Tensor<2>,
-        lengths: Vec<usize>,
-        width: usize,
-    ) -> (DecoderCache, Tensor<2>) {
-        let device = input.device();
-        let positions: Vec<usize> = (0..lengths.len()).flat_map(|_| 0..width).collect();
-        let rotary = self.rotary(&positions, &device);
-        let layout = Arc::new(self.layout(lengths.clone(), width).with_rotary(rotary));
+    /// Reads prompts, one after the other; returns the cache and the hidden rows of each prompt's last token.
+    pub(crate) fn prefill(&self, input: Tensor<2>, lengths: Vec<usize>) -> (DecoderCache, Tensor<2>) {
+        let positions: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();
+        let rotary = self.rotary(&positions, &input.device());
+        let layout = Arc::new(self.layout(&lengths).with_rotary(rotary));
+        let last: Vec<usize> = layout.prompts.iter().map(|rows| rows.end - 1).collect();
         let mut prefix = Vec::with_capacity(self.layers.len());
-        let hidden = self.layers.iter().fold(input, |hidden, layer| {
-            layer.forward(hidden, |layer, qkv| {
-                prefix.push(layer.prefix_kv(&qkv, &layout));
-                packed_attention(qkv, &layout)
-            })
+        let hidden = self.run(input, &last, |layer, qkv| {
+            prefix.push(layer.prefix_kv(&qkv, &layout));
+            packed_attention(qkv, &layout)
         });
-        let last: Vec<usize> = lengths.iter().enumerate().map(|(b, length)| b * width + length - 1).collect();
-        let hidden = hidden.select(0, indices(&last, &device));
         let cache = DecoderCache {
             prefix,
             completion: Vec::new(),
@@ -265,8 +265,9 @@ impl Decoder {
         let mut hidden = input;
         let layers = self.layers.iter().zip(&cache.prefix).zip(&mut cache.completion);
         for ((layer, prefix), completion) in layers {
-            hidden =
-                layer.forward(hidden, |layer, qkv| layer.attend_step(qkv, &rotary, (prefix, completion, t)));
+            let attention =
+                |layer: &DecoderLayer, qkv| layer.attend_step(qkv, &rotary, (prefix, completion, t));
+            hidden = layer.forward(hidden, attention, |input| input);
         }
         cache.t += 1;
         if cache.slots.len() == ids.len() { hidden } else { hidden.select(0, indices(&cache.slots, &device)) }

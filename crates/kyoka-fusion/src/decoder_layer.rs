@@ -5,7 +5,9 @@ use burn::{
     nn::{Linear, RmsNorm},
     tensor::Tensor,
 };
-use kyoka_nn::{AttentionLayout, CompletionKv, GatedMlp, PrefixKv, Rotary, WeightInit, attend, fused};
+use kyoka_nn::{
+    AttentionLayout, CompletionKv, GatedMlp, PrefixKv, Rotary, WeightInit, attend, fused, indices,
+};
 
 use crate::DecoderConfig;
 
@@ -42,35 +44,41 @@ impl DecoderLayer {
         }
     }
 
-    /// `attention` mixes rows of queries, keys and values `[N, (H + 2 Hkv) Dh]` into `[N, H Dh]`.
+    /// `attention` mixes rows of queries, keys and values `[N, (H + 2 Hkv) Dh]` into `[M, H Dh]`; `kept` picks the rows
+    /// of the input that go with them, where `M` is not `N`.
     ///
     /// # Shapes
-    /// - input and output: `[N, D]`
+    /// - input: `[N, D]`
+    /// - output: `[M, D]`
     pub(crate) fn forward(
         &self,
         input: Tensor<2>,
         attention: impl FnOnce(&Self, Tensor<2>) -> Tensor<2>,
+        kept: impl FnOnce(Tensor<2>) -> Tensor<2>,
     ) -> Tensor<2> {
         let qkv = self.qkv.forward(fused::rms_norm(&self.attention_norm, input.clone()));
-        let input = input + self.out.forward(attention(self, qkv));
+        let input = kept(input) + self.out.forward(attention(self, qkv));
         input.clone() + self.mlp.forward(fused::rms_norm(&self.mlp_norm, input))
     }
 
-    /// Turned keys, and values, of a pass over prompts alone.
+    /// Turned keys, and values, of a pass over prompts alone, padded to the longest.
     pub(crate) fn prefix_kv(&self, qkv: &Tensor<2>, layout: &AttentionLayout) -> PrefixKv {
         let (h, kv, d_head) = (self.num_heads, self.num_kv_heads, self.d_head);
         let [n, _] = qkv.dims();
+        let device = qkv.device();
         let heads: Tensor<3> = qkv.clone().reshape([n, h + 2 * kv, d_head]);
         let key = heads.clone().narrow(1, h, kv);
         let key = layout.rotary.as_ref().map_or(key.clone(), |rotary| rotary.apply(key));
-        let (b, p) = (layout.lengths.len(), layout.width);
+        let (b, p) = (layout.prompts.len(), layout.longest_prompt());
+        let rows = indices(&layout.padded_prompt_rows(), &device);
         // Laid out anew once: every later token reads it.
-        let by_head = |rows: Tensor<3>| -> Tensor<4> {
-            let rows: Tensor<4> = rows.reshape([b, p, kv, d_head]).swap_dims(1, 2);
-            rows.reshape([b * kv, p, d_head]).reshape([b, kv, p, d_head])
+        let by_head = |values: Tensor<3>| -> Tensor<4> {
+            let padded: Tensor<4> = values.select(0, rows.clone()).reshape([b, p, kv, d_head]);
+            padded.swap_dims(1, 2).reshape([b * kv, p, d_head]).reshape([b, kv, p, d_head])
         };
+        let lengths: Vec<usize> = layout.prompts.iter().map(|rows| rows.len()).collect();
         let value = by_head(heads.narrow(1, h + kv, kv));
-        PrefixKv { key: by_head(key), value, bias: PrefixKv::bias_of(&layout.lengths, p, &qkv.device()) }
+        PrefixKv { key: by_head(key), value, bias: PrefixKv::bias_of(&lengths, p, &device) }
     }
 
     /// Attention of one new token a row, `g` rows a prompt; its keys and values are put into the cache at `t`.

@@ -4,20 +4,15 @@ use std::marker::PhantomData;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Device, Tensor},
 };
 use kyoka_core::{
     AudioInput, CausalLm, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup, Prefill,
     Prompt,
 };
+use kyoka_nn::{fused, indices};
 
-use kyoka_nn::fused;
-
-use crate::{
-    Decoder, Tower,
-    cache::{DecoderCache, indices},
-    packing::Packing,
-};
+use crate::{Decoder, Tower, cache::DecoderCache, packing::Packing};
 
 /// The policy: towers for pictures and sounds, and a decoder.
 #[derive(Module, Debug)]
@@ -65,20 +60,16 @@ where
     I: ModalityEncoder<Input = ImageInput>,
     A: ModalityEncoder<Input = AudioInput>,
 {
-    /// Embeddings of padded prompts with the media's features in their places.
+    /// Embeddings of prompts, one after the other, with the media's features in their places.
     ///
     /// # Panics
     /// If a prompt holds media that this policy has no tower for.
     ///
     /// # Shapes
-    /// - output: `[B * width, D]`
-    fn embed_prompts(&self, prompts: &[&Prompt], width: usize) -> Tensor<2> {
-        let mut ids = vec![0; prompts.len() * width];
-        for (b, prompt) in prompts.iter().enumerate() {
-            for (place, &id) in prompt.token_ids.iter().enumerate() {
-                ids[b * width + place] = id as usize;
-            }
-        }
+    /// - output: `[N, D]`, `N` the tokens of all prompts
+    fn embed_prompts(&self, prompts: &[&Prompt]) -> Tensor<2> {
+        let ids: Vec<usize> =
+            prompts.iter().flat_map(|prompt| &prompt.token_ids).map(|&id| id as usize).collect();
         let embedded = self.decoder.embed(&ids);
         let device = embedded.device();
         let images: Vec<&ImageInput> = prompts.iter().flat_map(|prompt| &prompt.images).collect();
@@ -93,13 +84,13 @@ where
             let tower =
                 self.image.as_ref().expect("a prompt holds a picture: the policy must have an image tower");
             rows.push(tower.forward(&images, &device));
-            next = place_features(&mut sources, prompts, width, Modality::Image, next);
+            next = place_features(&mut sources, prompts, Modality::Image, next);
         }
         if !audios.is_empty() {
             let tower =
                 self.audio.as_ref().expect("a prompt holds a sound: the policy must have an audio tower");
             rows.push(tower.forward(&audios, &device));
-            next = place_features(&mut sources, prompts, width, Modality::Audio, next);
+            next = place_features(&mut sources, prompts, Modality::Audio, next);
         }
         let rows = Tensor::cat(rows, 0);
         assert_eq!(rows.dims()[0], next, "merge: the spans must take exactly the features the towers give");
@@ -108,18 +99,14 @@ where
 }
 
 /// Points the positions of one modality's spans at its feature rows, which start at `next`.
-fn place_features(
-    sources: &mut [usize],
-    prompts: &[&Prompt],
-    width: usize,
-    modality: Modality,
-    mut next: usize,
-) -> usize {
-    for (b, prompt) in prompts.iter().enumerate() {
+fn place_features(sources: &mut [usize], prompts: &[&Prompt], modality: Modality, mut next: usize) -> usize {
+    let mut start = 0;
+    for prompt in prompts {
         for position in prompt.spans_of(modality).flat_map(|span| span.positions.clone()) {
-            sources[b * width + position] = next;
+            sources[start + position] = next;
             next += 1;
         }
+        start += prompt.len();
     }
     next
 }
@@ -133,13 +120,7 @@ where
 
     fn prefill(&self, prompts: &[&Prompt]) -> Prefill<DecoderCache> {
         let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
-        let width = lengths.iter().copied().max().unwrap_or(0);
-        assert!(
-            lengths.iter().all(|&length| length > 0),
-            "prefill: expected prompts with tokens, got an empty one"
-        );
-        let input = self.embed_prompts(prompts, width);
-        let (cache, last) = self.decoder.prefill(input, lengths, width);
+        let (cache, last) = self.decoder.prefill(self.embed_prompts(prompts), lengths);
         Prefill { cache, logits: self.decoder.logits(last) }
     }
 
@@ -158,18 +139,17 @@ where
     fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2> {
         let packing = Packing::new(groups);
         let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
-        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
-        let mut input = self.embed_prompts(&prompts, packing.prompt_width);
-        if packing.completion_len > 0 {
+        let mut input = self.embed_prompts(&prompts);
+        if !packing.completion_ids.is_empty() {
             input = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
         }
-        let hidden = self.decoder.forward_packed(input, lengths, &packing);
+        let hidden = self.decoder.forward_packed(input, &packing);
         let device = hidden.device();
-        let predictors = hidden.select(0, indices(&packing.predictors, &device));
-        let logprobs = fused::token_logprobs(self.decoder.logits(predictors), &packing.targets);
-        let shape = [packing.num_rows, packing.num_targets];
-        let mask = Tensor::from_data(TensorData::new(packing.target_mask, shape), &device);
-        logprobs.reshape(shape) * mask
+        let logprobs = fused::token_logprobs(self.decoder.logits(hidden), &packing.targets);
+        let padding = Tensor::zeros([1, 1], &device);
+        Tensor::cat(vec![logprobs, padding], 0)
+            .select(0, indices(&packing.places, &device))
+            .reshape(packing.shape)
     }
 
     fn device(&self) -> Device {

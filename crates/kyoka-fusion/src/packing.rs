@@ -1,81 +1,94 @@
-//! Groups of completions as rectangles of token ids.
+//! Groups of completions as rows of one pass.
 
 use kyoka_core::PackedGroup;
 
-/// The layout of a training pass: prompts padded to `P`, completions to `G x T`.
+/// The rows of a training pass: all prompts, then all completions prompt by prompt, nothing padded.
 pub(crate) struct Packing {
-    /// Longest prompt, `P`.
-    pub prompt_width: usize,
-    /// Most completions of a prompt, `G`.
-    pub group_size: usize,
-    /// Completion tokens that are read, `T`: all but the last of each row, so possibly 0.
-    pub completion_len: usize,
-    /// Longest completion.
-    pub num_targets: usize,
-    /// Position of every token of the pass, prompts first.
+    /// Tokens of each prompt.
+    pub prompt_lens: Vec<usize>,
+    /// Tokens that are read of each completion: all but the last.
+    pub completion_lens: Vec<Vec<usize>>,
+    /// Position of every row.
     pub positions: Vec<usize>,
-    /// Token ids of the completions that are read, padded with 0.
+    /// Token ids of the completions' rows.
     pub completion_ids: Vec<usize>,
-    /// For every target, the row of the pass that predicts it; 0 where padded.
+    /// For every target, the row that predicts it.
     pub predictors: Vec<usize>,
-    /// Target token ids, padded with 0.
+    /// Token ids to predict, completion by completion.
     pub targets: Vec<usize>,
-    /// 1 on real targets, 0 on padding.
-    pub target_mask: Vec<f32>,
-    /// Number of completions: rows of the result.
-    pub num_rows: usize,
+    /// For every place of the `[R, T]` result, the target it holds; the number of targets where padded.
+    pub places: Vec<usize>,
+    /// Rows and columns of the result.
+    pub shape: [usize; 2],
 }
 
 impl Packing {
     pub fn new(groups: &[PackedGroup<'_>]) -> Self {
-        assert!(!groups.is_empty(), "score: expected at least one group, got none");
-        let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
-        let p = longest(&mut groups.iter().map(|group| group.prompt.len()));
-        let g = longest(&mut groups.iter().map(|group| group.completions.len()));
-        let num_targets =
-            longest(&mut groups.iter().flat_map(|group| group.completions.iter().map(|ids| ids.len())));
-        assert!(g > 0 && num_targets > 0, "score: expected at least one completion token, got none");
-        let completion_len = num_targets - 1;
+        let completions = || groups.iter().flat_map(|group| &group.completions);
+        let longest = completions().map(|ids| ids.len()).max().unwrap_or(0);
+        assert!(longest > 0, "score: expected at least one completion token, got none");
+        let prompt_lens: Vec<usize> = groups.iter().map(|group| group.prompt.len()).collect();
+        let read = |group: &PackedGroup<'_>| group.completions.iter().map(|ids| ids.len() - 1).collect();
+        if let Some(b) = groups.iter().position(|group| group.prompt.is_empty()) {
+            panic!("score: the prompt of group {b} is empty");
+        }
+        if let Some(row) = completions().position(|ids| ids.is_empty()) {
+            panic!("score: completion {row} is empty");
+        }
+        let num_targets: usize = completions().map(|ids| ids.len()).sum();
         let mut packing = Self {
-            prompt_width: p,
-            group_size: g,
-            completion_len,
-            num_targets,
-            positions: (0..groups.len()).flat_map(|_| 0..p).collect(),
-            completion_ids: vec![0; groups.len() * g * completion_len],
-            predictors: Vec::new(),
-            targets: Vec::new(),
-            target_mask: Vec::new(),
-            num_rows: 0,
+            completion_lens: groups.iter().map(read).collect(),
+            positions: prompt_lens.iter().flat_map(|&len| 0..len).collect(),
+            completion_ids: Vec::new(),
+            predictors: Vec::with_capacity(num_targets),
+            targets: Vec::with_capacity(num_targets),
+            places: Vec::new(),
+            shape: [completions().count(), longest],
+            prompt_lens,
         };
-        for (b, group) in groups.iter().enumerate() {
-            packing.add_group(b, group, groups.len() * p);
+        let mut prompt_end = 0;
+        for group in groups {
+            let prompt_len = group.prompt.len();
+            prompt_end += prompt_len;
+            for ids in &group.completions {
+                // The prompt's last row predicts the first token, every token's row the next one.
+                packing.predictors.push(prompt_end - 1);
+                let start = packing.positions.len();
+                packing.predictors.extend(start..start + ids.len() - 1);
+                packing.positions.extend(prompt_len..prompt_len + ids.len() - 1);
+                packing.completion_ids.extend(ids[..ids.len() - 1].iter().map(|&id| id as usize));
+                let first = packing.targets.len();
+                packing.targets.extend(ids.iter().map(|&id| id as usize));
+                packing
+                    .places
+                    .extend((0..longest).map(|t| if t < ids.len() { first + t } else { num_targets }));
+            }
         }
         packing
     }
+}
 
-    fn add_group(&mut self, b: usize, group: &PackedGroup<'_>, prompt_rows: usize) {
-        let (g, t) = (self.group_size, self.completion_len);
-        let prompt_len = group.prompt.len();
-        assert!(prompt_len > 0, "score: the prompt of group {b} is empty");
-        self.positions.extend((0..g).flat_map(|_| prompt_len..prompt_len + t));
-        for (slot, ids) in group.completions.iter().enumerate() {
-            assert!(!ids.is_empty(), "score: completion {slot} of group {b} is empty");
-            let start = (b * g + slot) * t;
-            for (place, &id) in ids[..ids.len() - 1].iter().enumerate() {
-                self.completion_ids[start + place] = id as usize;
-            }
-            for place in 0..self.num_targets {
-                let real = place < ids.len();
-                let predictor = match place {
-                    0 => b * self.prompt_width + prompt_len - 1,
-                    _ => prompt_rows + start + place - 1,
-                };
-                self.predictors.push(if real { predictor } else { 0 });
-                self.targets.push(if real { ids[place] as usize } else { 0 });
-                self.target_mask.push(f32::from(real));
-            }
-            self.num_rows += 1;
-        }
+#[cfg(test)]
+mod tests {
+    use kyoka_core::Prompt;
+
+    use super::*;
+
+    #[test]
+    fn rows_predictors_and_places_of_two_groups() {
+        let prompt = |ids: &[u32]| Prompt { token_ids: ids.to_vec(), ..Prompt::default() };
+        let (long, short) = (prompt(&[1, 2, 3]), prompt(&[4]));
+        let groups = [
+            PackedGroup { prompt: &long, completions: vec![&[10, 11, 12], &[13]] },
+            PackedGroup { prompt: &short, completions: vec![&[14, 15]] },
+        ];
+        let packing = Packing::new(&groups);
+        // Rows: prompts 0..3 and 3..4, then 10 11 at 4..6, nothing of 13, 14 at 6..7.
+        assert_eq!(packing.positions, [0, 1, 2, 0, 3, 4, 1]);
+        assert_eq!(packing.completion_ids, [10, 11, 14]);
+        assert_eq!(packing.targets, [10, 11, 12, 13, 14, 15]);
+        assert_eq!(packing.predictors, [2, 4, 5, 2, 3, 6]);
+        assert_eq!(packing.places, [0, 1, 2, 3, 6, 6, 4, 5, 6]);
+        assert_eq!(packing.shape, [3, 3]);
     }
 }

@@ -79,6 +79,6 @@ impl EncoderLayer {
         let [d_model, _] = self.out.weight.dims();
         let num_heads = self.num_heads;
         let heads = HeadConfig { num_heads, num_kv_heads: num_heads, d_head: d_model / num_heads };
-        Arc::new(AttentionLayout::new(heads, vec![positions; batch], positions, false))
+        Arc::new(AttentionLayout::new(heads, &vec![positions; batch], false))
     }
 }

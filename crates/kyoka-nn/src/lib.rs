@@ -17,6 +17,6 @@ pub use encoder_layer::{EncoderLayer, EncoderLayerConfig};
 pub use init::WeightInit;
 pub use layer_norm::LayerNorm;
 pub use mlp::{Activation, GatedMlp, GeluMlp};
-pub use packed_attention::{AttentionLayout, HeadConfig, packed_attention};
+pub use packed_attention::{AttentionLayout, HeadConfig, indices, packed_attention};
 pub use rotary::{Rotary, RotaryConfig};
 pub use weight_rule::WeightRule;

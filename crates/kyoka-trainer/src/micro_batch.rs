@@ -12,64 +12,47 @@ pub struct PackItem {
 /// One micro-batch: for each part, the item and the places of its completions.
 pub type MicroBatch = Vec<(usize, Vec<usize>)>;
 
-/// Packs items into micro-batches whose padded size stays within `token_budget`.
+/// Packs items into micro-batches of at most `token_budget` tokens.
 ///
-/// Items are sorted by length, so that little is padded; completions of one prompt stay together unless the prompt
-/// with all of them exceeds the budget, then they are split and the prompt runs again for each part. A single completion
-/// is never refused.
+/// A pass is packed, nothing in it is padded, so a micro-batch costs its tokens. Completions of one prompt stay together
+/// unless the prompt with all of them exceeds the budget: then they are split, and the prompt runs again for each part.
+/// A single completion is never refused. Items of like length go together, which devices without a fused attention
+/// thank.
 pub fn plan_micro_batches(items: &[PackItem], token_budget: usize) -> Vec<MicroBatch> {
-    let mut parts: Vec<(usize, Vec<usize>)> = Vec::new();
+    let mut parts: Vec<(usize, Vec<usize>, usize)> = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        let longest = item.completion_lens.iter().copied().max().unwrap_or(0).max(1);
-        let room = token_budget.saturating_sub(item.prompt_len) / longest;
         let mut order: Vec<usize> = (0..item.completion_lens.len()).collect();
         order.sort_by_key(|&place| item.completion_lens[place]);
-        parts.extend(order.chunks(room.max(1)).map(|places| (index, places.to_vec())));
+        let mut part = (index, Vec::new(), item.prompt_len);
+        for place in order {
+            let len = item.completion_lens[place];
+            if !part.1.is_empty() && part.2 + len > token_budget {
+                parts.push(std::mem::replace(&mut part, (index, Vec::new(), item.prompt_len)));
+            }
+            part.1.push(place);
+            part.2 += len;
+        }
+        parts.push(part);
     }
-    let longest = |part: &(usize, Vec<usize>)| {
+    let longest = |part: &(usize, Vec<usize>, usize)| {
         part.1.iter().map(|&place| items[part.0].completion_lens[place]).max().unwrap_or(0)
     };
     parts.sort_by_key(|part| (longest(part), items[part.0].prompt_len, part.1.len()));
     let mut batches: Vec<MicroBatch> = Vec::new();
-    let mut size = Extent::default();
-    for part in parts {
-        let grown = size.with(items[part.0].prompt_len, part.1.len(), longest(&part));
+    let mut held = 0;
+    for (index, places, tokens) in parts {
         match batches.last_mut() {
-            Some(batch) if grown.tokens() <= token_budget => {
-                batch.push(part);
-                size = grown;
+            Some(batch) if held + tokens <= token_budget => {
+                batch.push((index, places));
+                held += tokens;
             }
             _ => {
-                size = Extent::default().with(items[part.0].prompt_len, part.1.len(), longest(&part));
-                batches.push(vec![part]);
+                batches.push(vec![(index, places)]);
+                held = tokens;
             }
         }
     }
     batches
-}
-
-/// The rectangle a micro-batch is padded to.
-#[derive(Debug, Clone, Copy, Default)]
-struct Extent {
-    parts: usize,
-    prompt: usize,
-    completions: usize,
-    completion: usize,
-}
-
-impl Extent {
-    fn with(self, prompt: usize, completions: usize, completion: usize) -> Self {
-        Self {
-            parts: self.parts + 1,
-            prompt: self.prompt.max(prompt),
-            completions: self.completions.max(completions),
-            completion: self.completion.max(completion),
-        }
-    }
-
-    fn tokens(self) -> usize {
-        self.parts * (self.prompt + self.completions * self.completion)
-    }
 }
 
 #[cfg(test)]

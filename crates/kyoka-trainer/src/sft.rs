@@ -33,7 +33,7 @@ pub struct SftConfig {
     /// Random changes of pictures and sounds. Default true.
     #[serde(default = "yes")]
     pub augment: bool,
-    /// Padded tokens a micro-batch. Default 8192.
+    /// Most tokens a micro-batch. Default 8192.
     #[serde(default = "default_budget")]
     pub tokens_per_micro_batch: usize,
     /// Steps between evaluations; 0 evaluates at the end only.

@@ -4,6 +4,8 @@
 //! quarter more products in attention, and saves a tensor of `[heads, queries, keys]` written, read and copied. One
 //! task is a prompt with its completions and one key head, so that no two tasks write to the same place.
 
+use std::ops::Range;
+
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -11,10 +13,10 @@ use super::{
     gemm::{View, multiply},
     kernels,
 };
-use crate::AttentionLayout;
+use crate::{AttentionLayout, HeadConfig};
 
-/// Query rows a block.
-const BLOCK_ROWS: usize = 64;
+/// Query rows a block, about.
+const BLOCK_ROWS: usize = 128;
 
 /// One key head of one prompt and its completions, over rows of `[H + 2 Hkv]` heads.
 struct Task<'a> {
@@ -25,47 +27,80 @@ struct Task<'a> {
     kv_head: usize,
 }
 
-/// A block of query rows of one head.
+/// A block of query rows of one head; rows are numbered within the task.
 struct Queries {
-    /// First row within the task.
     first: usize,
     count: usize,
     /// Query head within those of the key head.
     head: usize,
     /// Prompt keys that the block looks at.
     prompt_keys: usize,
-    /// First row within the task, and length, of the completions that the block holds; no length without any.
-    own: Option<usize>,
+    /// Rows of the completions that the block holds; none for prompt rows.
+    own: Vec<Range<usize>>,
+}
+
+/// Rows of the pass that hold a prompt's completions.
+fn completion_rows(layout: &AttentionLayout, prompt: usize) -> Range<usize> {
+    let completions = &layout.completions[prompt];
+    match (completions.first(), completions.last()) {
+        (Some(first), Some(last)) => first.start..last.end,
+        _ => 0..0,
+    }
+}
+
+impl Queries {
+    fn of_completions(own: Vec<Range<usize>>, head: usize, prompt_keys: usize) -> Self {
+        let (first, end) = (own[0].start, own[own.len() - 1].end);
+        Self { first, count: end - first, head, prompt_keys, own }
+    }
+
+    /// Scores a row: prompt keys, then the keys of its own completion.
+    fn keys(&self) -> usize {
+        self.prompt_keys + self.own.iter().map(Range::len).max().unwrap_or(0)
+    }
+
+    /// The completions, each with its place within the block.
+    fn own_rows(&self) -> impl Iterator<Item = (usize, &Range<usize>)> {
+        self.own.iter().map(|rows| (rows.start - self.first, rows))
+    }
+
+    /// The weights of `len` rows at `at` for the keys of their completion.
+    fn own_weights<'b>(&self, weights: &'b [f32], at: usize, len: usize) -> View<'b> {
+        View::new(&weights[at * self.keys() + self.prompt_keys..], len, len, self.keys())
+    }
 }
 
 impl<'a> Task<'a> {
+    fn prompt_len(&self) -> usize {
+        self.layout.prompts[self.prompt].len()
+    }
+
     fn rows(&self) -> usize {
-        self.layout.width + self.layout.group_size * self.layout.completion_len
+        self.prompt_len() + completion_rows(self.layout, self.prompt).len()
     }
 
     /// Query heads that share the key head.
     fn num_heads(&self) -> usize {
-        self.layout.num_heads / self.layout.num_kv_heads
+        self.layout.heads.num_heads / self.layout.heads.num_kv_heads
     }
 
     /// Row of the pass that holds a row of the task.
     fn row(&self, row: usize) -> usize {
-        let AttentionLayout { width, group_size, completion_len, .. } = *self.layout;
-        match row.checked_sub(width) {
-            None => self.prompt * width + row,
-            Some(row) => self.layout.prompt_rows() + self.prompt * group_size * completion_len + row,
+        match row.checked_sub(self.prompt_len()) {
+            None => self.layout.prompts[self.prompt].start + row,
+            Some(row) => completion_rows(self.layout, self.prompt).start + row,
         }
     }
 
     /// `count` rows, from row `first` of the task on, of one head of a table whose rows hold `heads` heads.
     fn head_of<'b>(&self, table: &'b [f32], [heads, head, first, count]: [usize; 4]) -> View<'b> {
-        let d = self.layout.d_head;
+        let d = self.layout.heads.d_head;
         let start = (self.row(first) * heads + head) * d;
         View::new(&table[start..], count, d, heads * d)
     }
 
     fn heads_a_row(&self) -> usize {
-        self.layout.num_heads + 2 * self.layout.num_kv_heads
+        self.layout.heads.num_heads + 2 * self.layout.heads.num_kv_heads
     }
 
     fn query(&self, block: &Queries) -> View<'a> {
@@ -74,53 +109,51 @@ impl<'a> Task<'a> {
     }
 
     fn key(&self, first: usize, count: usize) -> View<'a> {
-        let head = self.layout.num_heads + self.kv_head;
+        let head = self.layout.heads.num_heads + self.kv_head;
         self.head_of(self.qkv, [self.heads_a_row(), head, first, count])
     }
 
     fn value(&self, first: usize, count: usize) -> View<'a> {
-        let head = self.layout.num_heads + self.layout.num_kv_heads + self.kv_head;
+        let head = self.layout.heads.num_heads + self.layout.heads.num_kv_heads + self.kv_head;
         self.head_of(self.qkv, [self.heads_a_row(), head, first, count])
     }
 
     /// All blocks of the task: prompts by rows, completions whole, a few at once.
     fn blocks(&self) -> Vec<Queries> {
-        let AttentionLayout { width, group_size, completion_len, causal, .. } = *self.layout;
-        let length = self.layout.lengths[self.prompt];
+        let len = self.prompt_len();
         let mut blocks = Vec::new();
         for head in 0..self.num_heads() {
-            for first in (0..width).step_by(BLOCK_ROWS) {
-                let count = BLOCK_ROWS.min(width - first);
-                let prompt_keys = if causal { length.min(first + count) } else { length };
-                blocks.push(Queries { first, count, head, prompt_keys, own: None });
+            for first in (0..len).step_by(BLOCK_ROWS) {
+                let count = BLOCK_ROWS.min(len - first);
+                let prompt_keys = if self.layout.causal { first + count } else { len };
+                blocks.push(Queries { first, count, head, prompt_keys, own: Vec::new() });
             }
-            // No completions: no rows, and nothing to divide by.
-            let at_once = BLOCK_ROWS.checked_div(completion_len).map_or(1, |count| count.max(1));
-            let completions = if completion_len == 0 { 0 } else { group_size };
-            for completion in (0..completions).step_by(at_once) {
-                let first = width + completion * completion_len;
-                let count = at_once.min(completions - completion) * completion_len;
-                blocks.push(Queries { first, count, head, prompt_keys: length, own: Some(first) });
+            let start = completion_rows(self.layout, self.prompt).start;
+            let mut own: Vec<Range<usize>> = Vec::new();
+            let completions = self.layout.completions[self.prompt].iter().filter(|rows| !rows.is_empty());
+            for rows in completions {
+                let rows = len + rows.start - start..len + rows.end - start;
+                if own.first().is_some_and(|first| rows.end - first.start > BLOCK_ROWS) {
+                    blocks.push(Queries::of_completions(std::mem::take(&mut own), head, len));
+                }
+                own.push(rows);
+            }
+            if !own.is_empty() {
+                blocks.push(Queries::of_completions(own, head, len));
             }
         }
         blocks
     }
 
-    /// Number of scores of a block's row: prompt keys, then the keys of its own completion.
-    fn keys(&self, block: &Queries) -> usize {
-        block.prompt_keys + block.own.map_or(0, |_| self.layout.completion_len)
-    }
-
     /// How many leading scores of each row count.
     fn visible(&self, block: &Queries) -> Vec<usize> {
+        let completions =
+            block.own.iter().flat_map(|rows| (0..rows.len()).map(|t| block.prompt_keys + t + 1));
+        if !block.own.is_empty() {
+            return completions.collect();
+        }
         let causal = self.layout.causal;
-        (0..block.count)
-            .map(|row| match block.own {
-                Some(_) => block.prompt_keys + row % self.layout.completion_len + 1,
-                None if causal => block.prompt_keys.min(block.first + row + 1),
-                None => block.prompt_keys,
-            })
-            .collect()
+        (0..block.count).map(|row| if causal { block.first + row + 1 } else { block.prompt_keys }).collect()
     }
 
     /// `left right^T` of a block against the prompt's keys and against each completion's own.
@@ -131,19 +164,12 @@ impl<'a> Task<'a> {
         right: &dyn Fn(usize, usize) -> View<'a>,
         (scale, out): (f32, &mut [f32]),
     ) {
-        let keys = self.keys(block);
+        let keys = block.keys();
         multiply(out, keys, false, scale, (left, right(0, block.prompt_keys).transposed()));
-        let Some(own) = block.own else { return };
-        let t = self.layout.completion_len;
-        for at in (0..block.count).step_by(t) {
-            let own = right(own + at, t).transposed();
-            multiply(
-                &mut out[at * keys + block.prompt_keys..],
-                keys,
-                false,
-                scale,
-                (left.row_range(at, t), own),
-            );
+        for (at, rows) in block.own_rows() {
+            let out = &mut out[at * keys + block.prompt_keys..];
+            let product = (left.row_range(at, rows.len()), right(rows.start, rows.len()).transposed());
+            multiply(out, keys, false, scale, product);
         }
     }
 
@@ -155,14 +181,11 @@ impl<'a> Task<'a> {
         right: &dyn Fn(usize, usize) -> View<'a>,
         (scale, out, stride): (f32, &mut [f32], usize),
     ) {
-        let keys = self.keys(block);
-        let shared = View::new(weights, block.count, block.prompt_keys, keys);
+        let shared = View::new(weights, block.count, block.prompt_keys, block.keys());
         multiply(out, stride, false, scale, (shared, right(0, block.prompt_keys)));
-        let Some(own) = block.own else { return };
-        let t = self.layout.completion_len;
-        for at in (0..block.count).step_by(t) {
-            let weights = View::new(&weights[at * keys + block.prompt_keys..], t, t, keys);
-            multiply(&mut out[at * stride..], stride, true, scale, (weights, right(own + at, t)));
+        for (at, rows) in block.own_rows() {
+            let product = (block.own_weights(weights, at, rows.len()), right(rows.start, rows.len()));
+            multiply(&mut out[at * stride..], stride, true, scale, product);
         }
     }
 
@@ -174,36 +197,34 @@ impl<'a> Task<'a> {
         left: View,
         (scale, out, stride): (f32, &mut [f32], usize),
     ) {
-        let keys = self.keys(block);
-        let shared = View::new(weights, block.count, block.prompt_keys, keys).transposed();
+        let shared = View::new(weights, block.count, block.prompt_keys, block.keys()).transposed();
         multiply(out, stride, true, scale, (shared, left));
-        let Some(own) = block.own else { return };
-        let t = self.layout.completion_len;
-        for at in (0..block.count).step_by(t) {
-            let weights = View::new(&weights[at * keys + block.prompt_keys..], t, t, keys).transposed();
-            let out = &mut out[(own + at) * stride..];
-            multiply(out, stride, true, scale, (weights, left.row_range(at, t)));
+        for (at, rows) in block.own_rows() {
+            let weights = block.own_weights(weights, at, rows.len()).transposed();
+            let product = (weights, left.row_range(at, rows.len()));
+            multiply(&mut out[rows.start * stride..], stride, true, scale, product);
         }
     }
 
     fn scale(&self) -> f32 {
-        (self.layout.d_head as f32).powf(-0.5)
+        (self.layout.heads.d_head as f32).powf(-0.5)
     }
 
     /// Attention weights of a block.
     fn weights(&self, block: &Queries, scores: &mut Vec<f32>) -> Vec<usize> {
-        scores.clear();
-        scores.resize(block.count * self.keys(block), 0.0);
+        // What an earlier block left is written over: every score is computed, or filled with 0 as hidden.
+        scores.resize(block.count * block.keys(), 0.0);
         let visible = self.visible(block);
         let key = |first, count| self.key(first, count);
         self.against(block, self.query(block), &key, (self.scale(), scores));
-        softmax_rows(scores, self.keys(block), &visible);
+        softmax_rows(scores, block.keys(), &visible);
         visible
     }
 
     /// Output of the task's query heads, `[rows, R Dh]`.
     fn forward(&self) -> Vec<f32> {
-        let (d, stride) = (self.layout.d_head, self.num_heads() * self.layout.d_head);
+        let d = self.layout.heads.d_head;
+        let stride = self.num_heads() * d;
         let mut out = vec![0.0; self.rows() * stride];
         let mut scores = Vec::new();
         for block in self.blocks() {
@@ -216,20 +237,18 @@ impl<'a> Task<'a> {
 
     /// Gradients of the task's queries, key and value, `[rows, (R + 2) Dh]`.
     fn backward(&self, grad: &[f32]) -> Vec<f32> {
-        let (d, heads) = (self.layout.d_head, self.num_heads());
+        let (d, heads) = (self.layout.heads.d_head, self.num_heads());
         let stride = (heads + 2) * d;
         let mut out = vec![0.0; self.rows() * stride];
         let (mut scores, mut slopes) = (Vec::new(), Vec::new());
         for block in self.blocks() {
             let visible = self.weights(&block, &mut scores);
-            let keys = self.keys(&block);
             let head = self.kv_head * heads + block.head;
-            let grad = self.head_of(grad, [self.layout.num_heads, head, block.first, block.count]);
+            let grad = self.head_of(grad, [self.layout.heads.num_heads, head, block.first, block.count]);
             self.spread(&block, &scores, grad, (1.0, &mut out[(heads + 1) * d..], stride));
-            slopes.clear();
             slopes.resize(scores.len(), 0.0);
             self.against(&block, grad, &|first, count| self.value(first, count), (1.0, &mut slopes));
-            softmax_slopes(&scores, &mut slopes, keys, &visible);
+            softmax_slopes(&scores, &mut slopes, block.keys(), &visible);
             self.spread(&block, &slopes, self.query(&block), (self.scale(), &mut out[heads * d..], stride));
             let query = &mut out[block.first * stride + block.head * d..];
             let key = |first, count| self.key(first, count);
@@ -265,8 +284,8 @@ fn softmax_slopes(weights: &[f32], grads: &mut [f32], width: usize, visible: &[u
 }
 
 fn tasks<'a>(qkv: &'a [f32], layout: &'a AttentionLayout) -> impl IndexedParallelIterator<Item = Task<'a>> {
-    let kv = layout.num_kv_heads;
-    (0..layout.lengths.len() * kv).into_par_iter().map(move |index| Task {
+    let kv = layout.heads.num_kv_heads;
+    (0..layout.prompts.len() * kv).into_par_iter().map(move |index| Task {
         layout,
         qkv,
         prompt: index / kv,
@@ -278,19 +297,19 @@ fn tasks<'a>(qkv: &'a [f32], layout: &'a AttentionLayout) -> impl IndexedParalle
 fn turn(qkv: &mut [f32], layout: &AttentionLayout, direction: f32) {
     let Some(rotary) = &layout.rotary else { return };
     let (cos, sin) = rotary.tables();
-    let turned = (layout.num_heads + layout.num_kv_heads) * layout.d_head;
-    kernels::rotate_in_place(qkv, (cos, sin), (layout.row_width(), turned, layout.d_head), direction);
+    let HeadConfig { num_heads, num_kv_heads, d_head } = layout.heads;
+    let turned = (num_heads + num_kv_heads) * d_head;
+    kernels::rotate_in_place(qkv, (cos, sin), (layout.heads.row_width(), turned, d_head), direction);
 }
 
-/// Where a row of the pass stands: its prompt, and its row within the prompt's tasks.
-fn place(layout: &AttentionLayout, row: usize) -> (usize, usize) {
-    match row.checked_sub(layout.prompt_rows()) {
-        None => (row / layout.width, row % layout.width),
-        Some(row) => {
-            let rows = layout.group_size * layout.completion_len;
-            (row / rows, layout.width + row % rows)
-        }
+/// For every row of the pass, its prompt and its row within the prompt's tasks.
+fn places(layout: &AttentionLayout) -> Vec<(usize, usize)> {
+    let mut places = vec![(0, 0); layout.num_rows()];
+    for (prompt, rows) in layout.prompts.iter().enumerate() {
+        let rows = rows.clone().chain(completion_rows(layout, prompt));
+        rows.enumerate().for_each(|(place, row)| places[row] = (prompt, place));
     }
+    places
 }
 
 /// See [`crate::packed_attention`].
@@ -298,11 +317,12 @@ pub fn attention(qkv: &[f32], layout: &AttentionLayout) -> Vec<f32> {
     let mut turned = qkv.to_vec();
     turn(&mut turned, layout, 1.0);
     let parts: Vec<Vec<f32>> = tasks(&turned, layout).map(|task| task.forward()).collect();
-    let (kv, width) = (layout.num_kv_heads, layout.num_heads * layout.d_head);
+    let (kv, width) = (layout.heads.num_kv_heads, layout.heads.num_heads * layout.heads.d_head);
+    let places = places(layout);
     let part_width = width / kv;
     kernels::fill(layout.num_rows(), width, |first, out| {
         for (row, out) in out.chunks_exact_mut(width).enumerate() {
-            let (prompt, row) = place(layout, first + row);
+            let (prompt, row) = places[first + row];
             for (kv_head, out) in out.chunks_exact_mut(part_width).enumerate() {
                 out.copy_from_slice(&parts[prompt * kv + kv_head][row * part_width..][..part_width]);
             }
@@ -315,11 +335,12 @@ pub fn attention_backward(qkv: &[f32], grad: &[f32], layout: &AttentionLayout) -
     let mut turned = qkv.to_vec();
     turn(&mut turned, layout, 1.0);
     let parts: Vec<Vec<f32>> = tasks(&turned, layout).map(|task| task.backward(grad)).collect();
-    let (kv, d, width) = (layout.num_kv_heads, layout.d_head, layout.row_width());
-    let query_width = layout.num_heads / kv * d;
+    let HeadConfig { num_heads, num_kv_heads: kv, d_head: d } = layout.heads;
+    let (width, query_width) = (layout.heads.row_width(), num_heads / kv * d);
+    let places = places(layout);
     let mut out = kernels::fill(layout.num_rows(), width, |first, out| {
         for (row, out) in out.chunks_exact_mut(width).enumerate() {
-            let (prompt, row) = place(layout, first + row);
+            let (prompt, row) = places[first + row];
             let (queries, rest) = out.split_at_mut(kv * query_width);
             let (keys, values) = rest.split_at_mut(kv * d);
             for kv_head in 0..kv {

@@ -72,7 +72,7 @@ impl FusedOps for Flex {
 
     fn fused_attention(qkv: Flat, layout: Arc<AttentionLayout>) -> Flat {
         let qkv = qkv.to_contiguous();
-        let width = layout.num_heads * layout.d_head;
+        let width = layout.heads.num_heads * layout.heads.d_head;
         tensor(attention::attention(values(&qkv), &layout), [layout.num_rows(), width])
     }
 

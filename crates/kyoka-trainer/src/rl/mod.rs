@@ -52,7 +52,7 @@ pub struct RlConfig {
     /// Rounds of further prompts that dynamic sampling may draw. Default 3.
     #[serde(default = "three")]
     pub max_refills: usize,
-    /// Padded tokens a micro-batch. Default 8192.
+    /// Most tokens a micro-batch. Default 8192.
     #[serde(default = "default_budget")]
     pub tokens_per_micro_batch: usize,
     /// Steps between evaluations; 0 evaluates at the end only.
