@@ -10,7 +10,7 @@ use kyoka_core::{
     AudioInput, CausalLm, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup, Prefill,
     Prompt,
 };
-use kyoka_nn::{fused, indices};
+use kyoka_nn::{caches_on_host, fused, indices};
 
 use crate::{Decoder, Tower, cache::DecoderCache, packing::Packing};
 
@@ -133,7 +133,21 @@ where
     }
 
     fn retain(&self, cache: &mut DecoderCache, rows: &[usize]) {
-        cache.retain(rows, &self.device());
+        match cache {
+            DecoderCache::Host(cache) => cache.retain(rows),
+            DecoderCache::Device(cache) => cache.retain(rows, &self.device()),
+        }
+    }
+
+    fn append(&self, cache: &mut DecoderCache, more: DecoderCache) {
+        match (cache, more) {
+            (DecoderCache::Host(cache), DecoderCache::Host(more)) => cache.append(more),
+            _ => panic!("cache: rows cannot join a rectangle under way; ask `can_append` first"),
+        }
+    }
+
+    fn can_append(&self) -> bool {
+        caches_on_host(&self.device())
     }
 
     fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2> {

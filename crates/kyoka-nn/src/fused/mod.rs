@@ -6,16 +6,16 @@
 
 mod composed;
 
-#[cfg(feature = "flex")]
+#[cfg_attr(not(feature = "flex"), expect(dead_code, reason = "only the fused operations use it"))]
 mod attention;
 #[cfg(feature = "flex")]
 mod autodiff;
+pub(crate) mod decode;
 #[cfg(feature = "flex")]
 mod flex;
-#[cfg(feature = "flex")]
 mod gemm;
-#[cfg(feature = "flex")]
-mod kernels;
+#[cfg_attr(not(feature = "flex"), expect(dead_code, reason = "only the fused operations use all of them"))]
+pub(crate) mod kernels;
 #[cfg(feature = "flex")]
 mod ops;
 
@@ -30,12 +30,12 @@ use crate::{AttentionLayout, LayerNorm};
 
 /// Whether the fused form exists for a device.
 #[cfg(feature = "flex")]
-fn is_fused(device: &Device) -> bool {
+pub(crate) fn is_fused(device: &Device) -> bool {
     matches!(device.clone().without_autodiff().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
 }
 
 #[cfg(not(feature = "flex"))]
-fn is_fused(_: &Device) -> bool {
+pub(crate) fn is_fused(_: &Device) -> bool {
     false
 }
 
