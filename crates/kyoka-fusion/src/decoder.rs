@@ -174,6 +174,15 @@ impl Decoder {
         }
     }
 
+    /// Log-probability of one target a hidden row, `[N, 1]`.
+    pub(crate) fn target_logprobs(&self, hidden: Tensor<2>, targets: &[usize]) -> Tensor<2> {
+        let hidden = fused::rms_norm(&self.norm, hidden);
+        match &self.head {
+            Some(head) => fused::head_logprobs(hidden, head.weight.val(), false, targets),
+            None => fused::head_logprobs(hidden, self.embedding.val(), true, targets),
+        }
+    }
+
     fn rotary(&self, positions: &[usize], device: &Device) -> Rotary {
         Rotary::new(RotaryConfig { d_head: self.d_head, theta: self.rope_theta }, positions, device)
     }

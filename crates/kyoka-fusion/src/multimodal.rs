@@ -10,7 +10,7 @@ use kyoka_core::{
     AudioInput, CausalLm, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup, Prefill,
     Prompt,
 };
-use kyoka_nn::{caches_on_host, fused, indices};
+use kyoka_nn::{caches_on_host, indices};
 
 use crate::{Decoder, Tower, cache::DecoderCache, packing::Packing};
 
@@ -159,7 +159,7 @@ where
         }
         let hidden = self.decoder.forward_packed(input, &packing);
         let device = hidden.device();
-        let logprobs = fused::token_logprobs(self.decoder.logits(hidden), &packing.targets);
+        let logprobs = self.decoder.target_logprobs(hidden, &packing.targets);
         let padding = Tensor::zeros([1, 1], &device);
         Tensor::cat(vec![logprobs, padding], 0)
             .select(0, indices(&packing.places, &device))
