@@ -65,8 +65,25 @@ pub trait CausalLm: Sized {
     /// - output: `[R, T]`, `T` the longest completion
     fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2>;
 
+    /// [`score`](Self::score), and the hidden rows that it comes from: what a value head reads.
+    ///
+    /// # Shapes
+    /// - log-probabilities: `[R, T]`
+    /// - hidden: `[R, T, D]`, for each token the row that predicts it; padding holds 0
+    fn score_with_hidden(&self, groups: &[PackedGroup<'_>]) -> (Tensor<2>, Tensor<3>);
+
+    /// Logits of hidden rows.
+    ///
+    /// # Shapes
+    /// - input: `[N, D]`, rows of [`score_with_hidden`](Self::score_with_hidden)
+    /// - output: `[N, V]`
+    fn logits(&self, hidden: Tensor<2>) -> Tensor<2>;
+
     /// Where the parameters live.
     fn device(&self) -> Device;
+
+    /// Width of a hidden row.
+    fn d_model(&self) -> usize;
 
     /// Size of the vocabulary.
     fn vocab_size(&self) -> usize;

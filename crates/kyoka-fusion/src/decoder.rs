@@ -161,22 +161,36 @@ impl Decoder {
         self.embedding.val().select(0, indices(token_ids, &self.device()))
     }
 
-    /// Logits of hidden rows.
+    /// Width of a hidden row.
+    pub fn d_model(&self) -> usize {
+        self.embedding.val().dims()[1]
+    }
+
+    /// Hidden rows after the last norm.
+    pub(crate) fn normed(&self, hidden: Tensor<2>) -> Tensor<2> {
+        fused::rms_norm(&self.norm, hidden)
+    }
+
+    /// Logits of hidden rows after the last norm.
     ///
     /// # Shapes
     /// - input: `[N, D]`
     /// - output: `[N, V]`
-    pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let hidden = fused::rms_norm(&self.norm, hidden);
+    pub(crate) fn project(&self, normed: Tensor<2>) -> Tensor<2> {
         match &self.head {
-            Some(head) => head.forward(hidden),
-            None => hidden.matmul(self.embedding.val().transpose()),
+            Some(head) => head.forward(normed),
+            None => normed.matmul(self.embedding.val().transpose()),
         }
+    }
+
+    /// Logits of hidden rows.
+    pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.project(self.normed(hidden))
     }
 
     /// Log-probability of one target a hidden row, `[N, 1]`.
     pub(crate) fn target_logprobs(&self, hidden: Tensor<2>, targets: &[usize]) -> Tensor<2> {
-        let hidden = fused::rms_norm(&self.norm, hidden);
+        let hidden = self.normed(hidden);
         match &self.head {
             Some(head) => fused::head_logprobs(hidden, head.weight.val(), false, targets),
             None => fused::head_logprobs(hidden, self.embedding.val(), true, targets),

@@ -96,6 +96,16 @@ where
         assert_eq!(rows.dims()[0], next, "merge: the spans must take exactly the features the towers give");
         rows.select(0, indices(&sources, &device))
     }
+
+    /// Hidden rows of the positions that predict, one a target, not normed.
+    fn predicting_rows(&self, groups: &[PackedGroup<'_>], packing: &Packing) -> Tensor<2> {
+        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
+        let mut input = self.embed_prompts(&prompts);
+        if !packing.completion_ids.is_empty() {
+            input = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
+        }
+        self.decoder.forward_packed(input, packing)
+    }
 }
 
 /// Points the positions of one modality's spans at its feature rows, which start at `next`.
@@ -152,22 +162,27 @@ where
 
     fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2> {
         let packing = Packing::new(groups);
-        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
-        let mut input = self.embed_prompts(&prompts);
-        if !packing.completion_ids.is_empty() {
-            input = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
-        }
-        let hidden = self.decoder.forward_packed(input, &packing);
-        let device = hidden.device();
-        let logprobs = self.decoder.target_logprobs(hidden, &packing.targets);
-        let padding = Tensor::zeros([1, 1], &device);
-        Tensor::cat(vec![logprobs, padding], 0)
-            .select(0, indices(&packing.places, &device))
-            .reshape(packing.shape)
+        let hidden = self.predicting_rows(groups, &packing);
+        packing.unpack(self.decoder.target_logprobs(hidden, &packing.targets)).squeeze_dim(2)
+    }
+
+    fn score_with_hidden(&self, groups: &[PackedGroup<'_>]) -> (Tensor<2>, Tensor<3>) {
+        let packing = Packing::new(groups);
+        let hidden = self.predicting_rows(groups, &packing);
+        let logprobs = self.decoder.target_logprobs(hidden.clone(), &packing.targets);
+        (packing.unpack(logprobs).squeeze_dim(2), packing.unpack(self.decoder.normed(hidden)))
+    }
+
+    fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.decoder.project(hidden)
     }
 
     fn device(&self) -> Device {
         self.decoder.device()
+    }
+
+    fn d_model(&self) -> usize {
+        self.decoder.d_model()
     }
 
     fn vocab_size(&self) -> usize {
