@@ -10,6 +10,7 @@ fn groups() -> Vec<GroupRewards> {
         totals: (0..8).map(|i| ((index * 7 + i * 3) % 11) as f32).collect(),
         lengths: vec![100; 8],
         steps: (0..8).map(|i| (0..5).map(|s| step(index + i + s)).collect()).collect(),
+        ..GroupRewards::default()
     };
     (0..12_500).map(group).collect()
 }

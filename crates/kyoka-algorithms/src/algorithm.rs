@@ -1,18 +1,16 @@
-//! An algorithm as a composition of parts, and the vetted compositions.
+//! An algorithm as a composition of parts: the names of the parts, and the parts put together.
 
 use kyoka_core::{AdvantageEstimator, PolicyLoss};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Kl, KlEstimator, Reduction,
-    advantage::{DrGrpo, Grpo, ProcessGrpo, Rloo},
-    policy_loss::ClippedLoss,
-};
+use crate::{Correction, EntropyBonus, Kl, Reduction};
 
 /// A named, vetted setting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
+    /// Williams 1992, with the batch's mean as baseline.
+    Reinforce,
     /// DeepSeekMath, arXiv 2402.03300.
     Grpo,
     /// GRPO with credit at the steps, after arXiv 2402.03300 section 4.1.3.
@@ -21,93 +19,226 @@ pub enum Preset {
     DrGrpo,
     /// "Back to basics", arXiv 2402.14740.
     Rloo,
+    /// REINFORCE++, arXiv 2501.03262.
+    ReinforcePlusPlus,
+    /// REINFORCE++-baseline, arXiv 2501.03262.
+    ReinforcePlusPlusBaseline,
+    /// ReMax, arXiv 2310.10505.
+    Remax,
     /// DAPO, arXiv 2503.14476.
     Dapo,
+    /// CPPO, arXiv 2503.22342.
+    Cppo,
+    /// GPG, arXiv 2504.02546.
+    Gpg,
+    /// GSPO, arXiv 2507.18071.
+    Gspo,
+    /// GMPO, arXiv 2507.20673.
+    Gmpo,
+    /// CISPO (MiniMax-M1), arXiv 2506.13585.
+    Cispo,
+    /// SAPO, arXiv 2511.20347.
+    Sapo,
+    /// Online policy mirror descent (Kimi k1.5), arXiv 2501.12599.
+    Opmd,
+    /// PPO, arXiv 1707.06347.
+    Ppo,
+    /// VC-PPO, arXiv 2503.01491.
+    VcPpo,
+    /// VAPO, arXiv 2504.05118.
+    Vapo,
+    /// Open-Reasoner-Zero, arXiv 2503.24290.
+    OpenReasonerZero,
+    /// Lite PPO, arXiv 2508.08221.
+    LitePpo,
+    /// OPO, arXiv 2505.23585.
+    Opo,
+    /// GDPO, arXiv 2601.05242.
+    Gdpo,
+    /// MaxRL, arXiv 2602.02710.
+    Maxrl,
 }
 
-/// How credit is assigned.
+impl Preset {
+    /// All of them, in the order of `docs/algorithms.md`.
+    pub const ALL: [Self; 24] = [
+        Self::Reinforce,
+        Self::Grpo,
+        Self::ProcessGrpo,
+        Self::DrGrpo,
+        Self::Rloo,
+        Self::ReinforcePlusPlus,
+        Self::ReinforcePlusPlusBaseline,
+        Self::Remax,
+        Self::Dapo,
+        Self::Cppo,
+        Self::Gpg,
+        Self::Gspo,
+        Self::Gmpo,
+        Self::Cispo,
+        Self::Sapo,
+        Self::Opmd,
+        Self::Ppo,
+        Self::VcPpo,
+        Self::Vapo,
+        Self::OpenReasonerZero,
+        Self::LitePpo,
+        Self::Opo,
+        Self::Gdpo,
+        Self::Maxrl,
+    ];
+}
+
+/// How credit is assigned; each name is a struct of [`crate::advantage`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the structs of `advantage` are documented under the same names")]
 pub enum Credit {
-    /// See [`Grpo`].
+    Reinforce,
     Grpo,
-    /// See [`ProcessGrpo`].
     ProcessGrpo,
-    /// See [`DrGrpo`].
     DrGrpo,
-    /// See [`Rloo`].
     Rloo,
+    ReinforcePlusPlus,
+    ReinforcePlusPlusBaseline,
+    Remax,
+    Opo,
+    PassAtK,
+    PassAtKBest,
+    MaxRl,
+    LitePpo,
+    Gdpo,
+    Gpg,
+    Gae,
+    DecoupledGae,
+    LengthAdaptiveGae,
 }
 
-/// An algorithm as plain data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AlgorithmConfig {
-    /// How credit is assigned.
-    pub advantage: Credit,
-    /// Weight of step credit against outcome credit in process supervision; at least 0.
-    pub step_weight: f32,
-    /// How far the ratio may fall below 1; in (0, 1].
-    pub clip_low: f32,
-    /// How far the ratio may rise above 1; greater than 0.
-    pub clip_high: f32,
-    /// The loss's denominator.
-    pub reduction: Reduction,
-    /// Weight of the divergence from the reference policy; 0 needs no reference.
-    pub kl_coef: f32,
-    /// Which estimate of it.
-    pub kl_estimator: KlEstimator,
-    /// Drop groups without spread in reward and sample further prompts in their place.
-    pub dynamic_sampling: bool,
-    /// Optimizer steps on one batch of rollouts; at least 1.
-    pub updates_per_batch: usize,
+/// The per-token loss; each name is a struct of [`crate::policy_loss`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossKind {
+    /// See [`crate::policy_loss::ReinforceLoss`]; GPG's loss too.
+    Reinforce,
+    /// See [`crate::policy_loss::ClippedLoss`].
+    Clipped,
+    /// See [`crate::policy_loss::Gspo`].
+    Gspo,
+    /// See [`crate::policy_loss::GspoToken`].
+    GspoToken,
+    /// See [`crate::policy_loss::Gmpo`].
+    Gmpo,
+    /// See [`crate::policy_loss::Cispo`].
+    Cispo,
+    /// See [`crate::policy_loss::Sapo`].
+    Sapo,
+    /// See [`crate::policy_loss::Dppo`], by total variation.
+    DppoTv,
+    /// See [`crate::policy_loss::Dppo`], by binary KL.
+    DppoKl,
+    /// See [`crate::policy_loss::ClipCov`].
+    ClipCov,
+    /// See [`crate::policy_loss::KlCov`].
+    KlCov,
+    /// See [`crate::policy_loss::Opmd`].
+    Opmd,
 }
 
-/// Single fields of a preset, overridden.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the fields are those of `AlgorithmConfig`")]
-pub struct AlgorithmOverrides {
-    pub preset: Option<Preset>,
-    pub advantage: Option<Credit>,
-    pub step_weight: Option<f32>,
-    pub clip_low: Option<f32>,
-    pub clip_high: Option<f32>,
-    pub reduction: Option<Reduction>,
-    pub kl_coef: Option<f32>,
-    pub kl_estimator: Option<KlEstimator>,
-    pub dynamic_sampling: Option<bool>,
-    pub updates_per_batch: Option<usize>,
+/// Who says what a state is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CriticKind {
+    /// Nobody.
+    None,
+    /// A model of its own, started from the policy, with a scalar head.
+    Separate,
+    /// A scalar head on the policy's own trunk.
+    Shared,
 }
 
-impl AlgorithmOverrides {
-    /// The preset (GRPO if none is named) with the fields given here.
-    pub fn resolve(&self) -> AlgorithmConfig {
-        let preset = AlgorithmConfig::preset(self.preset.unwrap_or(Preset::Grpo));
-        AlgorithmConfig {
-            advantage: self.advantage.unwrap_or(preset.advantage),
-            step_weight: self.step_weight.unwrap_or(preset.step_weight),
-            clip_low: self.clip_low.unwrap_or(preset.clip_low),
-            clip_high: self.clip_high.unwrap_or(preset.clip_high),
-            reduction: self.reduction.unwrap_or(preset.reduction),
-            kl_coef: self.kl_coef.unwrap_or(preset.kl_coef),
-            kl_estimator: self.kl_estimator.unwrap_or(preset.kl_estimator),
-            dynamic_sampling: self.dynamic_sampling.unwrap_or(preset.dynamic_sampling),
-            updates_per_batch: self.updates_per_batch.unwrap_or(preset.updates_per_batch),
-        }
-    }
+/// The correction of a mismatch between sampler and trainer; see [`Correction`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CorrectionKind {
+    /// None.
+    None,
+    /// Token weights cut at `correction_high`.
+    TruncateToken,
+    /// Sequence weights cut at `correction_high`.
+    TruncateSequence,
+    /// Tokens with a weight outside `[correction_low, correction_high]` are dropped.
+    MaskToken,
+    /// Completions whose weight lies outside are dropped.
+    MaskSequence,
+    /// Completions whose geometric mean lies outside are dropped.
+    MaskGeometric,
 }
 
-/// An algorithm ready to run.
+/// The critic's part of an algorithm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CriticSettings {
+    /// Whether the critic has a trunk of its own.
+    pub kind: CriticKind,
+    /// Weight of the value loss; with a shared trunk against the policy loss, else its only factor.
+    pub value_coef: f64,
+    /// Passed to [`crate::value_loss`]: how far a value may move in one batch.
+    pub value_clip: Option<f64>,
+    /// Steps that train the critic alone, on the returns of the policy it starts from (targets of
+    /// [`crate::advantage::Gae`] with `lambda = 1`), before the first policy step.
+    pub pretrain_steps: usize,
+    /// Learning rate of a separate critic; none means that of the policy.
+    pub learning_rate: Option<f64>,
+}
+
+/// When the reference policy follows the policy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReferenceRefresh {
+    /// Steps between updates of the reference.
+    pub every: usize,
+    /// `reference <- decay * reference + (1 - decay) * policy`; 0 copies.
+    pub decay: f64,
+}
+
+/// Which samples and tokens take part, see [`crate::filter`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SampleFilters {
+    /// Give completions that the length limit cut off no token in the loss (`filter::without_overlong`, on the lengths
+    /// that the reduction's weights are computed from).
+    pub mask_overlong: bool,
+    /// After credit, keep this share of each group (`filter::strongest`); freed room may take further prompts.
+    pub keep_share: f64,
+    /// Share of each batch that is replayed (`filter::ReplayBuffer`); 0 keeps no buffer.
+    pub replay_share: f64,
+    /// Drop bad completions that the policy has left behind (`filter::keeps_on_policy`), before each update.
+    pub off_policy_threshold: Option<f64>,
+    /// Share of the step's tokens with the highest entropy that are trained (`filter::top_entropy_mask`); 1 trains all
+    /// and needs no entropies.
+    pub top_entropy_share: f64,
+}
+
+/// An algorithm ready to run. Each field says what a trainer must do with it.
 pub struct Algorithm {
-    /// Rewards to credit.
+    /// Rewards to credit; its `needs_*` methods say what `GroupRewards` must hold.
     pub advantage: Box<dyn AdvantageEstimator>,
     /// Credit to per-token loss.
     pub loss: Box<dyn PolicyLoss>,
-    /// Per-token loss to one number.
+    /// Per-token loss to one number, by weights from the lengths of the whole batch.
     pub reduction: Reduction,
-    /// Penalty for leaving the reference policy.
+    /// Penalty for leaving the reference policy; its `placement` says whether loss or reward.
     pub kl: Option<Kl>,
+    /// When the reference follows the policy; none keeps it frozen.
+    pub reference_refresh: Option<ReferenceRefresh>,
+    /// The critic, exactly where `advantage.needs_values()`.
+    pub critic: Option<CriticSettings>,
+    /// Weight of the likelihood of right completions, see [`crate::positive_nll`]; 0 is none.
+    pub nll_coef: f64,
+    /// Bonus for entropy, with [`crate::entropy()`] of the policy's logits as per-token values under `reduction`.
+    pub entropy: Option<EntropyBonus>,
+    /// Weights for the per-token loss, from the trainer's log-probabilities at the start of the batch minus the
+    /// sampler's; with it `PolicyLossInput::old_logprobs` are the trainer's.
+    pub correction: Option<Correction>,
+    /// Which samples and tokens take part.
+    pub filters: SampleFilters,
     /// Drop groups without spread and refill.
     pub dynamic_sampling: bool,
     /// Optimizer steps on one batch of rollouts.
@@ -125,7 +256,7 @@ pub enum AlgorithmError {
         /// Its range.
         expected: &'static str,
         /// The value.
-        got: f32,
+        got: f64,
     },
     /// Group-relative credit needs a group.
     #[error(
@@ -139,102 +270,20 @@ pub enum AlgorithmError {
         /// The recipe's group size.
         got: usize,
     },
+    /// The parts do not go together.
+    #[error("algorithm: {reason}")]
+    NoMeaning {
+        /// What does not go with what, expected and got.
+        reason: String,
+    },
 }
 
-impl AlgorithmConfig {
-    /// The vetted setting of a paper.
-    pub fn preset(preset: Preset) -> Self {
-        let grpo = Self {
-            advantage: Credit::Grpo,
-            step_weight: 1.0,
-            clip_low: 0.2,
-            clip_high: 0.2,
-            reduction: Reduction::SequenceMeanTokenMean,
-            kl_coef: 0.0,
-            kl_estimator: KlEstimator::K3,
-            dynamic_sampling: false,
-            updates_per_batch: 1,
-        };
-        match preset {
-            Preset::Grpo => grpo,
-            Preset::ProcessGrpo => Self {
-                advantage: Credit::ProcessGrpo,
-                reduction: Reduction::TokenMean,
-                clip_high: 0.28,
-                ..grpo
-            },
-            Preset::DrGrpo => {
-                Self { advantage: Credit::DrGrpo, reduction: Reduction::SequenceMeanTokenSumNorm, ..grpo }
-            }
-            Preset::Rloo => {
-                Self { advantage: Credit::Rloo, reduction: Reduction::SequenceMeanTokenSum, ..grpo }
-            }
-            Preset::Dapo => {
-                Self { clip_high: 0.28, reduction: Reduction::TokenMean, dynamic_sampling: true, ..grpo }
-            }
-        }
-    }
-
-    /// Checks the composition for groups of `group_size` and makes it.
-    pub fn build(&self, group_size: usize) -> Result<Algorithm, AlgorithmError> {
-        let check = |holds: bool, field, expected, got| {
-            if holds { Ok(()) } else { Err(AlgorithmError::OutOfRange { field, expected, got }) }
-        };
-        check(self.step_weight >= 0.0, "step_weight", "at least 0", self.step_weight)?;
-        check(self.clip_low > 0.0 && self.clip_low <= 1.0, "clip_low", "a number in (0, 1]", self.clip_low)?;
-        check(self.clip_high > 0.0, "clip_high", "a number above 0", self.clip_high)?;
-        check(self.kl_coef >= 0.0, "kl_coef", "at least 0", self.kl_coef)?;
-        check(self.updates_per_batch >= 1, "updates_per_batch", "at least 1", self.updates_per_batch as f32)?;
-        let advantage: Box<dyn AdvantageEstimator> = match self.advantage {
-            Credit::Grpo => Box::new(Grpo::default()),
-            Credit::ProcessGrpo => {
-                Box::new(ProcessGrpo { step_weight: self.step_weight, ..ProcessGrpo::default() })
-            }
-            Credit::DrGrpo => Box::new(DrGrpo),
-            Credit::Rloo => Box::new(Rloo),
-        };
-        let expected = advantage.min_group_size();
-        if group_size < expected {
-            return Err(AlgorithmError::GroupTooSmall {
-                advantage: self.advantage,
-                expected,
-                got: group_size,
-            });
-        }
-        Ok(Algorithm {
-            advantage,
-            loss: Box::new(ClippedLoss { clip_low: self.clip_low, clip_high: self.clip_high }),
-            reduction: self.reduction,
-            kl: (self.kl_coef > 0.0).then_some(Kl { kl_coef: self.kl_coef, estimator: self.kl_estimator }),
-            dynamic_sampling: self.dynamic_sampling,
-            updates_per_batch: self.updates_per_batch,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overrides_change_single_fields_of_the_preset() {
-        let overrides =
-            AlgorithmOverrides { preset: Some(Preset::Dapo), clip_high: Some(0.4), ..Default::default() };
-        let expected = AlgorithmConfig { clip_high: 0.4, ..AlgorithmConfig::preset(Preset::Dapo) };
-        assert_eq!(overrides.resolve(), expected);
-    }
-
-    #[test]
-    fn combinations_without_meaning_are_refused_with_the_reason() {
-        let alone = AlgorithmConfig::preset(Preset::Grpo).build(1).err().unwrap();
-        assert_eq!(
-            alone.to_string(),
-            "algorithm: Grpo compares the completions of a prompt: expected group_size of at least 2, got 1"
-        );
-        let bad = AlgorithmConfig { clip_low: 0.0, ..AlgorithmConfig::preset(Preset::Grpo) };
-        assert_eq!(
-            bad.build(4).err().unwrap().to_string(),
-            "algorithm: clip_low: expected a number in (0, 1], got 0"
-        );
-    }
+/// An error that names the field, unless `holds`.
+pub(crate) fn in_range(
+    holds: bool,
+    field: &'static str,
+    expected: &'static str,
+    got: f64,
+) -> Result<(), AlgorithmError> {
+    if holds && !got.is_nan() { Ok(()) } else { Err(AlgorithmError::OutOfRange { field, expected, got }) }
 }

@@ -1,11 +1,28 @@
 #![doc = include_str!("../README.md")]
 
+mod adaptive_kl;
 pub mod advantage;
 mod algorithm;
+mod compose;
+mod config;
+pub mod correction;
+mod entropy;
+pub mod filter;
 mod kl;
 pub mod policy_loss;
+pub mod preference;
+mod presets;
 mod reduction;
+mod value_loss;
 
-pub use algorithm::{Algorithm, AlgorithmConfig, AlgorithmError, AlgorithmOverrides, Preset};
-pub use kl::{Kl, KlEstimator};
+pub use adaptive_kl::AdaptiveKl;
+pub use algorithm::{
+    Algorithm, AlgorithmError, CorrectionKind, Credit, CriticKind, CriticSettings, LossKind, Preset,
+    ReferenceRefresh, SampleFilters,
+};
+pub use config::{AlgorithmConfig, AlgorithmOverrides};
+pub use correction::{Correction, MismatchMetrics, WeightBound, WeightLevel};
+pub use entropy::{EntropyBonus, entropy};
+pub use kl::{Kl, KlEstimator, KlInput, KlPlacement, full_kl};
 pub use reduction::Reduction;
+pub use value_loss::{ValueLossInput, explained_variance, positive_nll, value_loss};

@@ -5,33 +5,50 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The denominator of the loss.
+/// The denominator of the loss; `B` counts completions, `|o|` is a length, `L` a constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduction {
-    /// All tokens count the same (DAPO): `1 / sum of lengths`.
+    /// All tokens count the same (DAPO): `1 / sum of |o|`.
     TokenMean,
-    /// All completions count the same (GRPO): `1 / (R * length)`.
+    /// No denominator: 1.
+    TokenSum,
+    /// All completions count the same (GRPO): `1 / (B |o|)`.
     SequenceMeanTokenMean,
-    /// Sum within a completion, mean over completions: `1 / R`.
+    /// Sum within a completion, mean over completions: `1 / B`.
     SequenceMeanTokenSum,
-    /// Sum within a completion, divided by a constant length (Dr.GRPO): `1 / (R * max_new_tokens)`.
+    /// Sum within a completion, divided by a constant length (Dr.GRPO in verl): `1 / (B L)`.
     SequenceMeanTokenSumNorm,
+    /// As `SequenceMeanTokenMean`, but completions without a token count in `B` (TRL's `grpo`).
+    AllRowsTokenMean,
+    /// As `SequenceMeanTokenSumNorm`, but completions without a token count in `B` (TRL's `dr_grpo`).
+    AllRowsTokenSumNorm,
 }
 
 impl Reduction {
-    /// The weight of each completion's tokens.
+    /// The weight of each completion's tokens: the loss is the sum of weight times per-token loss.
     ///
-    /// Completions without a token get weight 0 and do not count in `R`; a batch without any token gives zeros.
+    /// Completions without a token get weight 0 and, but for the last two reductions, do not count in `B`; a batch
+    /// without any token gives zeros. `max_new_tokens` is `L`.
     pub fn weights(self, lengths: &[usize], max_new_tokens: usize) -> Vec<f32> {
-        let rows = lengths.iter().filter(|&&length| length > 0).count() as f32;
-        let tokens = lengths.iter().sum::<usize>() as f32;
+        let weights = self.weights_f64(lengths, max_new_tokens as f64);
+        weights.into_iter().map(|weight| weight as f32).collect()
+    }
+
+    /// The weights in full precision, for any constant `L`.
+    pub fn weights_f64(self, lengths: &[usize], constant: f64) -> Vec<f64> {
+        let filled = lengths.iter().filter(|&&length| length > 0).count() as f64;
+        let rows = lengths.len() as f64;
+        let tokens = lengths.iter().sum::<usize>() as f64;
         let weight = |length: usize| match self {
             _ if length == 0 => 0.0,
             Self::TokenMean => 1.0 / tokens,
-            Self::SequenceMeanTokenMean => 1.0 / (rows * length as f32),
-            Self::SequenceMeanTokenSum => 1.0 / rows,
-            Self::SequenceMeanTokenSumNorm => 1.0 / (rows * max_new_tokens as f32),
+            Self::TokenSum => 1.0,
+            Self::SequenceMeanTokenMean => 1.0 / (filled * length as f64),
+            Self::SequenceMeanTokenSum => 1.0 / filled,
+            Self::SequenceMeanTokenSumNorm => 1.0 / (filled * constant),
+            Self::AllRowsTokenMean => 1.0 / (rows * length as f64),
+            Self::AllRowsTokenSumNorm => 1.0 / (rows * constant),
         };
         lengths.iter().map(|&length| weight(length)).collect()
     }
@@ -48,6 +65,9 @@ mod tests {
         assert_eq!(weights(Reduction::SequenceMeanTokenMean), [0.5, 1.0 / 6.0, 0.0]);
         assert_eq!(weights(Reduction::SequenceMeanTokenSum), [0.5, 0.5, 0.0]);
         assert_eq!(weights(Reduction::SequenceMeanTokenSumNorm), [0.05, 0.05, 0.0]);
+        assert_eq!(weights(Reduction::TokenSum), [1.0, 1.0, 0.0]);
+        assert_eq!(weights(Reduction::AllRowsTokenMean), [1.0 / 3.0, 1.0 / 9.0, 0.0]);
+        assert_eq!(weights(Reduction::AllRowsTokenSumNorm), [1.0 / 30.0, 1.0 / 30.0, 0.0]);
     }
 
     #[test]

@@ -20,6 +20,18 @@ pub struct GroupRewards {
     pub lengths: Vec<usize>,
     /// Judged steps of each completion; empty where there are none.
     pub steps: Vec<Vec<CreditedStep>>,
+    /// Unweighted parts of each reward, `parts[completion][part]`, for a credit that normalises them apart (GDPO);
+    /// empty where nobody asks.
+    pub parts: Vec<Vec<f32>>,
+    /// Weight of each part; empty means 1 each.
+    pub part_weights: Vec<f32>,
+    /// Rewards of single tokens beside the total, e.g. `-kl_coef * KL` where the divergence is part of the reward;
+    /// empty where there are none. The total itself is earned at the last token.
+    pub token_rewards: Vec<Vec<f32>>,
+    /// The critic's value before each token, `values[completion][t]`; empty without a critic.
+    pub values: Vec<Vec<f32>>,
+    /// Reward of the likeliest completion of the prompt (ReMax's baseline).
+    pub greedy_total: Option<f32>,
 }
 
 /// Credit for every token of every completion, groups and completions in the order given.
@@ -27,12 +39,29 @@ pub struct GroupRewards {
 pub struct Advantages {
     /// `per_token[row][t]`.
     pub per_token: Vec<Vec<f32>>,
+    /// What the critic should have said before each token, `value_targets[row][t]`; empty without a critic.
+    pub value_targets: Vec<Vec<f32>>,
 }
 
 /// Turns rewards into credit; pure numbers, no tensors.
 pub trait AdvantageEstimator: Send + Sync {
     /// Fewest completions a group must have for the estimate to mean something.
     fn min_group_size(&self) -> usize;
+
+    /// Whether [`GroupRewards::values`] must be filled, by a critic.
+    fn needs_values(&self) -> bool {
+        false
+    }
+
+    /// Whether [`GroupRewards::greedy_total`] must be filled, by one more completion a prompt at temperature 0.
+    fn needs_greedy_rollout(&self) -> bool {
+        false
+    }
+
+    /// Whether [`GroupRewards::parts`] must be filled.
+    fn needs_parts(&self) -> bool {
+        false
+    }
 
     /// Credit for a whole batch of groups (some estimators normalise across the batch).
     fn estimate(&self, groups: &[GroupRewards]) -> Result<Advantages, AdvantageError>;
@@ -61,6 +90,44 @@ pub enum AdvantageError {
         /// Fewest completions.
         expected: usize,
         /// Completions found.
+        got: usize,
+    },
+    /// The estimator needs a critic's values.
+    #[error(
+        "group {group}, completion {completion}: {estimator} needs {expected} values of a critic, got {got}"
+    )]
+    MissingValues {
+        /// The estimator's name.
+        estimator: &'static str,
+        /// Place of the group in the batch.
+        group: usize,
+        /// Place of the completion in its group.
+        completion: usize,
+        /// Tokens of the completion.
+        expected: usize,
+        /// Values found.
+        got: usize,
+    },
+    /// The estimator needs the reward of the likeliest completion.
+    #[error("group {group}: {estimator} needs the reward of a greedy completion, got {got}")]
+    MissingGreedy {
+        /// The estimator's name.
+        estimator: &'static str,
+        /// Place of the group in the batch.
+        group: usize,
+        /// "none" or the number that is not finite.
+        got: String,
+    },
+    /// The estimator needs the parts of each reward.
+    #[error("group {group}: {estimator} needs the reward parts of {expected} completions, got {got}")]
+    MissingParts {
+        /// The estimator's name.
+        estimator: &'static str,
+        /// Place of the group in the batch.
+        group: usize,
+        /// Completions of the group.
+        expected: usize,
+        /// Completions with parts.
         got: usize,
     },
 }

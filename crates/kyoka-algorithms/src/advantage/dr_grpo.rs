@@ -4,21 +4,29 @@
 
 use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
 
-use super::{mean_std, outcome_advantages};
+use super::{
+    Singleton,
+    outcome::{mean_std, outcome_advantages},
+};
 
 /// Centred outcome rewards.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct DrGrpo;
+pub struct DrGrpo {
+    /// What a group of one gets. Default an error.
+    pub singleton: Singleton,
+}
 
 impl AdvantageEstimator for DrGrpo {
     fn min_group_size(&self) -> usize {
-        2
+        self.singleton.min_group_size()
     }
 
     fn estimate(&self, groups: &[GroupRewards]) -> Result<Advantages, AdvantageError> {
-        outcome_advantages("dr_grpo", self.min_group_size(), groups, |totals| {
-            let (mean, _) = mean_std(totals);
-            totals.iter().map(|total| total - mean).collect()
+        outcome_advantages("dr_grpo", self.min_group_size(), groups, |outcomes| {
+            self.singleton.or(outcomes, |outcomes| {
+                let (mean, _) = mean_std(outcomes);
+                outcomes.iter().map(|outcome| outcome - mean).collect()
+            })
         })
     }
 }
@@ -29,6 +37,6 @@ mod tests {
 
     #[test]
     fn hand_case() {
-        assert_eq!(firsts(&DrGrpo, &[1.0, 0.0, 0.0, 0.0]), [0.75, -0.25, -0.25, -0.25]);
+        assert_eq!(firsts(&DrGrpo::default(), &[1.0, 0.0, 0.0, 0.0]), [0.75, -0.25, -0.25, -0.25]);
     }
 }

@@ -6,45 +6,60 @@
 
 use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
 
-use super::{mean_std, outcome_advantages};
+use super::{
+    Singleton,
+    outcome::{mean_std, outcome_advantages},
+};
 
 /// Group-normalised outcome rewards.
 #[derive(Debug, Clone, Copy)]
 pub struct Grpo {
     /// Added to the standard deviation. Default 1e-6.
-    pub epsilon: f32,
+    pub epsilon: f64,
+    /// What a group of one gets. Default an error.
+    pub singleton: Singleton,
 }
 
 impl Default for Grpo {
     fn default() -> Self {
-        Self { epsilon: 1e-6 }
+        Self { epsilon: 1e-6, singleton: Singleton::Refuse }
     }
 }
 
 impl AdvantageEstimator for Grpo {
     fn min_group_size(&self) -> usize {
-        2
+        self.singleton.min_group_size()
     }
 
     fn estimate(&self, groups: &[GroupRewards]) -> Result<Advantages, AdvantageError> {
-        outcome_advantages("grpo", self.min_group_size(), groups, |totals| {
-            let (mean, std) = mean_std(totals);
-            totals.iter().map(|total| (total - mean) / (std + self.epsilon)).collect()
+        outcome_advantages("grpo", self.min_group_size(), groups, |outcomes| {
+            self.singleton.or(outcomes, |outcomes| {
+                let (mean, std) = mean_std(outcomes);
+                outcomes.iter().map(|outcome| (outcome - mean) / (std + self.epsilon)).collect()
+            })
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::tests::firsts, *};
+    use super::{
+        super::tests::{assert_close, firsts},
+        *,
+    };
 
     #[test]
     fn hand_case() {
         // Mean 0.5, standard deviation sqrt(1 / 3).
-        let advantages = firsts(&Grpo::default(), &[1.0, 0.0, 0.0, 1.0]);
         let expected = 0.5 / (1.0_f32 / 3.0).sqrt();
-        for (got, sign) in advantages.iter().zip([1.0, -1.0, -1.0, 1.0]) {
-            assert!((got - sign * expected).abs() < 1e-5);
+        let signed = [1.0, -1.0, -1.0, 1.0].map(|sign| sign * expected);
+        assert_close(&firsts(&Grpo::default(), &[1.0, 0.0, 0.0, 1.0]), &signed);
+    }
+
+    #[test]
+    fn a_group_of_one_gets_what_was_chosen() {
+        for (singleton, expected) in [(Singleton::Zero, 0.0), (Singleton::Raw, 3.0)] {
+            assert_eq!(firsts(&Grpo { singleton, ..Grpo::default() }, &[3.0]), [expected]);
         }
     }
 }

@@ -12,17 +12,17 @@ use std::collections::BTreeMap;
 
 use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
 
-use super::{Grpo, mean_std};
+use super::{Grpo, outcome::mean_std};
 
 /// Outcome credit everywhere, step credit at the step.
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessGrpo {
     /// Weight of the outcome advantage. Default 1.
-    pub outcome_weight: f32,
+    pub outcome_weight: f64,
     /// Weight of the step advantage. Default 1.
-    pub step_weight: f32,
+    pub step_weight: f64,
     /// Added to the standard deviations. Default 1e-6.
-    pub epsilon: f32,
+    pub epsilon: f64,
 }
 
 impl Default for ProcessGrpo {
@@ -37,9 +37,9 @@ impl AdvantageEstimator for ProcessGrpo {
     }
 
     fn estimate(&self, groups: &[GroupRewards]) -> Result<Advantages, AdvantageError> {
-        let mut advantages = Grpo { epsilon: self.epsilon }.estimate(groups)?;
+        let mut advantages = Grpo { epsilon: self.epsilon, ..Grpo::default() }.estimate(groups)?;
         for value in advantages.per_token.iter_mut().flatten() {
-            *value *= self.outcome_weight;
+            *value *= self.outcome_weight as f32;
         }
         let mut first_row = 0;
         for (group_index, group) in groups.iter().enumerate() {
@@ -72,10 +72,11 @@ impl ProcessGrpo {
             }
         }
         for verdicts in verdicts.values() {
-            let values: Vec<f32> = verdicts.iter().map(|&(_, _, value)| value).collect();
+            let values: Vec<f64> = verdicts.iter().map(|&(_, _, value)| f64::from(value)).collect();
             let (mean, std) = mean_std(&values);
             for &(completion, token, value) in verdicts {
-                rows[completion][token] += self.step_weight * (value - mean) / (std + self.epsilon);
+                let credit = self.step_weight * (f64::from(value) - mean) / (std + self.epsilon);
+                rows[completion][token] += credit as f32;
             }
         }
         Ok(())
@@ -98,6 +99,7 @@ mod tests {
             totals: vec![0.0, 0.0],
             lengths: vec![3, 3],
             steps: vec![vec![step(0, 1, 1.0), step(1, 2, 1.0)], vec![step(0, 1, 0.0), step(1, 2, 1.0)]],
+            ..Default::default()
         };
         let advantages = ProcessGrpo::default().estimate(&[group]).unwrap().per_token;
         // Step 0: mean 1/2, standard deviation 1/sqrt(2), so +-1/sqrt(2). Step 1: all right, no credit.

@@ -4,36 +4,44 @@
 
 use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
 
-use super::{mean_std, outcome_advantages};
+use super::{
+    Singleton,
+    outcome::{mean_std, outcome_advantages},
+};
 
 /// Leave-one-out baseline.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Rloo;
+pub struct Rloo {
+    /// What a group of one gets. Default an error.
+    pub singleton: Singleton,
+}
 
 impl AdvantageEstimator for Rloo {
     fn min_group_size(&self) -> usize {
-        2
+        self.singleton.min_group_size()
     }
 
     fn estimate(&self, groups: &[GroupRewards]) -> Result<Advantages, AdvantageError> {
-        outcome_advantages("rloo", self.min_group_size(), groups, |totals| {
-            // R_i - (G mean - R_i) / (G - 1) = G / (G - 1) * (R_i - mean)
-            let (mean, _) = mean_std(totals);
-            let scale = totals.len() as f32 / (totals.len() - 1) as f32;
-            totals.iter().map(|total| scale * (total - mean)).collect()
+        outcome_advantages("rloo", self.min_group_size(), groups, |outcomes| {
+            self.singleton.or(outcomes, |outcomes| {
+                // R_i - (G mean - R_i) / (G - 1) = G / (G - 1) * (R_i - mean)
+                let (mean, _) = mean_std(outcomes);
+                let scale = outcomes.len() as f64 / (outcomes.len() - 1) as f64;
+                outcomes.iter().map(|outcome| scale * (outcome - mean)).collect()
+            })
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::tests::firsts, *};
+    use super::{
+        super::tests::{assert_close, firsts},
+        *,
+    };
 
     #[test]
     fn hand_case() {
-        let advantages = firsts(&Rloo, &[3.0, 0.0, 0.0]);
-        for (got, expected) in advantages.iter().zip([3.0, -1.5, -1.5]) {
-            assert!((got - expected).abs() < 1e-6);
-        }
+        assert_close(&firsts(&Rloo::default(), &[3.0, 0.0, 0.0]), &[3.0, -1.5, -1.5]);
     }
 }

@@ -5,7 +5,7 @@ use burn::{
     optim::{GradientsAccumulator, GradientsParams},
     tensor::{Device, Tensor, TensorData},
 };
-use kyoka_algorithms::Algorithm;
+use kyoka_algorithms::{Algorithm, KlInput};
 use kyoka_core::{CausalLm, Metrics, PackedGroup, PolicyLossInput, Rollout};
 
 use super::groups::JudgedGroup;
@@ -115,8 +115,12 @@ impl<'a> TrainBatch<'a> {
             });
             let mut per_token = output.per_token;
             if let (Some(kl), Some(reference)) = (self.algorithm.kl, reference) {
-                let divergence = kl.estimator.evaluate(policy_logprobs.clone(), reference.score(&packed));
-                let divergence = divergence.mask_fill(loss_mask.clone().bool_not(), 0.0);
+                let divergence = kl.estimator.evaluate(KlInput {
+                    policy_logprobs: policy_logprobs.clone(),
+                    reference_logprobs: reference.score(&packed),
+                    old_logprobs: old_logprobs.clone(),
+                    loss_mask: loss_mask.clone(),
+                });
                 sums[4] += sum(divergence.clone());
                 per_token = per_token + divergence * kl.kl_coef;
             }

@@ -45,6 +45,7 @@ impl JudgedGroup<'_> {
             totals: self.totals(),
             lengths: self.rollouts.iter().map(|rollout| rollout.token_ids.len()).collect(),
             steps: self.rewards.iter().map(credited).collect(),
+            ..GroupRewards::default()
         }
     }
 }
