@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 mod data;
+mod parity;
 mod tidy;
 mod validate;
 
@@ -23,6 +24,15 @@ enum Command {
     Validate,
     /// Check the structure: layers, file lengths and names, documented algorithms (seconds)
     Tidy,
+    /// Run golden cases through the public API and print one line a comparison; fails if one fails or is of unknown kind
+    Parity {
+        /// Folders (or files) of cases
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a bundled dataset again, byte for byte
     Data {
         #[command(subcommand)]
@@ -45,6 +55,7 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Validate => validate::run(root),
         Command::Tidy => tidy::check(root).inspect(|()| println!("tidy: good")),
+        Command::Parity { folders, json } => parity::run(&folders, json),
         Command::Data { dataset: Dataset::SpokenCount { fashion } } => {
             data::spoken_count::make(root, &fashion)
         }
