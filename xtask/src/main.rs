@@ -3,6 +3,7 @@
 
 mod bench;
 mod data;
+mod parity;
 mod tidy;
 mod validate;
 
@@ -32,6 +33,15 @@ enum Command {
         #[command(flatten)]
         step: Option<bench::StepArgs>,
     },
+    /// Run golden cases through the public API and print one line a comparison; fails if one fails or is of unknown kind
+    Parity {
+        /// Folders (or files) of cases
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a bundled dataset again, byte for byte
     Data {
         #[command(subcommand)]
@@ -56,6 +66,7 @@ fn main() -> Result<()> {
         Command::Tidy => tidy::check(root).inspect(|()| println!("tidy: good")),
         Command::Bench { step: None } => bench::run_all(root),
         Command::Bench { step: Some(step) } => bench::run_step(root, &step),
+        Command::Parity { folders, json } => parity::run(&folders, json),
         Command::Data { dataset: Dataset::SpokenCount { fashion } } => {
             data::spoken_count::make(root, &fashion)
         }

@@ -8,6 +8,7 @@
 //!   sequence, or by the geometric mean of the sequence, the weight then being the token's;
 //! - batch-normalised: truncated weights divided by their mean over the batch (tokens or sequences).
 //!
+//! Subtract in f64: the difference of two close numbers is what counts.
 //! All weights are numbers without a gradient: they multiply the per-token policy loss.
 
 use serde::{Deserialize, Serialize};
@@ -59,7 +60,7 @@ impl Correction {
     /// The weight of every token, given `log pi - log mu` of the tokens of every completion.
     ///
     /// Every number must be of a token that counts; completions may be empty.
-    pub fn weights(&self, log_ratios: &[Vec<f32>]) -> Vec<Vec<f64>> {
+    pub fn weights(&self, log_ratios: &[Vec<f64>]) -> Vec<Vec<f64>> {
         let mut weights: Vec<Vec<f64>> = log_ratios.iter().map(|row| self.row(row)).collect();
         if self.normalise {
             let mean = match self.level {
@@ -73,9 +74,9 @@ impl Correction {
         weights
     }
 
-    fn row(&self, row: &[f32]) -> Vec<f64> {
-        let tokens = || row.iter().map(|&l| bounded_exp(f64::from(l)));
-        let sum: f64 = row.iter().map(|&l| f64::from(l)).sum();
+    fn row(&self, row: &[f64]) -> Vec<f64> {
+        let tokens = || row.iter().map(|&l| bounded_exp(l));
+        let sum: f64 = row.iter().sum();
         let sequence = bounded_exp(sum);
         let geometric = bounded_exp(sum / row.len().max(1) as f64);
         match (self.bound, self.level) {
@@ -142,9 +143,9 @@ pub enum RejectionRule {
 }
 
 /// Which tokens are kept, in the shape of `log_ratios`.
-pub fn keep_mask(rule: RejectionRule, level: RejectionLevel, log_ratios: &[Vec<f32>]) -> Vec<Vec<bool>> {
-    let value = |&l: &f32| {
-        let l = f64::from(l).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND);
+pub fn keep_mask(rule: RejectionRule, level: RejectionLevel, log_ratios: &[Vec<f64>]) -> Vec<Vec<bool>> {
+    let value = |&l: &f64| {
+        let l = l.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND);
         match rule {
             RejectionRule::K1 { .. } => -l,
             RejectionRule::K2 { .. } => 0.5 * l * l,
@@ -155,7 +156,7 @@ pub fn keep_mask(rule: RejectionRule, level: RejectionLevel, log_ratios: &[Vec<f
         RejectionRule::K1 { low, high } => (low..=high).contains(&bounded_exp(value)),
         RejectionRule::K2 { max } | RejectionRule::K3 { max } => value <= max,
     };
-    let row = |row: &Vec<f32>| {
+    let row = |row: &Vec<f64>| {
         let values = row.iter().map(value);
         let judged = match level {
             RejectionLevel::Token => return values.map(keeps).collect(),
@@ -183,8 +184,8 @@ pub struct MismatchMetrics {
 
 impl MismatchMetrics {
     /// Of the tokens of a batch; without any, no divergence and a share of 1.
-    pub fn new(log_ratios: &[Vec<f32>]) -> Self {
-        let logs = || log_ratios.iter().flatten().map(|&l| f64::from(l));
+    pub fn new(log_ratios: &[Vec<f64>]) -> Self {
+        let logs = || log_ratios.iter().flatten().copied();
         let count = logs().count() as f64;
         if count == 0.0 {
             return Self { effective_sample_share: 1.0, ..Self::default() };
@@ -204,8 +205,8 @@ impl MismatchMetrics {
 mod tests {
     use super::*;
 
-    fn logs() -> Vec<Vec<f32>> {
-        vec![vec![2.0_f32.ln(), 4.0_f32.ln()], vec![], vec![0.5_f32.ln()]]
+    fn logs() -> Vec<Vec<f64>> {
+        vec![vec![2.0_f64.ln(), 4.0_f64.ln()], vec![], vec![0.5_f64.ln()]]
     }
 
     fn weights(level: WeightLevel, bound: WeightBound, normalise: bool) -> Vec<Vec<f64>> {
@@ -260,7 +261,7 @@ mod tests {
 
     #[test]
     fn metrics_by_hand() {
-        let metrics = MismatchMetrics::new(&[vec![2.0_f32.ln()], vec![0.0]]);
+        let metrics = MismatchMetrics::new(&[vec![2.0_f64.ln()], vec![0.0]]);
         assert!((metrics.kl + 0.5 * 2.0_f64.ln()).abs() < 1e-6);
         assert!((metrics.effective_sample_share - 0.9).abs() < 1e-6);
         assert!((metrics.max_abs_log_ratio - 2.0_f64.ln()).abs() < 1e-6);

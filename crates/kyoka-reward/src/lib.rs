@@ -2,16 +2,20 @@
 
 mod accuracy;
 mod combine;
+mod cosine_length;
 mod format;
 mod overlong;
+mod repetition;
 mod running_count;
 mod sections;
 mod steps;
 
 pub use accuracy::{ExactAnswer, NumericAnswer};
 pub use combine::WeightedSum;
+pub use cosine_length::CosineLength;
 pub use format::Format;
 pub use overlong::SoftOverlong;
+pub use repetition::RepetitionPenalty;
 pub use running_count::RunningCount;
 pub use sections::{answer, think};
 pub use steps::StepAccuracy;

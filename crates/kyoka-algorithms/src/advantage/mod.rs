@@ -34,7 +34,7 @@ pub use length_adaptive_gae::LengthAdaptiveGae;
 pub use lite_ppo::LitePpo;
 pub use max_rl::MaxRl;
 pub use opo::Opo;
-pub use outcome::Singleton;
+pub use outcome::{Singleton, returns_to_go};
 pub use pass_at_k::{PassAtK, pass_at_k};
 pub use pass_at_k_best::PassAtKBest;
 pub use process_grpo::ProcessGrpo;

@@ -104,7 +104,9 @@ pub(super) fn outcomes(group: &GroupRewards) -> Vec<f64> {
 }
 
 /// The return from each token on: `G_t = r_t + gamma * G_{t+1}`, the total being earned at the last token.
-pub(super) fn returns_to_go(group: &GroupRewards, completion: usize, gamma: f64, returns: &mut Vec<f64>) {
+///
+/// `returns` is cleared and filled with one value a token.
+pub fn returns_to_go(group: &GroupRewards, completion: usize, gamma: f64, returns: &mut Vec<f64>) {
     let length = group.lengths[completion];
     let total = f64::from(group.totals[completion]);
     let rewards = group.token_rewards.get(completion);

@@ -109,10 +109,10 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
             return;
         };
         let trained = self.rows.tokens(|batch| model.score(&batch.packed));
-        let difference = |(trained, sampled): (&Vec<f32>, &Vec<f32>)| -> Vec<f32> {
-            trained.iter().zip(sampled).map(|(a, b)| a - b).collect()
+        let difference = |(trained, sampled): (&Vec<f32>, &Vec<f32>)| -> Vec<f64> {
+            trained.iter().zip(sampled).map(|(a, b)| f64::from(a - b)).collect()
         };
-        let log_ratios: Vec<Vec<f32>> = trained.iter().zip(&sampled).map(difference).collect();
+        let log_ratios: Vec<Vec<f64>> = trained.iter().zip(&sampled).map(difference).collect();
         let mismatch = MismatchMetrics::new(&log_ratios);
         metrics.set("mismatch/kl", mismatch.kl);
         metrics.set("mismatch/effective_sample_share", mismatch.effective_sample_share);

@@ -1,0 +1,214 @@
+//! Comparisons, one line each, and the summary.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use super::case::Case;
+
+/// Runs a case and adds its comparisons.
+pub type Runner = fn(&Case<'_>, &mut Checks) -> Result<()>;
+
+/// The precision of what is compared.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Precision {
+    /// Computed in f64: 1e-9 (1 + |b|).
+    Double,
+    /// Computed or handed over in f32: 1e-5 (1 + |b|), in extreme scenarios 1e-4 (1 + |b|).
+    Single,
+    /// Equal.
+    Exact,
+}
+
+/// One comparison.
+struct Comparison {
+    tensor: String,
+    max_abs: f64,
+    max_rel: f64,
+    tolerance: String,
+    pass: bool,
+    note: String,
+}
+
+/// The comparisons of one case.
+pub struct Checks {
+    extreme: bool,
+    comparisons: Vec<Comparison>,
+}
+
+impl Checks {
+    /// Compares numbers one by one.
+    pub fn compare(&mut self, tensor: &str, got: &[f64], expected: &[f64], precision: Precision) {
+        let bound = match precision {
+            Precision::Double => 1e-9,
+            Precision::Single if self.extreme => 1e-4,
+            Precision::Single => 1e-5,
+            Precision::Exact => 0.0,
+        };
+        let tolerance = match precision {
+            Precision::Exact => "exact".to_owned(),
+            _ => format!("{bound:e}*(1+|b|)"),
+        };
+        let mut comparison = Comparison {
+            tensor: tensor.to_owned(),
+            max_abs: 0.0,
+            max_rel: 0.0,
+            tolerance,
+            pass: got.len() == expected.len(),
+            note: String::new(),
+        };
+        if !comparison.pass {
+            comparison.note = format!("expected {} numbers, got {}", expected.len(), got.len());
+        }
+        for (&a, &b) in got.iter().zip(expected) {
+            let difference = (a - b).abs();
+            comparison.max_abs = worst(comparison.max_abs, difference);
+            let relative = if difference == 0.0 { 0.0 } else { difference / b.abs() };
+            comparison.max_rel = worst(comparison.max_rel, relative);
+            // A difference that is no number fails.
+            comparison.pass &= difference <= bound * (1.0 + b.abs());
+        }
+        self.comparisons.push(comparison);
+    }
+
+    /// Compares single numbers.
+    pub fn number(&mut self, tensor: &str, got: f64, expected: f64, precision: Precision) {
+        self.compare(tensor, &[got], &[expected], precision);
+    }
+}
+
+fn worst(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+#[derive(Default)]
+struct Tally {
+    cases: usize,
+    comparisons: usize,
+    failed: usize,
+    unknown: usize,
+}
+
+/// All comparisons of a run.
+pub struct Report {
+    json: bool,
+    kinds: BTreeMap<String, Tally>,
+}
+
+impl Report {
+    pub fn new(json: bool) -> Self {
+        Self { json, kinds: BTreeMap::new() }
+    }
+
+    /// Runs a case and prints its comparisons; an error or a panic is a failed comparison.
+    pub fn case(&mut self, kind: &str, case: &Case<'_>, runner: Runner) {
+        let mut checks = Checks { extreme: case.is_extreme(), comparisons: Vec::new() };
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner(case, &mut checks)));
+        let fault = match outcome {
+            Ok(Ok(())) if checks.comparisons.is_empty() => Some("nothing to compare".to_owned()),
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(_) => Some("panicked".to_owned()),
+        };
+        if let Some(fault) = fault.as_deref().filter(|fault| fault.starts_with("unknown ")) {
+            self.line(kind, &case.id, &failure("-", fault));
+            self.tally(kind, |tally| tally.unknown += 1);
+            return;
+        }
+        checks.comparisons.extend(fault.map(|fault| failure("-", &fault)));
+        let failed = checks.comparisons.iter().filter(|comparison| !comparison.pass).count();
+        for comparison in &checks.comparisons {
+            self.line(kind, &case.id, comparison);
+        }
+        let comparisons = checks.comparisons.len();
+        self.tally(kind, |tally| {
+            tally.cases += 1;
+            tally.comparisons += comparisons;
+            tally.failed += failed;
+        });
+    }
+
+    /// Counts something that nobody can run.
+    pub fn unknown(&mut self, kind: &str, id: &str) {
+        self.line(kind, id, &failure("-", "unknown kind"));
+        self.tally(kind, |tally| tally.unknown += 1);
+    }
+
+    /// Counts something that could not be read.
+    pub fn broken(&mut self, kind: &str, id: &str, note: &str) {
+        self.line(kind, id, &failure("-", note));
+        self.tally(kind, |tally| tally.failed += 1);
+    }
+
+    fn tally(&mut self, kind: &str, change: impl FnOnce(&mut Tally)) {
+        change(self.kinds.entry(kind.to_owned()).or_default());
+    }
+
+    fn line(&self, kind: &str, id: &str, comparison: &Comparison) {
+        let Comparison { tensor, max_abs, max_rel, tolerance, pass, note } = comparison;
+        if self.json {
+            let line = json!({
+                "kind": kind, "case": id, "tensor": tensor, "max_abs": max_abs, "max_rel": max_rel,
+                "tolerance": tolerance, "pass": pass, "note": note,
+            });
+            println!("{line}");
+        } else {
+            let verdict = if *pass { "pass" } else { "FAIL" };
+            let note = if note.is_empty() { String::new() } else { format!("  {note}") };
+            println!(
+                "{verdict}  {id}  {tensor}  abs {max_abs:.1e}  rel {max_rel:.1e}  tol {tolerance}{note}"
+            );
+        }
+    }
+
+    /// Prints the summary by kind.
+    pub fn finish(self) -> Result<()> {
+        let sum = |count: fn(&Tally) -> usize| self.kinds.values().map(count).sum::<usize>();
+        let (cases, comparisons) = (sum(|tally| tally.cases), sum(|tally| tally.comparisons));
+        let (failed, unknown) = (sum(|tally| tally.failed), sum(|tally| tally.unknown));
+        if self.json {
+            let kind = |(kind, t): (&String, &Tally)| {
+                let tally = json!({
+                    "cases": t.cases, "comparisons": t.comparisons, "failed": t.failed, "unknown": t.unknown,
+                });
+                (kind.clone(), tally)
+            };
+            let kinds: serde_json::Map<_, _> = self.kinds.iter().map(kind).collect();
+            let total = json!({
+                "cases": cases, "comparisons": comparisons, "failed": failed, "unknown": unknown,
+            });
+            println!("{}", json!({ "summary": kinds, "total": total }));
+        } else {
+            println!(
+                "\n{:<44} {:>6} {:>12} {:>7} {:>8}",
+                "kind", "cases", "comparisons", "failed", "unknown"
+            );
+            for (kind, t) in &self.kinds {
+                println!(
+                    "{kind:<44.44} {:>6} {:>12} {:>7} {:>8}",
+                    t.cases, t.comparisons, t.failed, t.unknown
+                );
+            }
+            println!("{:<44} {cases:>6} {comparisons:>12} {failed:>7} {unknown:>8}", "total");
+        }
+        if cases == 0 && unknown == 0 {
+            bail!("parity: no case found");
+        }
+        if failed + unknown > 0 {
+            bail!("parity: {failed} comparison(s) failed, {unknown} case(s) of unknown kind");
+        }
+        Ok(())
+    }
+}
+
+fn failure(tensor: &str, note: &str) -> Comparison {
+    Comparison {
+        tensor: tensor.to_owned(),
+        max_abs: f64::NAN,
+        max_rel: f64::NAN,
+        tolerance: "-".to_owned(),
+        pass: false,
+        note: note.to_owned(),
+    }
+}
