@@ -1,6 +1,7 @@
 //! Building, checking and data making for the workspace.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
+mod bench;
 mod data;
 mod parity;
 mod tidy;
@@ -24,6 +25,14 @@ enum Command {
     Validate,
     /// Check the structure: layers, file lengths and names, documented algorithms (seconds)
     Tidy,
+    /// Run all criterion benches, or measure whole steps, alone or beside a peer
+    #[command(
+        after_help = "Example:\n  cargo xtask bench step --checkpoint DIR --steps 5 --versus torch --python .venv/bin/python"
+    )]
+    Bench {
+        #[command(flatten)]
+        step: Option<bench::StepArgs>,
+    },
     /// Run golden cases through the public API and print one line a comparison; fails if one fails or is of unknown kind
     Parity {
         /// Folders (or files) of cases
@@ -55,6 +64,8 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Validate => validate::run(root),
         Command::Tidy => tidy::check(root).inspect(|()| println!("tidy: good")),
+        Command::Bench { step: None } => bench::run_all(root),
+        Command::Bench { step: Some(step) } => bench::run_step(root, &step),
         Command::Parity { folders, json } => parity::run(&folders, json),
         Command::Data { dataset: Dataset::SpokenCount { fashion } } => {
             data::spoken_count::make(root, &fashion)

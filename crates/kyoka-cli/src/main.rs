@@ -33,10 +33,13 @@ const EXIT_INTERRUPTED: u8 = 130;
 #[expect(unsafe_code, reason = "mallopt has no safe form; it is called before any thread starts")]
 fn keep_freed_memory() {
     const LARGE: i32 = 1 << 30;
+    // The threshold for mapping cannot be raised above 32 MiB, so mapping is turned off; and a second arena could not
+    // grow above 64 MiB without it, so all threads share the first.
     // SAFETY: mallopt only sets numbers of the allocator, and no other thread runs yet.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

@@ -44,6 +44,16 @@ pub trait CausalLm: Sized {
     /// Keeps the rows in `rows` (increasing), drops the others; kept rows are renumbered in order.
     fn retain(&self, cache: &mut Self::Cache, rows: &[usize]);
 
+    /// Whether [`append`](Self::append) is possible on this model's device.
+    fn can_append(&self) -> bool;
+
+    /// Lets the open rows of `more` join those of `cache`, numbered after them: places that finished completions left
+    /// are filled from the next prompts.
+    ///
+    /// # Panics
+    /// If [`can_append`](Self::can_append) says no.
+    fn append(&self, cache: &mut Self::Cache, more: Self::Cache);
+
     /// Log-probabilities at temperature 1 of given completions, prompt and completions in one forward pass.
     ///
     /// Rows follow the order of groups and completions; padding holds 0.
@@ -55,8 +65,25 @@ pub trait CausalLm: Sized {
     /// - output: `[R, T]`, `T` the longest completion
     fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2>;
 
+    /// [`score`](Self::score), and the hidden rows that it comes from: what a value head reads.
+    ///
+    /// # Shapes
+    /// - log-probabilities: `[R, T]`
+    /// - hidden: `[R, T, D]`, for each token the row that predicts it; padding holds 0
+    fn score_with_hidden(&self, groups: &[PackedGroup<'_>]) -> (Tensor<2>, Tensor<3>);
+
+    /// Logits of hidden rows.
+    ///
+    /// # Shapes
+    /// - input: `[N, D]`, rows of [`score_with_hidden`](Self::score_with_hidden)
+    /// - output: `[N, V]`
+    fn logits(&self, hidden: Tensor<2>) -> Tensor<2>;
+
     /// Where the parameters live.
     fn device(&self) -> Device;
+
+    /// Width of a hidden row.
+    fn d_model(&self) -> usize;
 
     /// Size of the vocabulary.
     fn vocab_size(&self) -> usize;

@@ -1,13 +1,65 @@
 //! The cache of a decoder: prompts once, completions in slots.
 
 use burn::tensor::Device;
-use kyoka_nn::{CompletionKv, PrefixKv, indices};
+use kyoka_nn::{CompletionKv, HostKv, PrefixKv, StepRow, indices};
 
 /// Keys and values of a batch of prompts and of the completions under way.
-///
-/// Completions sit in a rectangle of slots, `G` for each prompt that still has open rows. Rows that finish leave
-/// their slot empty; when a quarter of the slots is empty, or a prompt has no open row, the rectangle is packed anew.
-pub struct DecoderCache {
+pub enum DecoderCache {
+    /// In host memory, for the CPU: rows come and go one by one.
+    Host(HostCache),
+    /// In tensors on a device: rows in rectangles.
+    Device(DeviceCache),
+}
+
+impl DecoderCache {
+    /// Number of open rows.
+    pub fn num_rows(&self) -> usize {
+        match self {
+            Self::Host(cache) => cache.rows.len(),
+            Self::Device(cache) => cache.slots.len(),
+        }
+    }
+}
+
+/// Every prompt once, a slot for every completion, nothing padded.
+pub struct HostCache {
+    pub(crate) layers: Vec<HostKv>,
+    /// Tokens of each prompt.
+    pub(crate) prompt_lengths: Vec<usize>,
+    /// Open rows; those of a prompt stand together.
+    pub(crate) rows: Vec<StepRow>,
+    /// Slots opened so far.
+    pub(crate) num_slots: usize,
+}
+
+impl HostCache {
+    pub(crate) fn branch(&mut self, group_size: usize, max_new_tokens: usize) {
+        let slots = self.prompt_lengths.len() * group_size;
+        self.layers.iter_mut().for_each(|layer| layer.open(slots, max_new_tokens));
+        self.rows = (0..slots).map(|slot| StepRow { prompt: slot / group_size, slot, len: 0 }).collect();
+        self.num_slots = slots;
+    }
+
+    pub(crate) fn retain(&mut self, rows: &[usize]) {
+        self.rows = rows.iter().map(|&row| self.rows[row]).collect();
+        self.layers.iter_mut().for_each(|layer| layer.retain(&self.rows));
+    }
+
+    /// Rows of `more` come after the own ones.
+    pub(crate) fn append(&mut self, more: Self) {
+        let (prompts, slots) = (self.prompt_lengths.len(), self.num_slots);
+        let renumbered =
+            |row: &StepRow| StepRow { prompt: row.prompt + prompts, slot: row.slot + slots, len: row.len };
+        self.rows.extend(more.rows.iter().map(renumbered));
+        self.layers.iter_mut().zip(more.layers).for_each(|(layer, more)| layer.append(more));
+        self.prompt_lengths.extend(more.prompt_lengths);
+        self.num_slots += more.num_slots;
+    }
+}
+
+/// Completions in a rectangle of slots, `G` for each prompt that still has open rows. Rows that finish leave their slot
+/// empty; when a quarter of the slots is empty, or a prompt has no open row, the rectangle is packed anew.
+pub struct DeviceCache {
     pub(crate) prefix: Vec<PrefixKv>,
     pub(crate) completion: Vec<CompletionKv>,
     /// Tokens of each prompt.
@@ -20,15 +72,21 @@ pub struct DecoderCache {
     pub(crate) slots: Vec<usize>,
 }
 
-impl DecoderCache {
+impl DeviceCache {
     /// Number of slots, empty ones included.
-    pub fn num_slots(&self) -> usize {
+    pub(crate) fn num_slots(&self) -> usize {
         self.prompt_lengths.len() * self.group_size
     }
 
-    /// Number of open rows.
-    pub fn num_rows(&self) -> usize {
-        self.slots.len()
+    pub(crate) fn branch(&mut self, group_size: usize, max_new_tokens: usize, device: &Device) {
+        let slots = |layer: &PrefixKv| {
+            let [b, h, _, d] = layer.key.dims();
+            CompletionKv::new([b, h, group_size, max_new_tokens, d], device)
+        };
+        self.completion = self.prefix.iter().map(slots).collect();
+        self.group_size = group_size;
+        self.t = 0;
+        self.slots = (0..self.prompt_lengths.len() * group_size).collect();
     }
 
     /// Keeps the given open rows.

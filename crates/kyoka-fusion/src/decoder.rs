@@ -8,12 +8,16 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use kyoka_nn::{
-    AttentionLayout, CompletionKv, HeadConfig, Rotary, RotaryConfig, WeightInit, WeightRule, fused, indices,
-    packed_attention,
+    AttentionLayout, HeadConfig, HostKv, Rotary, RotaryConfig, StepRow, WeightInit, WeightRule,
+    caches_on_host, fused, indices, packed_attention,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cache::DecoderCache, decoder_layer::DecoderLayer, packing::Packing};
+use crate::{
+    cache::{DecoderCache, DeviceCache, HostCache},
+    decoder_layer::DecoderLayer,
+    packing::Packing,
+};
 
 /// Sizes of the decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -157,16 +161,39 @@ impl Decoder {
         self.embedding.val().select(0, indices(token_ids, &self.device()))
     }
 
-    /// Logits of hidden rows.
+    /// Width of a hidden row.
+    pub fn d_model(&self) -> usize {
+        self.embedding.val().dims()[1]
+    }
+
+    /// Hidden rows after the last norm.
+    pub(crate) fn normed(&self, hidden: Tensor<2>) -> Tensor<2> {
+        fused::rms_norm(&self.norm, hidden)
+    }
+
+    /// Logits of hidden rows after the last norm.
     ///
     /// # Shapes
     /// - input: `[N, D]`
     /// - output: `[N, V]`
-    pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let hidden = fused::rms_norm(&self.norm, hidden);
+    pub(crate) fn project(&self, normed: Tensor<2>) -> Tensor<2> {
         match &self.head {
-            Some(head) => head.forward(hidden),
-            None => hidden.matmul(self.embedding.val().transpose()),
+            Some(head) => head.forward(normed),
+            None => normed.matmul(self.embedding.val().transpose()),
+        }
+    }
+
+    /// Logits of hidden rows.
+    pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.project(self.normed(hidden))
+    }
+
+    /// Log-probability of one target a hidden row, `[N, 1]`.
+    pub(crate) fn target_logprobs(&self, hidden: Tensor<2>, targets: &[usize]) -> Tensor<2> {
+        let hidden = self.normed(hidden);
+        match &self.head {
+            Some(head) => fused::head_logprobs(hidden, head.weight.val(), false, targets),
+            None => fused::head_logprobs(hidden, self.embedding.val(), true, targets),
         }
     }
 
@@ -210,45 +237,75 @@ impl Decoder {
 
     /// Reads prompts, one after the other; returns the cache and the hidden rows of each prompt's last token.
     pub(crate) fn prefill(&self, input: Tensor<2>, lengths: Vec<usize>) -> (DecoderCache, Tensor<2>) {
+        if caches_on_host(&input.device()) {
+            let mut layers = Vec::with_capacity(self.layers.len());
+            let hidden = self.prefill_into(input, &lengths, |_, qkv, layout| {
+                layers.push(HostKv::of_prompts(qkv, layout));
+            });
+            let cache = HostCache { layers, prompt_lengths: lengths, rows: Vec::new(), num_slots: 0 };
+            return (DecoderCache::Host(cache), hidden);
+        }
+        let (cache, hidden) = self.prefill_on_device(input, lengths);
+        (DecoderCache::Device(cache), hidden)
+    }
+
+    fn prefill_on_device(&self, input: Tensor<2>, lengths: Vec<usize>) -> (DeviceCache, Tensor<2>) {
+        let mut prefix = Vec::with_capacity(self.layers.len());
+        let hidden = self.prefill_into(input, &lengths, |layer, qkv, layout| {
+            prefix.push(layer.prefix_kv(qkv, layout));
+        });
+        let (completion, slots) = (Vec::new(), Vec::new());
+        (DeviceCache { prefix, completion, prompt_lengths: lengths, group_size: 0, t: 0, slots }, hidden)
+    }
+
+    /// A pass over prompts; `keep` gets queries, keys and values of every layer.
+    fn prefill_into(
+        &self,
+        input: Tensor<2>,
+        lengths: &[usize],
+        mut keep: impl FnMut(&DecoderLayer, &Tensor<2>, &AttentionLayout),
+    ) -> Tensor<2> {
         let positions: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();
         let rotary = self.rotary(&positions, &input.device());
-        let layout = Arc::new(self.layout(&lengths).with_rotary(rotary));
+        let layout = Arc::new(self.layout(lengths).with_rotary(rotary));
         let last: Vec<usize> = layout.prompts.iter().map(|rows| rows.end - 1).collect();
-        let mut prefix = Vec::with_capacity(self.layers.len());
-        let hidden = self.run(input, &last, |layer, qkv| {
-            prefix.push(layer.prefix_kv(&qkv, &layout));
+        self.run(input, &last, |layer, qkv| {
+            keep(layer, &qkv, &layout);
             packed_attention(qkv, &layout)
-        });
-        let cache = DecoderCache {
-            prefix,
-            completion: Vec::new(),
-            prompt_lengths: lengths,
-            group_size: 0,
-            t: 0,
-            slots: Vec::new(),
-        };
-        (cache, hidden)
+        })
     }
 
     /// Opens `group_size` slots a prompt.
     pub(crate) fn branch(&self, cache: &mut DecoderCache, group_size: usize, max_new_tokens: usize) {
-        let device = self.device();
-        cache.completion = cache
-            .prefix
-            .iter()
-            .map(|layer| {
-                let [b, h, _, d] = layer.key.dims();
-                CompletionKv::new([b, h, group_size, max_new_tokens, d], &device)
-            })
-            .collect();
-        cache.group_size = group_size;
-        cache.t = 0;
-        cache.slots = (0..cache.prompt_lengths.len() * group_size).collect();
+        match cache {
+            DecoderCache::Host(cache) => cache.branch(group_size, max_new_tokens),
+            DecoderCache::Device(cache) => cache.branch(group_size, max_new_tokens, &self.device()),
+        }
     }
 
     /// Appends one token to every open row; returns the hidden rows `[R, D]`.
     pub(crate) fn decode(&self, cache: &mut DecoderCache, token_ids: &[u32]) -> Tensor<2> {
         assert_eq!(token_ids.len(), cache.num_rows(), "decode: expected one token an open row");
+        match cache {
+            DecoderCache::Host(cache) => self.decode_on_host(cache, token_ids),
+            DecoderCache::Device(cache) => self.decode_on_device(cache, token_ids),
+        }
+    }
+
+    fn decode_on_host(&self, cache: &mut HostCache, token_ids: &[u32]) -> Tensor<2> {
+        let ids: Vec<usize> = token_ids.iter().map(|&id| id as usize).collect();
+        let position = |row: &StepRow| cache.prompt_lengths[row.prompt] + row.len;
+        let positions: Vec<usize> = cache.rows.iter().map(position).collect();
+        let rotary = self.rotary(&positions, &self.device());
+        let mut hidden = self.embed(&ids);
+        for (layer, kv) in self.layers.iter().zip(&mut cache.layers) {
+            hidden = layer.forward(hidden, |_, qkv| kv.attend(qkv, &rotary, &cache.rows), |input| input);
+        }
+        cache.rows.iter_mut().for_each(|row| row.len += 1);
+        hidden
+    }
+
+    fn decode_on_device(&self, cache: &mut DeviceCache, token_ids: &[u32]) -> Tensor<2> {
         let mut ids = vec![0; cache.num_slots()];
         for (&slot, &id) in cache.slots.iter().zip(token_ids) {
             ids[slot] = id as usize;
@@ -271,5 +328,47 @@ impl Decoder {
         }
         cache.t += 1;
         if cache.slots.len() == ids.len() { hidden } else { hidden.select(0, indices(&cache.slots, &device)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Tolerance;
+
+    use super::*;
+
+    /// Prompts of 4 and 2 tokens, two completions each, of which rows end at different steps.
+    #[test]
+    fn both_caches_give_the_same_hidden_rows() {
+        let device = Device::default();
+        let decoder = Decoder::new(&DecoderConfig::tiny(11), &mut WeightInit::new(1, &device));
+        let prompts = || decoder.embed(&[1, 2, 3, 4, 5, 6]);
+        let (rectangles, expected) = decoder.prefill_on_device(prompts(), vec![4, 2]);
+        let mut layers = Vec::new();
+        let got = decoder.prefill_into(prompts(), &[4, 2], |_, qkv, layout| {
+            layers.push(HostKv::of_prompts(qkv, layout));
+        });
+        let host = HostCache { layers, prompt_lengths: vec![4, 2], rows: Vec::new(), num_slots: 0 };
+        let near = |a: Tensor<2>, b: Tensor<2>| {
+            a.into_data().assert_approx_eq::<f32>(&b.into_data(), Tolerance::absolute(1e-5));
+        };
+        near(got, expected);
+        let mut caches = [DecoderCache::Host(host), DecoderCache::Device(rectangles)];
+        caches.iter_mut().for_each(|cache| decoder.branch(cache, 2, 4));
+        for (token_ids, kept) in [
+            (vec![7, 8, 9, 10], vec![0, 2, 3]),
+            (vec![1, 2, 3], vec![1, 2]),
+            (vec![4, 5], vec![0, 1]),
+            (vec![6, 7], vec![0]),
+        ] {
+            let [host, device_rows] = caches.each_mut().map(|cache| decoder.decode(cache, &token_ids));
+            near(host, device_rows);
+            for cache in &mut caches {
+                match cache {
+                    DecoderCache::Host(cache) => cache.retain(&kept),
+                    DecoderCache::Device(cache) => cache.retain(&kept, &device),
+                }
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use kyoka_core::{
     AudioInput, CausalLm, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup, Prefill,
     Prompt,
 };
-use kyoka_nn::{fused, indices};
+use kyoka_nn::{caches_on_host, indices};
 
 use crate::{Decoder, Tower, cache::DecoderCache, packing::Packing};
 
@@ -96,6 +96,16 @@ where
         assert_eq!(rows.dims()[0], next, "merge: the spans must take exactly the features the towers give");
         rows.select(0, indices(&sources, &device))
     }
+
+    /// Hidden rows of the positions that predict, one a target, not normed.
+    fn predicting_rows(&self, groups: &[PackedGroup<'_>], packing: &Packing) -> Tensor<2> {
+        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
+        let mut input = self.embed_prompts(&prompts);
+        if !packing.completion_ids.is_empty() {
+            input = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
+        }
+        self.decoder.forward_packed(input, packing)
+    }
 }
 
 /// Points the positions of one modality's spans at its feature rows, which start at `next`.
@@ -133,27 +143,46 @@ where
     }
 
     fn retain(&self, cache: &mut DecoderCache, rows: &[usize]) {
-        cache.retain(rows, &self.device());
+        match cache {
+            DecoderCache::Host(cache) => cache.retain(rows),
+            DecoderCache::Device(cache) => cache.retain(rows, &self.device()),
+        }
+    }
+
+    fn append(&self, cache: &mut DecoderCache, more: DecoderCache) {
+        match (cache, more) {
+            (DecoderCache::Host(cache), DecoderCache::Host(more)) => cache.append(more),
+            _ => panic!("cache: rows cannot join a rectangle under way; ask `can_append` first"),
+        }
+    }
+
+    fn can_append(&self) -> bool {
+        caches_on_host(&self.device())
     }
 
     fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2> {
         let packing = Packing::new(groups);
-        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
-        let mut input = self.embed_prompts(&prompts);
-        if !packing.completion_ids.is_empty() {
-            input = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
-        }
-        let hidden = self.decoder.forward_packed(input, &packing);
-        let device = hidden.device();
-        let logprobs = fused::token_logprobs(self.decoder.logits(hidden), &packing.targets);
-        let padding = Tensor::zeros([1, 1], &device);
-        Tensor::cat(vec![logprobs, padding], 0)
-            .select(0, indices(&packing.places, &device))
-            .reshape(packing.shape)
+        let hidden = self.predicting_rows(groups, &packing);
+        packing.unpack(self.decoder.target_logprobs(hidden, &packing.targets)).squeeze_dim(2)
+    }
+
+    fn score_with_hidden(&self, groups: &[PackedGroup<'_>]) -> (Tensor<2>, Tensor<3>) {
+        let packing = Packing::new(groups);
+        let hidden = self.predicting_rows(groups, &packing);
+        let logprobs = self.decoder.target_logprobs(hidden.clone(), &packing.targets);
+        (packing.unpack(logprobs).squeeze_dim(2), packing.unpack(self.decoder.normed(hidden)))
+    }
+
+    fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.decoder.project(hidden)
     }
 
     fn device(&self) -> Device {
         self.decoder.device()
+    }
+
+    fn d_model(&self) -> usize {
+        self.decoder.d_model()
     }
 
     fn vocab_size(&self) -> usize {

@@ -1,6 +1,8 @@
 //! Groups of completions as rows of one pass.
 
+use burn::tensor::Tensor;
 use kyoka_core::PackedGroup;
+use kyoka_nn::indices;
 
 /// The rows of a training pass: all prompts, then all completions prompt by prompt, nothing padded.
 pub(crate) struct Packing {
@@ -65,6 +67,15 @@ impl Packing {
             }
         }
         packing
+    }
+
+    /// One row a target to `[R, T, D]`, 0 where padded.
+    pub fn unpack(&self, rows: Tensor<2>) -> Tensor<3> {
+        let [_, d] = rows.dims();
+        let device = rows.device();
+        let padding = Tensor::zeros([1, d], &device);
+        let [r, t] = self.shape;
+        Tensor::cat(vec![rows, padding], 0).select(0, indices(&self.places, &device)).reshape([r, t, d])
     }
 }
 

@@ -57,7 +57,6 @@ impl Rotary {
     }
 
     /// Cosines and sines on the host, `[N, Dh / 2]` each.
-    #[cfg(feature = "flex")]
     pub(crate) fn tables(&self) -> (&[f32], &[f32]) {
         (&self.cos, &self.sin)
     }

@@ -1,5 +1,6 @@
 //! Sampling in this process.
 
+use burn::tensor::Tensor;
 use kyoka_core::{
     CausalLm, Prompt, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig,
     StopReason, Stream, stream_rng,
@@ -35,7 +36,7 @@ struct Row {
     logprobs: Vec<f32>,
 }
 
-impl<M: CausalLm + Sync> LocalEngine<M> {
+impl<M: CausalLm> LocalEngine<M> {
     /// An engine that bans `banned_ids` and ends at `end_id`.
     pub fn new(model: M, end_id: u32, banned_ids: Vec<u32>) -> Self {
         Self { model, end_id, banned_ids, decode_text: None, max_rows: 512 }
@@ -60,93 +61,33 @@ impl<M: CausalLm + Sync> LocalEngine<M> {
         }
         Ok(())
     }
+}
 
-    /// Completes a chunk of prompts; `first` is the place of its first prompt in the request.
-    fn generate_chunk(
-        &self,
-        request: &RolloutRequest<'_>,
-        first: usize,
-        prompts: &[Prompt],
-        groups: &mut Vec<RolloutGroup>,
-    ) -> Result<(), RolloutError> {
-        let group_size = request.group_size;
-        let references: Vec<&Prompt> = prompts.iter().collect();
-        let prefill = self.model.prefill(&references);
-        let mut cache = prefill.cache;
-        self.model.branch(&mut cache, group_size, request.sampling.max_new_tokens);
-        let row = |index: usize| {
-            let (prompt, place) = (first + index / group_size, index % group_size);
-            let rng = stream_rng(request.seed, Stream::Rollout, &[prompt as u64, place as u64]);
-            Row { prompt, place, rng, token_ids: Vec::new(), logprobs: Vec::new() }
-        };
-        let mut open: Vec<Row> = (0..prompts.len() * group_size).map(row).collect();
-        let mut done: Vec<Vec<Option<Rollout>>> = vec![vec![None; group_size]; prompts.len()];
-        // The first tokens of a group come from the prompt's last position; later ones from each row's own.
-        let mut logits = prefill.logits;
-        let mut rows_per_logits = group_size;
-        loop {
-            // One wait for the device a token.
-            let [_, vocab] = logits.dims();
-            let table: Vec<f32> =
-                logits.try_into_vec_as().map_err(|_| RolloutError::NotFinite { index: first })?;
-            let stepped: Vec<Option<StopReason>> = open
-                .par_iter_mut()
-                .enumerate()
-                .map(|(index, row)| {
-                    let start = index / rows_per_logits * vocab;
-                    self.step(row, &table[start..start + vocab], request.sampling)
-                })
-                .collect::<Result<_, _>>()?;
-            let num_open = open.len();
-            let mut kept = Vec::with_capacity(num_open);
-            let mut still_open = Vec::with_capacity(num_open);
-            for (index, (row, stopped)) in open.into_iter().zip(stepped).enumerate() {
-                match stopped {
-                    None => {
-                        kept.push(index);
-                        still_open.push(row);
-                    }
-                    Some(stop_reason) => {
-                        let Row { prompt, place, token_ids, logprobs, .. } = row;
-                        done[prompt - first][place] = Some(Rollout { token_ids, logprobs, stop_reason });
-                    }
-                }
-            }
-            if still_open.is_empty() {
-                break;
-            }
-            if kept.len() < num_open {
-                self.model.retain(&mut cache, &kept);
-            }
-            open = still_open;
-            let last: Vec<u32> =
-                open.iter().map(|row| *row.token_ids.last().expect("an open row has a token")).collect();
-            logits = self.model.decode(&mut cache, &last);
-            rows_per_logits = 1;
-        }
-        groups.extend(done.into_iter().zip(prompts).map(|(rollouts, prompt)| RolloutGroup {
-            prompt: prompt.clone(),
-            rollouts: rollouts.into_iter().map(|rollout| rollout.expect("every row has ended")).collect(),
-            policy_version: request.policy_version,
-        }));
-        Ok(())
+/// What drawing a token needs of an engine, for all threads.
+struct Stepper<'a> {
+    sampling: &'a SamplingConfig,
+    banned_ids: &'a [u32],
+    end_id: u32,
+    decode_text: Option<&'a DecodeText>,
+}
+
+impl<'a> Stepper<'a> {
+    fn new<M>(engine: &'a LocalEngine<M>, sampling: &'a SamplingConfig) -> Self {
+        let LocalEngine { banned_ids, end_id, decode_text, .. } = engine;
+        Self { sampling, banned_ids, end_id: *end_id, decode_text: decode_text.as_ref() }
     }
 
     /// Draws the next token of a row; the reason if it ends the row.
-    fn step(
-        &self,
-        row: &mut Row,
-        logits: &[f32],
-        sampling: &SamplingConfig,
-    ) -> Result<Option<StopReason>, RolloutError> {
-        let Drawn { token, logprob } = draw(logits, sampling, &self.banned_ids, &mut row.rng)
+    fn step(&self, row: &mut Row, logits: &[f32]) -> Result<Option<StopReason>, RolloutError> {
+        let sampling = self.sampling;
+        let Drawn { token, logprob } = draw(logits, sampling, self.banned_ids, &mut row.rng)
             .ok_or(RolloutError::NotFinite { index: row.prompt })?;
         row.token_ids.push(token);
         row.logprobs.push(logprob);
         if token == self.end_id {
             return Ok(Some(StopReason::EndToken));
         }
-        if let (false, Some(decode)) = (sampling.stop.is_empty(), &self.decode_text) {
+        if let (false, Some(decode)) = (sampling.stop.is_empty(), self.decode_text) {
             let text = decode(&row.token_ids);
             if sampling.stop.iter().any(|stop| text.contains(stop)) {
                 return Ok(Some(StopReason::StopText));
@@ -156,14 +97,132 @@ impl<M: CausalLm + Sync> LocalEngine<M> {
     }
 }
 
-impl<M: CausalLm + Sync> RolloutEngine for LocalEngine<M> {
+/// Everything under way in one call of [`LocalEngine::generate`].
+struct Generation<'a, M: CausalLm> {
+    engine: &'a LocalEngine<M>,
+    request: &'a RolloutRequest<'a>,
+    /// Prompts read so far.
+    read: usize,
+    cache: Option<M::Cache>,
+    /// Open rows, in the order of the cache.
+    open: Vec<Row>,
+    done: Vec<Vec<Option<Rollout>>>,
+}
+
+impl<M: CausalLm> Generation<'_, M> {
+    /// Reads the next `count` prompts and draws the first token of their completions, which join the others.
+    fn admit(&mut self, count: usize) -> Result<(), RolloutError> {
+        let (model, group_size) = (&self.engine.model, self.request.group_size);
+        let first = self.read;
+        let prompts: Vec<&Prompt> = self.request.prompts[first..first + count].iter().collect();
+        self.read += count;
+        let prefill = model.prefill(&prompts);
+        let mut cache = prefill.cache;
+        model.branch(&mut cache, group_size, self.request.sampling.max_new_tokens);
+        let row = |index: usize| {
+            let (prompt, place) = (first + index / group_size, index % group_size);
+            let rng = stream_rng(self.request.seed, Stream::Rollout, &[prompt as u64, place as u64]);
+            Row { prompt, place, rng, token_ids: Vec::new(), logprobs: Vec::new() }
+        };
+        let rows = (0..count * group_size).map(row).collect();
+        // The first tokens of a group come from the prompt's last position.
+        let rows = self.draw(rows, (&mut cache, prefill.logits), group_size)?;
+        self.open.extend(rows);
+        match &mut self.cache {
+            Some(running) => model.append(running, cache),
+            None => self.cache = Some(cache),
+        }
+        Ok(())
+    }
+
+    /// Reads the last tokens of all open rows and draws the next ones.
+    fn advance(&mut self) -> Result<(), RolloutError> {
+        let Some(mut cache) = self.cache.take() else { return Ok(()) };
+        let open = std::mem::take(&mut self.open);
+        if open.is_empty() {
+            return Ok(());
+        }
+        let last = |row: &Row| *row.token_ids.last().expect("an open row has a token");
+        let token_ids: Vec<u32> = open.iter().map(last).collect();
+        let logits = self.engine.model.decode(&mut cache, &token_ids);
+        self.open = self.draw(open, (&mut cache, logits), 1)?;
+        self.cache = Some(cache);
+        Ok(())
+    }
+
+    /// Draws a token for every row of `cache`, keeps what has ended, and returns the rows that go on. One row of logits
+    /// serves `rows_per_logits` rows.
+    fn draw(
+        &mut self,
+        mut rows: Vec<Row>,
+        (cache, logits): (&mut M::Cache, Tensor<2>),
+        rows_per_logits: usize,
+    ) -> Result<Vec<Row>, RolloutError> {
+        let [_, vocab] = logits.dims();
+        let prompt = rows.first().map_or(0, |row| row.prompt);
+        // The one wait for the device a token.
+        let table: Vec<f32> =
+            logits.try_into_vec_as().map_err(|_| RolloutError::NotFinite { index: prompt })?;
+        let stepper = Stepper::new(self.engine, self.request.sampling);
+        let stopped: Vec<Option<StopReason>> = rows
+            .par_iter_mut()
+            .enumerate()
+            .map(|(index, row)| stepper.step(row, &table[index / rows_per_logits * vocab..][..vocab]))
+            .collect::<Result<_, _>>()?;
+        let num_rows = rows.len();
+        let (mut kept, mut open) = (Vec::with_capacity(num_rows), Vec::with_capacity(num_rows));
+        for (index, (row, stopped)) in rows.into_iter().zip(stopped).enumerate() {
+            match stopped {
+                None => {
+                    kept.push(index);
+                    open.push(row);
+                }
+                Some(stop_reason) => {
+                    let Row { prompt, place, token_ids, logprobs, .. } = row;
+                    self.done[prompt][place] = Some(Rollout { token_ids, logprobs, stop_reason });
+                }
+            }
+        }
+        if kept.len() < num_rows && !kept.is_empty() {
+            self.engine.model.retain(cache, &kept);
+        }
+        Ok(open)
+    }
+}
+
+impl<M: CausalLm> RolloutEngine for LocalEngine<M> {
     fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
         self.check(&request)?;
-        let prompts_at_once = (self.max_rows / request.group_size).max(1);
-        let mut groups = Vec::with_capacity(request.prompts.len());
-        for (chunk, prompts) in request.prompts.chunks(prompts_at_once).enumerate() {
-            self.generate_chunk(&request, chunk * prompts_at_once, prompts, &mut groups)?;
+        let num_prompts = request.prompts.len();
+        let mut generation = Generation {
+            engine: self,
+            request: &request,
+            read: 0,
+            cache: None,
+            open: Vec::new(),
+            done: vec![vec![None; request.group_size]; num_prompts],
+        };
+        let groups_at_once = (self.max_rows / request.group_size).max(1);
+        while generation.read < num_prompts || !generation.open.is_empty() {
+            // Groups stay together: a place is free when a whole group fits. A few at once read their prompts together.
+            let free = self.max_rows.saturating_sub(generation.open.len()) / request.group_size;
+            let wanted = (num_prompts - generation.read).min(groups_at_once.div_ceil(4));
+            if generation.open.is_empty() {
+                generation.cache = None;
+                generation.admit(groups_at_once.min(num_prompts - generation.read))?;
+            } else if wanted > 0 && free >= wanted && self.model.can_append() {
+                generation.admit(free.min(num_prompts - generation.read))?;
+            }
+            generation.advance()?;
         }
-        Ok(groups)
+        let rollouts = |rows: Vec<Option<Rollout>>| {
+            rows.into_iter().map(|rollout| rollout.expect("every row has ended")).collect()
+        };
+        let groups = generation.done.into_iter().zip(request.prompts).map(|(rows, prompt)| RolloutGroup {
+            prompt: prompt.clone(),
+            rollouts: rollouts(rows),
+            policy_version: request.policy_version,
+        });
+        Ok(groups.collect())
     }
 }

@@ -81,8 +81,19 @@ pub(crate) fn draw(
     }
     let norm = top + total.ln() as f32;
     let plain = config.temperature == 1.0 && config.top_k == 0 && config.top_p == 1.0 && config.min_p == 0.0;
-    let token = if plain {
+    let allowed = |&(id, _): &(u32, &f32)| !banned.contains(&id);
+    let likeliest = |best: f32, (_, logit): (u32, &f32)| best.max(*logit);
+    let top_allowed = (0_u32..).zip(logits).filter(allowed).fold(f32::NEG_INFINITY, likeliest);
+    let token = if plain && top_allowed == top {
         draw_plain(&cumulative, banned, rng)?
+    } else if plain {
+        // A banned token is the likeliest: weights relative to it may all vanish.
+        let mut total = 0.0;
+        let weights = (0_u32..).zip(logits).map(|entry| {
+            total += if allowed(&entry) { f64::from((entry.1 - top_allowed).exp()) } else { 0.0 };
+            total
+        });
+        draw_plain(&weights.collect::<Vec<f64>>(), banned, rng)?
     } else {
         draw_filtered(logits, config, banned, rng)?
     };
@@ -185,5 +196,6 @@ mod tests {
         assert_eq!(draw(&[0.0, f32::INFINITY], &[]), None);
         assert_eq!(draw(&[0.0, 1.0], &[0, 1]), None);
         assert_eq!(draw(&[0.0, 1.0, f32::NEG_INFINITY], &[1, 1, 9]), Some(0));
+        assert_eq!(draw(&[-300.0, 1.0, -400.0], &[1]), Some(0), "however likely the banned token is");
     }
 }

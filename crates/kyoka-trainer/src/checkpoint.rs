@@ -15,7 +15,7 @@ use kyoka_core::{load_parameters, named_parameters};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
-use crate::{AdamW, AdamWConfig, TrainError};
+use crate::{AdamW, AdamWConfig, Critic, CriticState, TrainError, TrainableLm};
 
 /// Where a run stands.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct Progress {
     pub elapsed_s: f64,
     /// Seconds by phase.
     pub phase_s: BTreeMap<String, f64>,
+    /// Coefficients that the stage adapts, by name.
+    #[serde(default)]
+    pub coefs: BTreeMap<String, f64>,
 }
 
 /// What is kept.
@@ -56,10 +59,13 @@ impl Default for CheckpointPolicy {
 struct State {
     progress: Progress,
     optimizer_steps: u64,
+    /// Steps of the critic's optimizer, and whether it has a trunk of its own.
+    #[serde(default)]
+    critic: Option<(u64, bool)>,
 }
 
 /// A checkpoint read back.
-pub struct Checkpoint<M> {
+pub struct Checkpoint<M: TrainableLm> {
     /// Weights.
     pub model: M,
     /// Moments.
@@ -68,10 +74,12 @@ pub struct Checkpoint<M> {
     pub progress: Progress,
     /// The reference policy, if the run has one.
     pub reference: Option<M>,
+    /// The critic with its optimizer, if the run has one.
+    pub critic: Option<CriticState<M>>,
 }
 
 /// What a checkpoint is written from.
-pub struct SavedState<'a, M> {
+pub struct SavedState<'a, M: TrainableLm> {
     /// Weights.
     pub model: &'a M,
     /// Moments.
@@ -80,6 +88,8 @@ pub struct SavedState<'a, M> {
     pub progress: &'a Progress,
     /// The reference policy, if the run has one.
     pub reference: Option<&'a M>,
+    /// The critic with its optimizer, if the run has one.
+    pub critic: Option<&'a CriticState<M>>,
     /// Whether evaluation likes it most so far.
     pub best: bool,
 }
@@ -124,23 +134,28 @@ impl CheckpointStore {
     }
 
     /// Writes a checkpoint; with `best` also as `best`, the one that evaluation liked most.
-    pub fn save<M: Module>(&self, stage_name: &str, state: SavedState<'_, M>) -> Result<PathBuf, TrainError> {
-        let SavedState { model, optimizer, progress, reference, best } = state;
+    pub fn save<M: TrainableLm>(
+        &self,
+        stage_name: &str,
+        state: SavedState<'_, M>,
+    ) -> Result<PathBuf, TrainError> {
+        let SavedState { model, optimizer, progress, reference, critic, best } = state;
         let name = format!("{}-{stage_name}-{:06}", progress.stage, progress.step);
         let (optimizer_steps, moments) = optimizer.state();
-        let weights = |model: &M| {
-            named_parameters(model)
-                .into_iter()
-                .map(|(name, (_, data))| (name, data))
-                .collect::<BTreeMap<_, _>>()
-        };
         let mut files: Vec<(String, Vec<u8>)> = vec![
             ("model.safetensors".into(), pack(weights(model))),
             ("optimizer.safetensors".into(), pack(moments)),
         ];
         files.extend(reference.map(|reference| ("reference.safetensors".into(), pack(weights(reference)))));
         files.extend(self.extra_files.iter().cloned());
-        let state = State { progress: progress.clone(), optimizer_steps };
+        let mut critic_steps = None;
+        if let Some(CriticState { critic, optimizer }) = critic {
+            let (steps, moments) = optimizer.state();
+            files.push(("critic.safetensors".into(), pack(weights(critic))));
+            files.push(("critic_optimizer.safetensors".into(), pack(moments)));
+            critic_steps = Some((steps, critic.trunk.is_some()));
+        }
+        let state = State { progress: progress.clone(), optimizer_steps, critic: critic_steps };
         let state = serde_json::to_vec_pretty(&state).expect("numbers and names serialise");
         files.push(("state.json".into(), state));
         if best {
@@ -188,7 +203,7 @@ impl CheckpointStore {
     }
 }
 
-impl<M: Module> Checkpoint<M> {
+impl<M: TrainableLm> Checkpoint<M> {
     /// Reads a checkpoint into a model of the same shape; the optimizer's settings are those of the stage it stands in.
     pub fn load(
         path: &Path,
@@ -197,7 +212,7 @@ impl<M: Module> Checkpoint<M> {
     ) -> Result<Self, TrainError> {
         let state_path = path.join("state.json");
         let state = fs::read(&state_path).map_err(|error| failed(&state_path, error))?;
-        let State { progress, optimizer_steps } =
+        let State { progress, optimizer_steps, critic } =
             serde_json::from_slice(&state).map_err(|error| failed(&state_path, error))?;
         let reference_path = path.join("reference.safetensors");
         let reference = match reference_path.is_file() {
@@ -207,14 +222,20 @@ impl<M: Module> Checkpoint<M> {
         let model = load_weights(&path.join("model.safetensors"), model)?;
         let moments_path = path.join("optimizer.safetensors");
         let device = model.devices().into_iter().next().unwrap_or_default().without_autodiff();
-        let optimizer = AdamW::restore(
-            settings_of_stage(progress.stage),
-            optimizer_steps,
-            unpack(&moments_path)?,
-            &device,
-        )
-        .map_err(|reason| TrainError::Checkpoint { path: moments_path, reason })?;
-        Ok(Self { model, optimizer, progress, reference })
+        let settings = settings_of_stage(progress.stage);
+        let restore = |path: PathBuf, steps: u64| {
+            let restored = AdamW::restore(settings, steps, unpack(&path)?, &device);
+            restored.map_err(|reason| TrainError::Checkpoint { path, reason })
+        };
+        let optimizer = restore(moments_path, optimizer_steps)?;
+        let critic = match critic {
+            Some((steps, own_trunk)) => Some(CriticState {
+                critic: load_weights(&path.join("critic.safetensors"), Critic::new(&model, own_trunk))?,
+                optimizer: restore(path.join("critic_optimizer.safetensors"), steps)?,
+            }),
+            None => None,
+        };
+        Ok(Self { model, optimizer, progress, reference, critic })
     }
 }
 
@@ -222,6 +243,11 @@ impl<M: Module> Checkpoint<M> {
 pub fn load_weights<M: Module>(path: &Path, model: M) -> Result<M, TrainError> {
     load_parameters(model, unpack(path)?)
         .map_err(|source| TrainError::Parameters { path: path.to_owned(), source })
+}
+
+/// Weights by name.
+fn weights<M: Module>(model: &M) -> BTreeMap<String, TensorData> {
+    named_parameters(model).into_iter().map(|(name, (_, data))| (name, data)).collect()
 }
 
 fn failed(path: &Path, reason: impl std::fmt::Display) -> TrainError {

@@ -1,10 +1,9 @@
 //! How good is the policy on a split?
 
-use burn::module::Module;
-use kyoka_core::{CausalLm, Prompt, RewardContext, RewardFn, RolloutRequest, Sample, SamplingConfig};
+use kyoka_core::{Prompt, RewardContext, RewardFn, RolloutRequest, Sample, SamplingConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineFactory, SampleRecord, Task, TrainError, rl::record};
+use crate::{EngineFactory, SampleRecord, Task, TrainError, TrainableLm, rl::record};
 
 /// Mean of every reward part over a split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,7 +53,7 @@ const CHUNK: usize = 128;
 ///
 /// # Errors
 /// If a row's media cannot be read or a completion cannot be judged.
-pub fn evaluate<M: CausalLm + Module>(
+pub fn evaluate<M: TrainableLm>(
     model: &M,
     evaluation: &Evaluation<'_, M>,
     split: &str,

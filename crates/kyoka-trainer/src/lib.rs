@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+mod averaging;
 mod checkpoint;
+mod critic;
 mod error;
 mod evaluate;
 mod gradients;
@@ -12,9 +14,11 @@ mod session;
 mod sft;
 mod task;
 
+pub(crate) use averaging::averaged;
 pub use checkpoint::{
     Checkpoint, CheckpointPolicy, CheckpointStore, Progress, SavedState, load_weights, unpack,
 };
+pub use critic::{Critic, CriticState};
 pub use error::TrainError;
 pub use evaluate::{EvalReport, EvalSummary, Evaluation, evaluate};
 pub use gradients::{global_norm, scale_gradients};
@@ -24,4 +28,4 @@ pub use rl::{RlConfig, RlStage};
 pub use schedule::{LearningRate, Schedule};
 pub use session::{Observer, SampleRecord, Session, Stage, StepReport};
 pub use sft::{SftConfig, SftStage};
-pub use task::{EngineFactory, Task, TaskError};
+pub use task::{EngineFactory, Task, TaskError, TrainableLm};

@@ -9,13 +9,13 @@ use std::{
     time::Instant,
 };
 
-use burn::{module::Module, optim::GradientsParams};
-use kyoka_core::{CausalLm, Metrics};
+use burn::optim::GradientsParams;
+use kyoka_core::Metrics;
 use serde::Serialize;
 
 use crate::{
-    AdamW, AdamWConfig, Checkpoint, CheckpointStore, EvalReport, LearningRate, Progress, TrainError,
-    checkpoint::SavedState, global_norm, scale_gradients,
+    AdamW, AdamWConfig, Checkpoint, CheckpointStore, CriticState, EvalReport, LearningRate, Progress,
+    TrainError, TrainableLm, checkpoint::SavedState, global_norm, scale_gradients,
 };
 
 /// A sampled completion, for the log.
@@ -66,7 +66,7 @@ pub trait Observer {
 }
 
 /// A part of a run with steps of one kind.
-pub trait Stage<M> {
+pub trait Stage<M: TrainableLm> {
     /// `sft` or `rl`.
     fn name(&self) -> &'static str;
 
@@ -84,18 +84,25 @@ pub trait Stage<M> {
         false
     }
 
+    /// Whether a critic is wanted: with a trunk of its own?, and its highest learning rate.
+    fn critic(&self) -> Option<(bool, f64)> {
+        None
+    }
+
     /// One step; updates the session's model.
     fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError>;
 }
 
 /// Weights, optimizer and place of a run.
-pub struct Session<M> {
+pub struct Session<M: TrainableLm> {
     /// The policy, on an autodiff device.
     pub model: M,
     /// Its optimizer; a fresh one for each stage.
     pub optimizer: AdamW,
     /// Weights at the start of the stage, if the stage wants them.
     pub reference: Option<M>,
+    /// The critic, if the stage wants one.
+    pub critic: Option<CriticState<M>>,
     /// Where the run stands.
     pub progress: Progress,
     /// The run's seed.
@@ -109,13 +116,14 @@ pub struct Session<M> {
 /// Evaluates the policy on every watched split. The first one's accuracy decides what is best.
 type EvaluateFn<'a, M> = &'a dyn Fn(&M) -> Result<Vec<EvalReport>, TrainError>;
 
-impl<M: CausalLm + Module> Session<M> {
+impl<M: TrainableLm> Session<M> {
     /// A new run.
     pub fn new(model: M, seed: u64, checkpoints: CheckpointStore) -> Self {
         Self {
             model,
             optimizer: AdamW::new(AdamWConfig::default()),
             reference: None,
+            critic: None,
             progress: Progress::default(),
             seed,
             stop: Arc::default(),
@@ -134,6 +142,7 @@ impl<M: CausalLm + Module> Session<M> {
         self.optimizer = loaded.optimizer;
         self.model = loaded.model;
         self.reference = loaded.reference.map(|reference| reference.valid());
+        self.critic = loaded.critic;
         Ok(Some(path))
     }
 
@@ -161,6 +170,7 @@ impl<M: CausalLm + Module> Session<M> {
             };
             self.optimizer = AdamW::new(settings);
             self.reference = stage.wants_reference().then(|| self.model.valid());
+            self.critic = stage.critic().map(|(own, _)| CriticState::new(&self.model, own, settings));
         }
         while self.progress.step < stage.total_steps() {
             let started = Instant::now();
@@ -217,7 +227,10 @@ impl<M: CausalLm + Module> Session<M> {
     fn save(&self, stage: &str, best: bool) -> Result<PathBuf, TrainError> {
         let (model, optimizer, progress) = (&self.model, &self.optimizer, &self.progress);
         let reference = self.reference.as_ref();
-        self.checkpoints.save(stage, SavedState { model, optimizer, progress, reference, best })
+        self.checkpoints.save(
+            stage,
+            SavedState { model, optimizer, progress, reference, critic: self.critic.as_ref(), best },
+        )
     }
 
     /// Clips the gradients and takes one optimizer step; returns the norm before clipping.
@@ -241,6 +254,27 @@ impl<M: CausalLm + Module> Session<M> {
         }
         self.model = self.optimizer.step(learning_rate, self.model.clone(), gradients);
         Ok(norm)
+    }
+
+    /// Clips the gradients of the critic and takes one step of its optimizer.
+    pub(crate) fn update_critic(
+        &mut self,
+        learning_rate: f64,
+        mut gradients: GradientsParams,
+        rows: &dyn Fn() -> String,
+    ) -> Result<(), TrainError> {
+        let Some(mut state) = self.critic.take() else { return Ok(()) };
+        let norm = global_norm(&state.critic, &mut gradients);
+        if !norm.is_finite() {
+            return Err(self.not_finite("rl", "critic's gradient", rows()));
+        }
+        let limit = state.optimizer.config().max_grad_norm;
+        if norm > limit {
+            scale_gradients(&state.critic, &mut gradients, limit / norm);
+        }
+        state.critic = state.optimizer.step(learning_rate, state.critic, gradients);
+        self.critic = Some(state);
+        Ok(())
     }
 
     pub(crate) fn not_finite(&self, stage: &'static str, what: &'static str, rows: String) -> TrainError {

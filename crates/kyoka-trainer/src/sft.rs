@@ -2,17 +2,14 @@
 
 use std::time::Instant;
 
-use burn::{
-    module::Module,
-    optim::{GradientsAccumulator, GradientsParams},
-};
-use kyoka_core::{CausalLm, Metrics, PackedGroup, Prompt, Sample};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use kyoka_core::{Metrics, PackedGroup, Prompt, Sample};
 use kyoka_data::Shuffled;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdamWConfig, LearningRate, PackItem, Session, Stage, StepReport, Task, TrainError, evaluate::row_error,
-    plan_micro_batches,
+    AdamWConfig, LearningRate, PackItem, Session, Stage, StepReport, Task, TrainError, TrainableLm,
+    evaluate::row_error, plan_micro_batches,
 };
 
 /// Settings of the stage.
@@ -81,7 +78,7 @@ impl<'a> SftStage<'a> {
     }
 }
 
-impl<M: CausalLm + Module> Stage<M> for SftStage<'_> {
+impl<M: TrainableLm> Stage<M> for SftStage<'_> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -139,7 +136,7 @@ impl<M: CausalLm + Module> Stage<M> for SftStage<'_> {
 }
 
 /// Mean negative log-likelihood over the tokens of the batch, its gradients, and the number of tokens.
-pub(crate) fn nll_gradients<M: CausalLm + Module>(
+pub(crate) fn nll_gradients<M: TrainableLm>(
     model: &M,
     batch: &[(Prompt, Vec<u32>)],
     token_budget: usize,

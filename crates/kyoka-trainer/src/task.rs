@@ -1,6 +1,7 @@
 //! What the loops ask of a dataset and its text.
 
-use kyoka_core::{Completion, Prompt, Rollout, RolloutEngine, Sample};
+use burn::module::{Module, ModuleDisplay};
+use kyoka_core::{CausalLm, Completion, Prompt, Rollout, RolloutEngine, Sample};
 
 /// Anything that can be wrong with a row's text or media.
 pub type TaskError = Box<dyn std::error::Error + Send + Sync>;
@@ -20,3 +21,8 @@ pub trait Task: Sync {
 
 /// Makes an engine over a policy without gradients.
 pub type EngineFactory<'a, M> = &'a dyn Fn(M) -> Box<dyn RolloutEngine>;
+
+/// A language model whose parameters can be trained, saved and copied: any [`CausalLm`] that is a Burn module.
+pub trait TrainableLm: CausalLm + Module + ModuleDisplay {}
+
+impl<M: CausalLm + Module + ModuleDisplay> TrainableLm for M {}

@@ -4,7 +4,7 @@
 //! quarter more products in attention, and saves a tensor of `[heads, queries, keys]` written, read and copied. One
 //! task is a prompt with its completions and one key head, so that no two tasks write to the same place.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -217,7 +217,7 @@ impl<'a> Task<'a> {
         let visible = self.visible(block);
         let key = |first, count| self.key(first, count);
         self.against(block, self.query(block), &key, (self.scale(), scores));
-        softmax_rows(scores, block.keys(), &visible);
+        kernels::softmax_leading(scores, block.keys(), &visible);
         visible
     }
 
@@ -258,19 +258,6 @@ impl<'a> Task<'a> {
     }
 }
 
-/// Softmax of the leading `visible[row]` scores of every row; the rest becomes 0.
-#[multiversion(targets = "simd")]
-fn softmax_rows(scores: &mut [f32], width: usize, visible: &[usize]) {
-    for (row, &visible) in scores.chunks_exact_mut(width).zip(visible) {
-        let (seen, hidden) = row.split_at_mut(visible);
-        let top = kernels::largest(seen);
-        seen.iter_mut().for_each(|score| *score = kernels::exp(*score - top));
-        let scale = 1.0 / kernels::sum2(seen, seen, |a, _| a);
-        seen.iter_mut().for_each(|weight| *weight *= scale);
-        hidden.fill(0.0);
-    }
-}
-
 /// From gradients of the weights to gradients of the scores, `w (grad - sum(w grad))`, in place.
 #[multiversion(targets = "simd")]
 fn softmax_slopes(weights: &[f32], grads: &mut [f32], width: usize, visible: &[usize]) {
@@ -296,10 +283,20 @@ fn tasks<'a>(qkv: &'a [f32], layout: &'a AttentionLayout) -> impl IndexedParalle
 /// Queries and keys turned by their row's angles; `direction` -1 turns back.
 fn turn(qkv: &mut [f32], layout: &AttentionLayout, direction: f32) {
     let Some(rotary) = &layout.rotary else { return };
-    let (cos, sin) = rotary.tables();
     let HeadConfig { num_heads, num_kv_heads, d_head } = layout.heads;
     let turned = (num_heads + num_kv_heads) * d_head;
-    kernels::rotate_in_place(qkv, (cos, sin), (layout.heads.row_width(), turned, d_head), direction);
+    let sizes = (layout.heads.row_width(), turned, d_head);
+    kernels::rotate_in_place(qkv, rotary.tables(), sizes, direction);
+}
+
+/// The input with queries and keys turned; without a rotation it is the input.
+fn turned<'a>(qkv: &'a [f32], layout: &AttentionLayout) -> Cow<'a, [f32]> {
+    if layout.rotary.is_none() {
+        return Cow::Borrowed(qkv);
+    }
+    let mut copy = kernels::copied(qkv);
+    turn(&mut copy, layout, 1.0);
+    Cow::Owned(copy)
 }
 
 /// For every row of the pass, its prompt and its row within the prompt's tasks.
@@ -314,8 +311,7 @@ fn places(layout: &AttentionLayout) -> Vec<(usize, usize)> {
 
 /// See [`crate::packed_attention`].
 pub fn attention(qkv: &[f32], layout: &AttentionLayout) -> Vec<f32> {
-    let mut turned = qkv.to_vec();
-    turn(&mut turned, layout, 1.0);
+    let turned = turned(qkv, layout);
     let parts: Vec<Vec<f32>> = tasks(&turned, layout).map(|task| task.forward()).collect();
     let (kv, width) = (layout.heads.num_kv_heads, layout.heads.num_heads * layout.heads.d_head);
     let places = places(layout);
@@ -332,8 +328,7 @@ pub fn attention(qkv: &[f32], layout: &AttentionLayout) -> Vec<f32> {
 
 /// Gradient of the input from that of the output.
 pub fn attention_backward(qkv: &[f32], grad: &[f32], layout: &AttentionLayout) -> Vec<f32> {
-    let mut turned = qkv.to_vec();
-    turn(&mut turned, layout, 1.0);
+    let turned = turned(qkv, layout);
     let parts: Vec<Vec<f32>> = tasks(&turned, layout).map(|task| task.backward(grad)).collect();
     let HeadConfig { num_heads, num_kv_heads: kv, d_head: d } = layout.heads;
     let (width, query_width) = (layout.heads.row_width(), num_heads / kv * d);

@@ -139,21 +139,26 @@ impl<B: Backend + FusedBackward, C: CheckpointStrategy> FusedOps for Autodiff<B,
         tracked!(Softmax, [node], output.clone(), output)
     }
 
-    fn token_logprobs(logits: FloatTensor<Self>, targets: Arc<[usize]>) -> FloatTensor<Self> {
+    fn head_logprobs(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        tied: bool,
+        targets: Arc<[usize]>,
+    ) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct TokenLogprobs;
-        impl<B: Backend + FusedBackward> Backward<B, 1> for TokenLogprobs {
-            type State = (B::FloatTensorPrimitive, Arc<[usize]>);
-            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        struct HeadLogprobs;
+        impl<B: Backend + FusedBackward> Backward<B, 2> for HeadLogprobs {
+            type State = ([B::FloatTensorPrimitive; 2], bool, Arc<[usize]>);
+            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
-                let (logits, targets) = ops.state;
-                register!(grads, ops.parents, [B::token_logprobs_backward(logits, targets, grad)]);
+                let (inputs, tied, targets) = ops.state;
+                register!(grads, ops.parents, B::head_logprobs_backward(inputs, tied, targets, grad));
             }
         }
-        let node = logits.node();
-        let logits = logits.into_primitive();
-        let output = B::token_logprobs(logits.clone(), targets.clone());
-        tracked!(TokenLogprobs, [node], (logits, targets), output)
+        let nodes = (hidden.node(), weight.node());
+        let (hidden, weight) = (hidden.into_primitive(), weight.into_primitive());
+        let output = B::head_logprobs(hidden.clone(), weight.clone(), tied, targets.clone());
+        tracked!(HeadLogprobs, [nodes.0, nodes.1], ([hidden, weight], tied, targets), output)
     }
 
     fn fused_attention(qkv: FloatTensor<Self>, layout: Arc<AttentionLayout>) -> FloatTensor<Self> {

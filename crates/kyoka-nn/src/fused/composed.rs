@@ -13,7 +13,8 @@ pub fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
     activation::silu(gate) * gate_up.narrow(1, d_both / 2, d_both / 2)
 }
 
-pub fn token_logprobs(logits: Tensor<2>, targets: &[usize]) -> Tensor<2> {
+pub fn head_logprobs(hidden: Tensor<2>, weight: Tensor<2>, tied: bool, targets: &[usize]) -> Tensor<2> {
+    let logits = hidden.matmul(if tied { weight.transpose() } else { weight });
     let ids: Vec<i64> = targets.iter().map(|&target| target as i64).collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [targets.len(), 1]), &logits.device());
     activation::log_softmax(logits, 1).gather(1, ids)

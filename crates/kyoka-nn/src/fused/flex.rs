@@ -8,7 +8,7 @@ use burn::{
 };
 
 use super::{
-    attention, kernels,
+    attention, head, kernels,
     ops::{FusedBackward, FusedOps},
 };
 
@@ -65,9 +65,10 @@ impl FusedOps for Flex {
         tensor(kernels::softmax(values(&scores), width), scores.shape())
     }
 
-    fn token_logprobs(logits: Flat, targets: Arc<[usize]>) -> Flat {
-        let (logits, width) = rows(&logits);
-        tensor(kernels::token_logprobs(values(&logits), &targets, width), [targets.len(), 1])
+    fn head_logprobs(hidden: Flat, weight: Flat, tied: bool, targets: Arc<[usize]>) -> Flat {
+        let (hidden, weight) = (hidden.to_contiguous(), weight.to_contiguous());
+        let out = head::logprobs(output_head(&hidden, &weight, tied), values(&hidden), &targets);
+        tensor(out, [targets.len(), 1])
     }
 
     fn fused_attention(qkv: Flat, layout: Arc<AttentionLayout>) -> Flat {
@@ -129,10 +130,20 @@ impl FusedBackward for Flex {
         tensor(kernels::softmax_backward(values(&weights), values(&grad), width), weights.shape())
     }
 
-    fn token_logprobs_backward(logits: Flat, targets: Arc<[usize]>, grad: Flat) -> Flat {
-        let (logits, width) = rows(&logits);
-        let grad = grad.to_contiguous();
-        let out = kernels::token_logprobs_backward(values(&logits), &targets, values(&grad), width);
-        tensor(out, logits.shape())
+    fn head_logprobs_backward(
+        [hidden, weight]: [Flat; 2],
+        tied: bool,
+        targets: Arc<[usize]>,
+        grad: Flat,
+    ) -> [Flat; 2] {
+        let (hidden, weight, grad) = (hidden.to_contiguous(), weight.to_contiguous(), grad.to_contiguous());
+        let head = output_head(&hidden, &weight, tied);
+        let (dhidden, dweight) = head::logprobs_backward(head, values(&hidden), &targets, values(&grad));
+        [tensor(dhidden, hidden.shape()), tensor(dweight, weight.shape())]
     }
+}
+
+fn output_head<'a>(hidden: &Flat, weight: &'a Flat, tied: bool) -> head::Head<'a> {
+    let (d_model, shape) = (hidden.shape()[1], weight.shape());
+    head::Head { weight: values(weight), d_model, vocab: if tied { shape[0] } else { shape[1] }, tied }
 }

@@ -37,12 +37,30 @@ fn fits(len: usize, rows: usize, columns: usize, row_stride: usize) -> bool {
     rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= len
 }
 
-/// `out = scale a b`, or `out += scale a b`; rows of `out` are `stride` values apart.
+/// `out = scale a b`, or `out += scale a b`, on this thread; rows of `out` are `stride` values apart.
 ///
 /// # Panics
 /// If the inner sizes differ or `out` is too short.
+pub fn multiply(out: &mut [f32], stride: usize, accumulate: bool, scale: f32, factors: (View, View)) {
+    product((out, stride), accumulate, scale, factors, gemm::Parallelism::None);
+}
+
+/// `out = a b`, or `out += a b`, spread over the cores.
+///
+/// # Panics
+/// If the inner sizes differ or `out` is too short.
+pub fn multiply_on_all_cores(out: &mut [f32], stride: usize, accumulate: bool, factors: (View, View)) {
+    product((out, stride), accumulate, 1.0, factors, gemm::Parallelism::Rayon(0));
+}
+
 #[expect(unsafe_code, reason = "the product takes raw pointers; the views' bounds are checked")]
-pub fn multiply(out: &mut [f32], stride: usize, accumulate: bool, scale: f32, (a, b): (View, View)) {
+fn product(
+    (out, stride): (&mut [f32], usize),
+    accumulate: bool,
+    scale: f32,
+    (a, b): (View, View),
+    parallelism: gemm::Parallelism,
+) {
     assert_eq!(a.columns, b.rows, "gemm: expected equal inner sizes");
     assert!(fits(out.len(), a.rows, b.columns, stride), "gemm: the output leaves its slice");
     // SAFETY: every index that the strides reach lies within its slice, checked when the views were made and above;
@@ -67,7 +85,7 @@ pub fn multiply(out: &mut [f32], stride: usize, accumulate: bool, scale: f32, (a
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            parallelism,
         );
     }
 }

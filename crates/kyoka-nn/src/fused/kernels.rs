@@ -61,6 +61,11 @@ pub fn fill(count: usize, out_width: usize, kernel: impl Fn(usize, &mut [f32]) +
     out
 }
 
+/// A copy, made by all cores.
+pub fn copied(values: &[f32]) -> Vec<f32> {
+    fill(values.len(), 1, |first, out| out.copy_from_slice(&values[first..first + out.len()]))
+}
+
 /// Fills `[N, width]` and sums `sums` vectors of length `width` over the rows.
 fn fill_and_sum<const S: usize>(
     count: usize,
@@ -335,6 +340,19 @@ fn softmax_rows(scores: &[f32], width: usize, out: &mut [f32]) {
         }
         let scale = 1.0 / sum2(out, out, |a, _| a);
         out.iter_mut().for_each(|weight| *weight *= scale);
+    }
+}
+
+/// Softmax of the leading `visible[row]` scores of every row, in place; the rest becomes 0.
+#[multiversion(targets = "simd")]
+pub fn softmax_leading(scores: &mut [f32], width: usize, visible: &[usize]) {
+    for (row, &visible) in scores.chunks_exact_mut(width).zip(visible) {
+        let (seen, hidden) = row.split_at_mut(visible);
+        let top = largest(seen);
+        seen.iter_mut().for_each(|score| *score = exp(*score - top));
+        let scale = 1.0 / sum2(seen, seen, |a, _| a);
+        seen.iter_mut().for_each(|weight| *weight *= scale);
+        hidden.fill(0.0);
     }
 }
 

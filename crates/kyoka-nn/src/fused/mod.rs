@@ -6,16 +6,18 @@
 
 mod composed;
 
-#[cfg(feature = "flex")]
+#[cfg_attr(not(feature = "flex"), expect(dead_code, reason = "only the fused operations use it"))]
 mod attention;
 #[cfg(feature = "flex")]
 mod autodiff;
+pub(crate) mod decode;
 #[cfg(feature = "flex")]
 mod flex;
-#[cfg(feature = "flex")]
 mod gemm;
 #[cfg(feature = "flex")]
-mod kernels;
+mod head;
+#[cfg_attr(not(feature = "flex"), expect(dead_code, reason = "only the fused operations use all of them"))]
+pub(crate) mod kernels;
 #[cfg(feature = "flex")]
 mod ops;
 
@@ -30,12 +32,12 @@ use crate::{AttentionLayout, LayerNorm};
 
 /// Whether the fused form exists for a device.
 #[cfg(feature = "flex")]
-fn is_fused(device: &Device) -> bool {
+pub(crate) fn is_fused(device: &Device) -> bool {
     matches!(device.clone().without_autodiff().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
 }
 
 #[cfg(not(feature = "flex"))]
-fn is_fused(_: &Device) -> bool {
+pub(crate) fn is_fused(_: &Device) -> bool {
     false
 }
 
@@ -117,25 +119,26 @@ pub fn softmax<const D: usize>(scores: Tensor<D>) -> Tensor<D> {
     )
 }
 
-/// Log-probability of one target a row, `log_softmax(logits)[target]`.
+/// Log-probability of one target a row, `log_softmax(hidden weight)[target]`. On the CPU logits exist for a few rows at
+/// a time only, forward and backward.
 ///
 /// # Shapes
-/// - logits: `[N, V]`
+/// - hidden: `[N, D]`
+/// - weight: `[D, V]`, or `[V, D]` when it is the embedding (`tied`)
 /// - output: `[N, 1]`
 ///
 /// # Panics
 /// If there is not one target a row, or a target is outside the vocabulary.
-pub fn token_logprobs(logits: Tensor<2>, targets: &[usize]) -> Tensor<2> {
-    let [n, vocab] = logits.dims();
-    assert_eq!(targets.len(), n, "token log-probabilities: expected one target a row");
-    assert!(
-        targets.iter().all(|&target| target < vocab),
-        "token log-probabilities: expected targets below {vocab}"
-    );
+pub fn head_logprobs(hidden: Tensor<2>, weight: Tensor<2>, tied: bool, targets: &[usize]) -> Tensor<2> {
+    let ([n, d_model], [rows, columns]) = (hidden.dims(), weight.dims());
+    let (inner, vocab) = if tied { (columns, rows) } else { (rows, columns) };
+    assert_eq!(inner, d_model, "head: expected a weight that fits hidden rows of {d_model}");
+    assert_eq!(targets.len(), n, "head: expected one target a row");
+    assert!(targets.iter().all(|&target| target < vocab), "head: expected targets below {vocab}");
     fused_or_composed!(
-        logits,
-        Dispatch::token_logprobs(logits.into_dispatch(), targets.into()),
-        composed::token_logprobs(logits, targets)
+        hidden,
+        Dispatch::head_logprobs(hidden.into_dispatch(), weight.into_dispatch(), tied, targets.into()),
+        composed::head_logprobs(hidden, weight, tied, targets)
     )
 }
 
@@ -267,16 +270,32 @@ mod tests {
     }
 
     #[test]
-    fn token_logprobs_equal_the_composed_form_and_ignore_rows_without_gradient() {
-        let targets: Vec<usize> = (0..300).map(|i| i * 7 % 41).collect();
-        assert_same(
-            random([300, 41]),
-            |x| token_logprobs(x, &targets),
-            |x| composed::token_logprobs(x, &targets),
-        );
-        let leaf = random([2, 5]).autodiff().require_grad();
-        let kept = token_logprobs(leaf.clone(), &[1, 2]).narrow(0, 0, 1);
-        let gradient = leaf.grad(&kept.sum().backward()).unwrap();
+    fn head_logprobs_equal_the_composed_form() {
+        // The vocabulary is so large that the rows take several chunks.
+        let (n, d, vocab) = (150, 6, 70_001);
+        let targets: Vec<usize> = (0..n).map(|i| i * 701 % vocab).collect();
+        for tied in [false, true] {
+            let shape = if tied { [vocab, d] } else { [d, vocab] };
+            let weight = random(shape) * 0.3;
+            let hidden = random([n, d]);
+            assert_same(
+                hidden.clone(),
+                |x| head_logprobs(x, weight.clone(), tied, &targets),
+                |x| composed::head_logprobs(x, weight.clone(), tied, &targets),
+            );
+            assert_same(
+                weight,
+                |w| head_logprobs(hidden.clone(), w, tied, &targets),
+                |w| composed::head_logprobs(hidden.clone(), w, tied, &targets),
+            );
+        }
+    }
+
+    #[test]
+    fn rows_without_gradient_move_nothing() {
+        let hidden = random([2, 5]).autodiff().require_grad();
+        let kept = head_logprobs(hidden.clone(), random([5, 7]).autodiff(), false, &[1, 2]).narrow(0, 0, 1);
+        let gradient = hidden.grad(&kept.sum().backward()).unwrap();
         assert_eq!(gradient.narrow(0, 1, 1).abs().sum().into_scalar::<f32>(), 0.0);
     }
 }

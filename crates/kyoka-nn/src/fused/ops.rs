@@ -26,7 +26,13 @@ pub trait FusedOps: Backend {
 
     fn fused_softmax(scores: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    fn token_logprobs(logits: FloatTensor<Self>, targets: Arc<[usize]>) -> FloatTensor<Self>;
+    /// `tied` says that the weight is the embedding, `[V, D]`.
+    fn head_logprobs(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        tied: bool,
+        targets: Arc<[usize]>,
+    ) -> FloatTensor<Self>;
 
     /// See [`crate::packed_attention`].
     fn fused_attention(qkv: FloatTensor<Self>, layout: Arc<AttentionLayout>) -> FloatTensor<Self>;
@@ -72,9 +78,11 @@ pub trait FusedBackward: FusedOps {
 
     fn fused_softmax_backward(weights: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    fn token_logprobs_backward(
-        logits: FloatTensor<Self>,
+    /// Of the hidden rows and of the weight; `inputs` are these two.
+    fn head_logprobs_backward(
+        inputs: [FloatTensor<Self>; 2],
+        tied: bool,
         targets: Arc<[usize]>,
         grad: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
+    ) -> [FloatTensor<Self>; 2];
 }

@@ -14,6 +14,8 @@ pub(super) struct JudgedGroup<'a> {
     pub rollouts: Vec<Rollout>,
     pub completions: Vec<Completion>,
     pub rewards: Vec<Reward>,
+    /// Reward of the likeliest completion, where the credit wants it.
+    pub greedy_total: Option<f32>,
 }
 
 impl JudgedGroup<'_> {
@@ -25,6 +27,12 @@ impl JudgedGroup<'_> {
     pub fn is_flat(&self) -> bool {
         let totals = self.totals();
         totals.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    /// Whether a completion is right: by its accuracy, else by earning something.
+    pub fn is_right(reward: &Reward) -> bool {
+        let accuracy = reward.parts.iter().find(|(name, _)| name == "accuracy").map(|(_, value)| *value);
+        accuracy.map_or(reward.total.unwrap_or(0.0) > 0.0, |accuracy| accuracy >= 1.0)
     }
 
     /// Whether nothing tells the completions apart: neither the totals nor, for a credit that looks at them, the steps.
@@ -45,6 +53,7 @@ impl JudgedGroup<'_> {
             totals: self.totals(),
             lengths: self.rollouts.iter().map(|rollout| rollout.token_ids.len()).collect(),
             steps: self.rewards.iter().map(credited).collect(),
+            greedy_total: self.greedy_total,
             ..GroupRewards::default()
         }
     }

@@ -1,26 +1,25 @@
 //! Reinforcement learning: sample groups, judge, credit, update.
 
 mod batch;
+mod credit;
 mod groups;
 
 use std::time::Instant;
 
-use burn::module::Module;
-use kyoka_algorithms::{Algorithm, AlgorithmOverrides};
-use kyoka_core::{
-    CausalLm, GroupRewards, Metrics, RewardContext, RewardFn, RolloutRequest, Sample, SamplingConfig,
-};
+use kyoka_algorithms::{Algorithm, AlgorithmOverrides, explained_variance, filter};
+use kyoka_core::{Metrics, RewardContext, RewardFn, Rollout, RolloutRequest, Sample, SamplingConfig};
 use kyoka_data::Shuffled;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::groups::record;
 use self::{
-    batch::TrainBatch,
+    batch::{Credited, Rows, critic_gradients, own_trunk, policy_gradients},
+    credit::StepState,
     groups::{JudgedGroup, log_rewards},
 };
 use crate::{
-    AdamWConfig, EngineFactory, LearningRate, Session, Stage, StepReport, Task, TrainError,
-    evaluate::row_error, sft::default_budget,
+    AdamWConfig, EngineFactory, LearningRate, Session, Stage, StepReport, Task, TrainError, TrainableLm,
+    averaged, evaluate::row_error, sft::default_budget,
 };
 
 /// Settings of the stage.
@@ -79,7 +78,7 @@ pub struct RlStage<'a, M> {
     order: Shuffled,
 }
 
-impl<'a, M: CausalLm + Module> RlStage<'a, M> {
+impl<'a, M: TrainableLm> RlStage<'a, M> {
     /// A stage over `samples`, in an order that `seed` decides.
     ///
     /// # Errors
@@ -99,6 +98,21 @@ impl<'a, M: CausalLm + Module> RlStage<'a, M> {
         let algorithm = config.algorithm.resolve().build(config.group_size);
         let algorithm =
             algorithm.map_err(|e| bad("rl.algorithm", "a combination that works", e.to_string()))?;
+        if algorithm.filters.replay_share > 0.0 {
+            return Err(bad(
+                "rl.algorithm.replay_share",
+                "0: the trainer keeps no replay buffer yet",
+                "more".into(),
+            ));
+        }
+        if algorithm.advantage.needs_parts() {
+            let got = "gdpo".to_owned();
+            return Err(bad(
+                "rl.algorithm.advantage",
+                "a credit that takes the total: parts are not weighted apart yet",
+                got,
+            ));
+        }
         Ok(Self {
             config,
             algorithm,
@@ -130,31 +144,41 @@ impl<'a, M: CausalLm + Module> RlStage<'a, M> {
             prompts.push(prompt.map_err(|source| row_error(sample, source))?);
         }
         let engine = (self.engine)(session.model.valid());
-        let request = RolloutRequest {
-            prompts: &prompts,
-            group_size: self.config.group_size,
-            sampling: &self.config.sampling,
-            seed: session.seed ^ ((step as u64) << 8 | round as u64) << 16,
-            policy_version: step as u64,
+        let generate = |group_size, sampling: &SamplingConfig| {
+            let request = RolloutRequest {
+                prompts: &prompts,
+                group_size,
+                sampling,
+                seed: session.seed ^ ((step as u64) << 8 | round as u64) << 16,
+                policy_version: step as u64,
+            };
+            let failed = |source| TrainError::Rollout { stage: "rl", step: step + 1, source };
+            engine.generate(request).map_err(failed)
         };
-        let groups = engine.generate(request).map_err(|source| TrainError::Rollout {
-            stage: "rl",
-            step: step + 1,
-            source,
-        })?;
+        let groups = generate(self.config.group_size, &self.config.sampling)?;
+        let likeliest = match self.algorithm.advantage.needs_greedy_rollout() {
+            true => generate(1, &SamplingConfig { temperature: 0.0, ..self.config.sampling.clone() })?,
+            false => Vec::new(),
+        };
         add(metrics, "time/rollout_s", started.elapsed().as_secs_f64());
         let started = Instant::now();
-        let judged = samples.into_iter().zip(groups).map(|(sample, group)| {
+        let judge = |sample, rollout: &Rollout| {
+            let completion = self.task.read(rollout, self.config.sampling.max_new_tokens);
+            let reward = self.reward.score(&RewardContext { sample }, &completion)?;
+            Ok::<_, TrainError>((completion, reward))
+        };
+        let judged = samples.into_iter().zip(groups).enumerate().map(|(slot, (sample, group))| {
+            let greedy = likeliest.get(slot).map(|group| judge(sample, &group.rollouts[0])).transpose()?;
             let mut judged = JudgedGroup {
                 sample,
                 prompt: group.prompt,
                 rollouts: Vec::new(),
                 completions: Vec::new(),
                 rewards: Vec::new(),
+                greedy_total: greedy.and_then(|(_, reward)| reward.total),
             };
             for rollout in group.rollouts {
-                let completion = self.task.read(&rollout, self.config.sampling.max_new_tokens);
-                let reward = self.reward.score(&RewardContext { sample }, &completion)?;
+                let (completion, reward) = judge(sample, &rollout)?;
                 if reward.total.is_some() {
                     judged.rollouts.push(rollout);
                     judged.completions.push(completion);
@@ -169,7 +193,11 @@ impl<'a, M: CausalLm + Module> RlStage<'a, M> {
         add(metrics, "time/reward_s", started.elapsed().as_secs_f64());
         // What is left of a group after ungraded completions must still be comparable.
         let fewest = self.algorithm.advantage.min_group_size();
-        Ok(judged.into_iter().filter(|group| group.rollouts.len() >= fewest).collect())
+        let greedy = self.algorithm.advantage.needs_greedy_rollout();
+        let usable = |group: &JudgedGroup<'_>| {
+            group.rollouts.len() >= fewest && (!greedy || group.greedy_total.is_some())
+        };
+        Ok(judged.into_iter().filter(usable).collect())
     }
 
     /// The groups of one step. With dynamic sampling, groups without spread are replaced, for some rounds.
@@ -196,7 +224,7 @@ impl<'a, M: CausalLm + Module> RlStage<'a, M> {
     }
 }
 
-impl<M: CausalLm + Module> Stage<M> for RlStage<'_, M> {
+impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
     fn name(&self) -> &'static str {
         "rl"
     }
@@ -217,43 +245,148 @@ impl<M: CausalLm + Module> Stage<M> for RlStage<'_, M> {
         self.algorithm.kl.is_some()
     }
 
+    fn critic(&self) -> Option<(bool, f64)> {
+        let settings = self.algorithm.critic?;
+        Some((own_trunk(&self.algorithm)?, settings.learning_rate.unwrap_or(self.config.learning_rate.peak)))
+    }
+
     fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
         let step = session.progress.step;
         let mut metrics = Metrics::default();
         let groups = self.gather(session, &mut metrics)?;
         let started = Instant::now();
-        let rewards: Vec<GroupRewards> = groups.iter().map(JudgedGroup::group_rewards).collect();
-        let advantages = self.algorithm.advantage.estimate(&rewards);
-        let advantages =
-            advantages.map_err(|source| TrainError::Advantage { step: step + 1, source })?.per_token;
-        let batch =
-            TrainBatch::new(&groups, advantages, &self.algorithm, self.config.sampling.max_new_tokens);
-        let row_names = || groups.iter().map(|group| group.sample.id.as_str()).collect::<Vec<_>>().join(" ");
+        let rows = Rows::new(&groups, self.config.tokens_per_micro_batch);
+        let pretraining = self.algorithm.critic.is_some_and(|critic| step < critic.pretrain_steps);
+        let state = StepState {
+            algorithm: &self.algorithm,
+            session,
+            groups: &groups,
+            rows: &rows,
+            max_new_tokens: self.config.sampling.max_new_tokens,
+            pretraining,
+        };
+        let credited = state.credit(&mut metrics);
+        let mut credited = credited.map_err(|source| TrainError::Advantage { step: step + 1, source })?;
+        if !credited.values.is_empty() {
+            let (values, targets) = (credited.values.concat(), credited.value_targets.concat());
+            metrics.set("explained_variance", explained_variance(&values, &targets));
+        }
         let learning_rate = self.config.learning_rate.at(step, self.config.steps);
         metrics.set("learning_rate", learning_rate);
-        metrics.set("trained_tokens", batch.num_tokens() as f64);
-        for _ in 0..self.algorithm.updates_per_batch {
-            if batch.items.is_empty() {
-                break;
+        let shared = self.algorithm.critic.is_some() && own_trunk(&self.algorithm) == Some(false);
+        let trained = |credited: &Credited| -> usize {
+            let rows = (0..credited.weights.len()).filter(|&row| credited.trains(row, &self.algorithm));
+            rows.map(|row| credited.advantages[row].len()).sum()
+        };
+        let trained_tokens = if pretraining { 0 } else { trained(&credited) };
+        metrics.set("trained_tokens", trained_tokens as f64);
+        for update in 0..self.algorithm.updates_per_batch {
+            let names = || groups.iter().map(|group| group.sample.id.as_str()).collect::<Vec<_>>().join(" ");
+            if self.algorithm.critic.is_some() && (pretraining || !shared) {
+                self.update_critic(session, (&rows, &credited), learning_rate, &names, &mut metrics)?;
             }
-            let reference = session.reference.as_ref();
-            let (loss, gradients) =
-                batch.gradients(&session.model, reference, self.config.tokens_per_micro_batch, &mut metrics);
-            if !loss.is_finite() {
-                return Err(session.not_finite("rl", "loss", row_names()));
+            if pretraining || trained_tokens == 0 && !shared {
+                continue;
             }
-            metrics.set("loss", loss);
-            let norm = session.update("rl", learning_rate, gradients, &row_names)?;
-            metrics.set("grad_norm", norm);
+            if update > 0 {
+                self.drop_left_behind(session, &rows, &mut credited);
+            }
+            self.update_policy(session, (&rows, &credited), learning_rate, &names, &mut metrics)?;
         }
+        self.adapt(session, rows.iter().count(), &mut metrics);
         metrics.set("time/train_s", started.elapsed().as_secs_f64());
         let samples =
             groups.iter().take(2).map(|g| record(g.sample, &g.completions[0], &g.rewards[0])).collect();
-        let warning = batch.items.is_empty().then(|| {
+        let idle = trained_tokens == 0 && !pretraining;
+        let warning = idle.then(|| {
             "all completions of every prompt earned the same; nothing to learn from this step".to_owned()
         });
         let (step, total_steps) = (step + 1, self.config.steps);
         Ok(StepReport { stage: "rl", step, total_steps, metrics, samples, warning })
+    }
+}
+
+impl<M: TrainableLm> RlStage<'_, M> {
+    fn update_policy(
+        &self,
+        session: &mut Session<M>,
+        (rows, credited): (&Rows<'_>, &Credited),
+        learning_rate: f64,
+        names: &dyn Fn() -> String,
+        metrics: &mut Metrics,
+    ) -> Result<(), TrainError> {
+        let critic = session.critic.as_ref().map(|state| &state.critic);
+        let models = (&session.model, session.reference.as_ref(), critic);
+        let gradients = policy_gradients(models, (rows, credited), &self.algorithm, metrics);
+        if !gradients.loss.is_finite() {
+            return Err(session.not_finite("rl", "loss", names()));
+        }
+        metrics.set("loss", gradients.loss);
+        let norm = session.update("rl", learning_rate, gradients.policy, names)?;
+        metrics.set("grad_norm", norm);
+        match gradients.head {
+            Some(head) => session.update_critic(self.critic_rate(learning_rate), head, names),
+            None => Ok(()),
+        }
+    }
+
+    fn update_critic(
+        &self,
+        session: &mut Session<M>,
+        (rows, credited): (&Rows<'_>, &Credited),
+        learning_rate: f64,
+        names: &dyn Fn() -> String,
+        metrics: &mut Metrics,
+    ) -> Result<(), TrainError> {
+        let state = session.critic.as_ref().expect("the stage asked for a critic");
+        let (loss, gradients) =
+            critic_gradients((&state.critic, &session.model), (rows, credited), &self.algorithm);
+        if !loss.is_finite() {
+            return Err(session.not_finite("rl", "value loss", names()));
+        }
+        metrics.set("value_loss", loss);
+        session.update_critic(self.critic_rate(learning_rate), gradients, names)
+    }
+
+    /// The critic's rate: its own peak on the policy's schedule.
+    fn critic_rate(&self, learning_rate: f64) -> f64 {
+        let own = self.algorithm.critic.and_then(|critic| critic.learning_rate);
+        own.map_or(learning_rate, |peak| peak * learning_rate / self.config.learning_rate.peak)
+    }
+
+    /// Drops bad completions that the policy has moved away from in the updates before.
+    fn drop_left_behind(&self, session: &Session<M>, rows: &Rows<'_>, credited: &mut Credited) {
+        let Some(threshold) = self.algorithm.filters.off_policy_threshold else { return };
+        let model = session.model.valid();
+        let now = rows.tokens(|batch| model.score(&batch.packed));
+        for (row, now) in now.iter().enumerate() {
+            let ratios: Vec<f32> = now.iter().zip(&credited.old_logprobs[row]).map(|(a, b)| a - b).collect();
+            let advantage = credited.advantages[row].iter().sum::<f32>();
+            if !filter::keeps_on_policy(advantage, &ratios, threshold) {
+                credited.weights[row] = 0.0;
+            }
+        }
+    }
+
+    /// Moves coefficients towards their targets, and the reference towards the policy.
+    fn adapt(&self, session: &mut Session<M>, num_completions: usize, metrics: &mut Metrics) {
+        if let Some((kl, controller)) = self.algorithm.kl.and_then(|kl| Some((kl, kl.adaptive?))) {
+            let coef = session.progress.coefs.entry("kl".to_owned()).or_insert(kl.kl_coef);
+            *coef = controller.next(*coef, metrics.get("kl").unwrap_or(f64::NAN), num_completions);
+            metrics.set("kl_coef", *coef);
+        }
+        if let Some(bonus) = self.algorithm.entropy.filter(|bonus| bonus.target.is_some()) {
+            let entropy = metrics.get("entropy/policy").or(metrics.get("entropy")).unwrap_or(0.0);
+            let coef = session.progress.coefs.entry("entropy".to_owned()).or_insert(bonus.coef);
+            *coef = bonus.next_coef(*coef, entropy);
+            metrics.set("entropy_coef", bonus.weight(*coef, entropy));
+        }
+        let Some(refresh) = self.algorithm.reference_refresh else { return };
+        if (session.progress.step + 1).is_multiple_of(refresh.every)
+            && let Some(reference) = session.reference.take()
+        {
+            session.reference = Some(averaged(reference, &session.model.valid(), refresh.decay));
+        }
     }
 }
 

@@ -1,0 +1,161 @@
+//! From judged completions to what the loss needs of each token.
+
+use burn::module::Module;
+use kyoka_algorithms::{Algorithm, KlInput, KlPlacement, MismatchMetrics, advantage::Gae, filter};
+use kyoka_core::{AdvantageError, AdvantageEstimator, GroupRewards, Metrics, StopReason};
+
+use super::{
+    batch::{Credited, Rows, entropies},
+    groups::JudgedGroup,
+};
+use crate::{Critic, Session, TrainableLm};
+
+/// What a step knows before its first update.
+pub(super) struct StepState<'a, 'b, M: TrainableLm> {
+    pub algorithm: &'a Algorithm,
+    pub session: &'a Session<M>,
+    pub groups: &'a [JudgedGroup<'b>],
+    pub rows: &'a Rows<'b>,
+    pub max_new_tokens: usize,
+    /// The critic is still on its own: its targets are returns, and the policy stays.
+    pub pretraining: bool,
+}
+
+impl<M: TrainableLm> StepState<'_, '_, M> {
+    /// Credit of every token, filtered and weighted.
+    pub fn credit(&self, metrics: &mut Metrics) -> Result<Credited, AdvantageError> {
+        let (algorithm, rows) = (self.algorithm, self.rows);
+        let model = self.session.model.valid();
+        let sampled: Vec<Vec<f32>> = rows.iter().map(|rollout| rollout.logprobs.clone()).collect();
+        let kl_coef = self.coef("kl", algorithm.kl.map_or(0.0, |kl| kl.kl_coef));
+        let entropy_coef = self.coef("entropy", algorithm.entropy.map_or(0.0, |bonus| bonus.coef));
+        let values = self.session.critic.as_ref().map(|state| {
+            let critic: Critic<M> = state.critic.valid();
+            rows.tokens(|batch| critic.evaluate(&model, &batch.packed))
+        });
+        let mut rewards: Vec<GroupRewards> = self.groups.iter().map(JudgedGroup::group_rewards).collect();
+        self.punish_divergence(&mut rewards, kl_coef, metrics);
+        if let Some(values) = &values {
+            let mut next = values.iter();
+            for group in &mut rewards {
+                group.values = next.by_ref().take(group.totals.len()).cloned().collect();
+            }
+        }
+        let estimated = if self.pretraining {
+            Gae { lambda: 1.0, whiten: false, ..Gae::default() }.estimate(&rewards)?
+        } else {
+            algorithm.advantage.estimate(&rewards)?
+        };
+        let mut credited = Credited {
+            advantages: estimated.per_token,
+            value_targets: estimated.value_targets,
+            values: values.unwrap_or_default(),
+            right: self
+                .groups
+                .iter()
+                .flat_map(|group| group.rewards.iter().map(JudgedGroup::is_right))
+                .collect(),
+            kl_coef,
+            entropy_coef: entropy_coef.max(0.0),
+            ..Credited::default()
+        };
+        self.correct_mismatch(&model, sampled, &mut credited, metrics);
+        self.filter(&model, &mut credited);
+        let lengths: Vec<usize> =
+            credited.mask.iter().map(|row| row.iter().filter(|&&counts| counts).count()).collect();
+        credited.weights = algorithm.reduction.weights(&lengths, self.max_new_tokens);
+        self.keep_strongest(&mut credited);
+        Ok(credited)
+    }
+
+    /// A coefficient that the run adapts, or its first value.
+    fn coef(&self, name: &str, first: f64) -> f64 {
+        self.session.progress.coefs.get(name).copied().unwrap_or(first)
+    }
+
+    /// Takes the divergence from each token's reward, where the algorithm wants it there.
+    fn punish_divergence(&self, rewards: &mut [GroupRewards], kl_coef: f64, metrics: &mut Metrics) {
+        let (Some(kl), Some(reference)) = (self.algorithm.kl, &self.session.reference) else { return };
+        if kl.placement != KlPlacement::Reward {
+            return;
+        }
+        let divergence = self.rows.tokens(|batch| {
+            let reference_logprobs = reference.score(&batch.packed);
+            let device = reference_logprobs.device();
+            let policy_logprobs = batch.table(&device, &|row, t| row.rollout.logprobs[t]);
+            let loss_mask = batch.mask(&device, &|_, _| true);
+            let old_logprobs = policy_logprobs.clone();
+            kl.estimator.evaluate(KlInput { policy_logprobs, reference_logprobs, old_logprobs, loss_mask })
+        });
+        let tokens = divergence.iter().flatten().count().max(1) as f64;
+        metrics.set("kl", divergence.iter().flatten().map(|&value| f64::from(value)).sum::<f64>() / tokens);
+        let mut next = divergence.into_iter();
+        for group in rewards {
+            let punished = |row: Vec<f32>| row.iter().map(|value| -kl_coef as f32 * value).collect();
+            group.token_rewards = next.by_ref().take(group.totals.len()).map(punished).collect();
+        }
+    }
+
+    /// Weights for what the sampler drew with other probabilities than the trainer would have.
+    fn correct_mismatch(
+        &self,
+        model: &M,
+        sampled: Vec<Vec<f32>>,
+        credited: &mut Credited,
+        metrics: &mut Metrics,
+    ) {
+        let Some(correction) = self.algorithm.correction else {
+            credited.old_logprobs = sampled;
+            return;
+        };
+        let trained = self.rows.tokens(|batch| model.score(&batch.packed));
+        let difference = |(trained, sampled): (&Vec<f32>, &Vec<f32>)| -> Vec<f64> {
+            trained.iter().zip(sampled).map(|(a, b)| f64::from(a - b)).collect()
+        };
+        let log_ratios: Vec<Vec<f64>> = trained.iter().zip(&sampled).map(difference).collect();
+        let mismatch = MismatchMetrics::new(&log_ratios);
+        metrics.set("mismatch/kl", mismatch.kl);
+        metrics.set("mismatch/effective_sample_share", mismatch.effective_sample_share);
+        metrics.set("mismatch/max_abs_log", mismatch.max_abs_log_ratio);
+        credited.corrections = correction.weights(&log_ratios);
+        credited.old_logprobs = trained;
+    }
+
+    /// Which tokens count: not those of completions cut off, and only the most uncertain ones, as the algorithm says.
+    fn filter(&self, model: &M, credited: &mut Credited) {
+        let filters = self.algorithm.filters;
+        let lengths: Vec<usize> = credited.advantages.iter().map(Vec::len).collect();
+        let finished = |stop: StopReason| !filters.mask_overlong || stop != StopReason::Length;
+        let finished: Vec<bool> = self.rows.iter().map(|rollout| finished(rollout.stop_reason)).collect();
+        let counted = filter::without_overlong(&lengths, &finished);
+        credited.mask = lengths.iter().zip(&counted).map(|(&len, &count)| vec![count > 0; len]).collect();
+        if filters.top_entropy_share < 1.0 {
+            let entropies = self.rows.tokens(|batch| {
+                let (logprobs, hidden) = model.score_with_hidden(&batch.packed);
+                entropies(model, hidden, batch.mask(&logprobs.device(), &|_, _| true))
+            });
+            let uncertain = filter::top_entropy_mask(&entropies, filters.top_entropy_share);
+            for (mask, uncertain) in credited.mask.iter_mut().zip(uncertain) {
+                mask.iter_mut().zip(uncertain).for_each(|(counts, uncertain)| *counts &= uncertain);
+            }
+        }
+    }
+
+    /// Leaves out all but the completions of each group with the largest advantages.
+    fn keep_strongest(&self, credited: &mut Credited) {
+        let share = self.algorithm.filters.keep_share;
+        if share >= 1.0 {
+            return;
+        }
+        let mut first = 0;
+        for group in self.groups {
+            let rows = first..first + group.rollouts.len();
+            first = rows.end;
+            let size = |row: &Vec<f32>| row.iter().map(|a| a.abs()).sum::<f32>() / row.len().max(1) as f32;
+            let sizes: Vec<f32> = credited.advantages[rows.clone()].iter().map(size).collect();
+            let kept = filter::strongest(&sizes, share);
+            let dropped = (0..sizes.len()).filter(|place| !kept.contains(place));
+            dropped.for_each(|place| credited.weights[rows.start + place] = 0.0);
+        }
+    }
+}
