@@ -20,7 +20,8 @@ pub fn entropy(logits: Tensor<3>, loss_mask: Tensor<2, Bool>, temperature: f64) 
     assert_eq!(loss_mask.dims(), [r, t], "loss_mask: expected {:?}, got {:?}", [r, t], loss_mask.dims());
     let outside = loss_mask.bool_not();
     let wide = outside.clone().unsqueeze_dim::<3>(2).expand([r, t, v]);
-    let logprobs = log_softmax(logits.mask_fill(wide, 0.0) / temperature, 2);
+    // A product: the gradient of Burn's division by a number is rounded to f32.
+    let logprobs = log_softmax(logits.mask_fill(wide, 0.0) * (1.0 / temperature), 2);
     let sum: Tensor<2> = (logprobs.clone().exp() * logprobs).sum_dim(2).squeeze_dim(2);
     sum.neg().mask_fill(outside, 0.0)
 }

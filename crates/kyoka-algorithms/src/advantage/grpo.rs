@@ -33,6 +33,10 @@ impl AdvantageEstimator for Grpo {
 
     fn estimate(&self, groups: &[GroupRewards]) -> Result<Advantages, AdvantageError> {
         outcome_advantages("grpo", self.min_group_size(), groups, |outcomes| {
+            // verl takes a mean of 0 and a standard deviation of 1 for a group of one.
+            if let (Singleton::Raw, &[outcome]) = (self.singleton, outcomes) {
+                return vec![outcome / (1.0 + self.epsilon)];
+            }
             self.singleton.or(outcomes, |outcomes| {
                 let (mean, std) = mean_std(outcomes);
                 outcomes.iter().map(|outcome| (outcome - mean) / (std + self.epsilon)).collect()
@@ -59,7 +63,7 @@ mod tests {
     #[test]
     fn a_group_of_one_gets_what_was_chosen() {
         for (singleton, expected) in [(Singleton::Zero, 0.0), (Singleton::Raw, 3.0)] {
-            assert_eq!(firsts(&Grpo { singleton, ..Grpo::default() }, &[3.0]), [expected]);
+            assert_close(&firsts(&Grpo { singleton, ..Grpo::default() }, &[3.0]), &[expected]);
         }
     }
 }

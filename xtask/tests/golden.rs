@@ -1,0 +1,52 @@
+//! The golden cases beside `kyoka-algorithms`, run as a user runs them: through `cargo xtask parity`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn parity(folder: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.arg("parity").arg(folder).env("RUST_BACKTRACE", "0").output().unwrap()
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("crates/kyoka-algorithms/tests/golden")
+}
+
+#[test]
+fn every_golden_case_passes() {
+    let output = parity(&golden());
+    let text = String::from_utf8_lossy(&output.stdout);
+    let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("FAIL")).collect();
+    assert!(output.status.success() && failed.is_empty(), "{failed:#?}");
+    assert!(text.lines().filter(|line| line.starts_with("pass  ")).count() > 500, "{text}");
+}
+
+#[test]
+fn a_wrong_number_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(golden().join("value_loss.json")).unwrap();
+    let mut content: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let loss = &mut content["cases"][0]["loss"];
+    *loss = (loss.as_f64().unwrap() + 1e-6).into();
+    fs::write(folder.path().join("value_loss.json"), content.to_string()).unwrap();
+    assert_eq!(parity(folder.path()).status.code(), Some(1));
+}
+
+#[test]
+fn an_unknown_kind_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let content = r#"{"cases": [{"id": "one", "kind": "never_heard_of", "value": 1}]}"#;
+    fs::write(folder.path().join("new.json"), content).unwrap();
+    let output = parity(folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("never_heard_of"));
+}
+
+#[test]
+fn a_folder_without_cases_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(parity(folder.path()).status.code(), Some(1));
+}
