@@ -3,6 +3,7 @@
 
 mod bench;
 mod data;
+#[cfg(feature = "parity")]
 mod parity;
 mod tidy;
 mod validate;
@@ -66,9 +67,22 @@ fn main() -> Result<()> {
         Command::Tidy => tidy::check(root).inspect(|()| println!("tidy: good")),
         Command::Bench { step: None } => bench::run_all(root),
         Command::Bench { step: Some(step) } => bench::run_step(root, &step),
+        #[cfg(feature = "parity")]
         Command::Parity { folders, json } => parity::run(&folders, json),
+        #[cfg(not(feature = "parity"))]
+        Command::Parity { .. } => with_parity(),
         Command::Data { dataset: Dataset::SpokenCount { fashion } } => {
             data::spoken_count::make(root, &fashion)
         }
     }
+}
+
+/// Runs the same command again, built with the crates that it is about.
+#[cfg(not(feature = "parity"))]
+fn with_parity() -> Result<()> {
+    let status = std::process::Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--package", "xtask", "--"])
+        .args(std::env::args_os().skip(1))
+        .status()?;
+    std::process::exit(status.code().unwrap_or(1));
 }

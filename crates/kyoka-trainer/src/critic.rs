@@ -3,7 +3,7 @@
 use burn::{
     module::{Module, ModuleDisplay, Param},
     nn::Linear,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Tensor, TensorData},
 };
 use kyoka_core::PackedGroup;
 
@@ -63,10 +63,5 @@ impl<M: TrainableLm> CriticState<M> {
     /// A fresh critic of a policy.
     pub fn new(policy: &M, own_trunk: bool, config: AdamWConfig) -> Self {
         Self { critic: Critic::new(policy, own_trunk), optimizer: AdamW::new(config) }
-    }
-
-    /// Where it lives.
-    pub fn device(&self) -> Device {
-        self.critic.head.weight.val().device()
     }
 }

@@ -84,8 +84,8 @@ pub trait Stage<M: TrainableLm> {
         false
     }
 
-    /// Whether a critic is wanted: with a trunk of its own?, and its highest learning rate.
-    fn critic(&self) -> Option<(bool, f64)> {
+    /// Whether a critic is wanted, and if so, whether with a trunk of its own.
+    fn critic(&self) -> Option<bool> {
         None
     }
 
@@ -170,7 +170,7 @@ impl<M: TrainableLm> Session<M> {
             };
             self.optimizer = AdamW::new(settings);
             self.reference = stage.wants_reference().then(|| self.model.valid());
-            self.critic = stage.critic().map(|(own, _)| CriticState::new(&self.model, own, settings));
+            self.critic = stage.critic().map(|own| CriticState::new(&self.model, own, settings));
         }
         while self.progress.step < stage.total_steps() {
             let started = Instant::now();

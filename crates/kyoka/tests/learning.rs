@@ -1,6 +1,8 @@
 //! Every preset teaches a tiny policy to repeat the token it is shown.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::path::Path;
+
 use burn::tensor::Device;
 use kyoka::{
     algorithms::{AlgorithmConfig, AlgorithmOverrides, Preset},
@@ -108,15 +110,13 @@ fn policy() -> Policy {
     Policy::text_only(Decoder::new(&config, &mut WeightInit::new(5, &device)))
 }
 
-/// Runs `overrides` for some steps and gives the curves.
-fn run(overrides: AlgorithmOverrides, steps: usize) -> Curves {
-    let folder = tempfile::tempdir().unwrap();
-    let config = RlConfig {
+fn config(algorithm: AlgorithmOverrides, steps: usize) -> RlConfig {
+    RlConfig {
         data: "words".to_owned(),
         steps,
         prompts_per_step: 8,
         group_size: 8,
-        algorithm: overrides,
+        algorithm,
         sampling: SamplingConfig { max_new_tokens: NEW_TOKENS, ..SamplingConfig::default() },
         learning_rate: LearningRate {
             peak: 3e-3,
@@ -129,18 +129,26 @@ fn run(overrides: AlgorithmOverrides, steps: usize) -> Curves {
         max_refills: 2,
         tokens_per_micro_batch: 400,
         eval_every: 0,
-    };
+    }
+}
+
+/// Runs, or goes on with, a stage whose checkpoints lie in `folder`; gives the policy and the curves.
+fn run_in(folder: &Path, config: &RlConfig, every: usize) -> (Policy, Curves) {
     let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
         Box::new(LocalEngine::new(policy, u32::MAX, Vec::new()))
     };
     let samples = samples();
-    let mut stage = RlStage::new(&config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
-    let checkpoints = CheckpointPolicy { every: 0, keep_last: 1 };
-    let store = CheckpointStore::new(folder.path().to_owned(), checkpoints, Vec::new());
+    let mut stage = RlStage::new(config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
+    let store = CheckpointStore::new(folder.to_owned(), CheckpointPolicy { every, keep_last: 9 }, Vec::new());
     let mut session = Session::new(policy(), 1, store);
+    session.resume(|_| config.optimizer).unwrap();
     let mut curves = Curves::default();
     session.run_stage(0, &mut stage, &mut curves, &|_| Ok(Vec::new())).unwrap();
-    curves
+    (session.model, curves)
+}
+
+fn run(overrides: AlgorithmOverrides, steps: usize) -> Curves {
+    run_in(tempfile::tempdir().unwrap().path(), &config(overrides, steps), 0).1
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -227,6 +235,29 @@ fn settings_besides_the_preset_train_too() {
         let last = mean(&curves.reward[150..]);
         assert!(last >= 0.9, "{name} ends at {last}");
     }
+}
+
+#[test]
+fn a_run_with_critic_and_moving_reference_resumes_to_the_same_bits() {
+    let overrides = toml::from_str(
+        "preset = 'vapo'\ncritic_pretrain_steps = 2\nkl_coef = 0.01\nkl_target = 0.05\nreference_every = 2",
+    );
+    let config = config(overrides.unwrap(), 6);
+    let folder = tempfile::tempdir().unwrap();
+    let weights = |policy: &Policy| -> Vec<(String, Vec<f32>)> {
+        let named = kyoka::core::named_parameters(policy).into_iter();
+        named.map(|(name, (_, data))| (name, data.try_into_vec().unwrap())).collect()
+    };
+    let straight = weights(&run_in(folder.path(), &config, 3).0);
+    // As if it had been killed after the checkpoint of step 3.
+    for entry in std::fs::read_dir(folder.path()).unwrap().flatten() {
+        if !entry.file_name().to_string_lossy().ends_with("000003") {
+            std::fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    let (policy, curves) = run_in(folder.path(), &config, 3);
+    assert_eq!(curves.reward.len(), 3, "it goes on after step 3");
+    assert!(weights(&policy) == straight, "the weights must be the same");
 }
 
 #[test]

@@ -6,10 +6,13 @@ mod groups;
 
 use std::time::Instant;
 
-use kyoka_algorithms::{Algorithm, AlgorithmOverrides, explained_variance, filter};
+use kyoka_algorithms::{Algorithm, AlgorithmOverrides, Preset, explained_variance, filter};
 use kyoka_core::{Metrics, RewardContext, RewardFn, Rollout, RolloutRequest, Sample, SamplingConfig};
 use kyoka_data::Shuffled;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 pub(crate) use self::groups::record;
 use self::{
@@ -34,8 +37,8 @@ pub struct RlConfig {
     pub prompts_per_step: usize,
     /// Completions a prompt.
     pub group_size: usize,
-    /// A preset and single fields of it.
-    #[serde(default)]
+    /// A preset by name, or a table of a `preset` and single fields that differ from it.
+    #[serde(default, deserialize_with = "named_or_table")]
     pub algorithm: AlgorithmOverrides,
     /// How completions are drawn.
     #[serde(default)]
@@ -57,6 +60,28 @@ pub struct RlConfig {
     /// Steps between evaluations; 0 evaluates at the end only.
     #[serde(default)]
     pub eval_every: usize,
+}
+
+/// `"vapo"`, or `{ preset = "vapo", clip_high = 0.3 }`.
+fn named_or_table<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AlgorithmOverrides, D::Error> {
+    struct NameOrTable;
+    impl<'de> Visitor<'de> for NameOrTable {
+        type Value = AlgorithmOverrides;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("the name of a preset, or a table with `preset` and settings")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
+            let preset = Some(Preset::deserialize(name.into_deserializer())?);
+            Ok(AlgorithmOverrides { preset, ..AlgorithmOverrides::default() })
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Self::Value, A::Error> {
+            AlgorithmOverrides::deserialize(MapAccessDeserializer::new(table))
+        }
+    }
+    deserializer.deserialize_any(NameOrTable)
 }
 
 fn yes() -> bool {
@@ -245,9 +270,8 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         self.algorithm.kl.is_some()
     }
 
-    fn critic(&self) -> Option<(bool, f64)> {
-        let settings = self.algorithm.critic?;
-        Some((own_trunk(&self.algorithm)?, settings.learning_rate.unwrap_or(self.config.learning_rate.peak)))
+    fn critic(&self) -> Option<bool> {
+        own_trunk(&self.algorithm)
     }
 
     fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
@@ -393,4 +417,27 @@ impl<M: TrainableLm> RlStage<'_, M> {
 fn add(metrics: &mut Metrics, name: &str, value: f64) {
     let before = metrics.get(name).unwrap_or(0.0);
     metrics.set(name, before + value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_algorithm_is_a_name_or_a_table() {
+        #[derive(Debug, Deserialize)]
+        struct Recipe {
+            #[serde(deserialize_with = "named_or_table")]
+            algorithm: AlgorithmOverrides,
+        }
+        let read = |text: &str| serde_json::from_str::<Recipe>(text);
+        let named = read(r#"{"algorithm": "vapo"}"#).unwrap().algorithm;
+        assert_eq!(named.preset, Some(Preset::Vapo));
+        let table = read(r#"{"algorithm": {"preset": "vapo", "clip_high": 0.3}}"#).unwrap().algorithm;
+        assert_eq!(table, AlgorithmOverrides { clip_high: Some(0.3), ..named });
+        let unknown = read(r#"{"algorithm": {"clip_hihg": 0.3}}"#).unwrap_err().to_string();
+        assert!(unknown.contains("clip_hihg"), "{unknown}");
+        let nobody = read(r#"{"algorithm": "vappo"}"#).unwrap_err().to_string();
+        assert!(nobody.contains("vappo"), "{nobody}");
+    }
 }
