@@ -4,7 +4,9 @@ use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use kyoka_algorithms::{
     KlEstimator, KlInput, ValueLossInput,
-    policy_loss::{Cispo, ClipCov, ClippedLoss, Dppo, Gmpo, Gspo, GspoToken, KlCov, Opmd, ReinforceLoss, Sapo},
+    policy_loss::{
+        Cispo, ClipCov, ClippedLoss, Dppo, Gmpo, Gspo, GspoToken, KlCov, Opmd, ReinforceLoss, Sapo,
+    },
     value_loss,
 };
 use kyoka_core::{PolicyLoss, PolicyLossInput};
@@ -45,8 +47,8 @@ fn policy_losses(c: &mut Criterion) {
         c.bench_function(&format!("policy_loss/{name}/64x1024"), |b| {
             b.iter(|| {
                 let policy_logprobs = input.policy_logprobs.clone().autodiff().require_grad();
-                let output =
-                    loss.evaluate(PolicyLossInput { policy_logprobs: policy_logprobs.clone(), ..input.clone() });
+                let output = loss
+                    .evaluate(PolicyLossInput { policy_logprobs: policy_logprobs.clone(), ..input.clone() });
                 policy_logprobs.grad(&output.per_token.sum().backward())
             });
         });
