@@ -3,6 +3,7 @@
 
 mod bench;
 mod data;
+mod new;
 #[cfg(feature = "parity")]
 mod parity;
 mod tidy;
@@ -43,6 +44,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Start a new algorithm or reward: file, test, `mod` line and row; the result compiles and its test passes
+    New {
+        /// What to make
+        part: new::Part,
+        /// Its name in snake_case
+        name: String,
+    },
     /// Make a bundled dataset again, byte for byte
     Data {
         #[command(subcommand)]
@@ -67,6 +75,7 @@ fn main() -> Result<()> {
         Command::Tidy => tidy::check(root).inspect(|()| println!("tidy: good")),
         Command::Bench { step: None } => bench::run_all(root),
         Command::Bench { step: Some(step) } => bench::run_step(root, &step),
+        Command::New { part, name } => new::run(root, part, &name),
         #[cfg(feature = "parity")]
         Command::Parity { folders, json } => parity::run(&folders, json),
         #[cfg(not(feature = "parity"))]

@@ -134,7 +134,7 @@ fn check_file(root: &Path, path: &Path, faults: &mut Vec<String>) -> Result<()> 
 /// Every file of an algorithm and every preset has a row in `docs/algorithms.md`.
 fn check_algorithms(root: &Path, faults: &mut Vec<String>) -> Result<()> {
     let table = fs::read_to_string(root.join("docs/algorithms.md")).context("docs/algorithms.md")?;
-    for folder in ["advantage", "policy_loss"] {
+    for folder in ["advantage", "policy_loss", "filter", "preference"] {
         for file in rust_files(&root.join("crates/kyoka-algorithms/src").join(folder))? {
             let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             if stem != "mod" && !table.contains(&format!("{folder}/{stem}.rs")) {
@@ -142,18 +142,21 @@ fn check_algorithms(root: &Path, faults: &mut Vec<String>) -> Result<()> {
             }
         }
     }
-    let source = fs::read_to_string(root.join("crates/kyoka-algorithms/src/algorithm.rs"))?;
-    for preset in presets(&source) {
-        if !table.contains(&format!("`{preset}`")) {
-            faults.push(format!("docs/algorithms.md: no row names the preset `{preset}`"));
+    let sources = [("algorithm.rs", "Preset"), ("preference/config.rs", "PreferencePreset")];
+    for (file, name) in sources {
+        let source = fs::read_to_string(root.join("crates/kyoka-algorithms/src").join(file))?;
+        for preset in presets(&source, name) {
+            if !table.contains(&format!("`{preset}`")) {
+                faults.push(format!("docs/algorithms.md: no row names the preset `{preset}`"));
+            }
         }
     }
     Ok(())
 }
 
-/// Names of the presets as recipes write them.
-fn presets(source: &str) -> Vec<String> {
-    let Some(start) = source.find("pub enum Preset {") else { return Vec::new() };
+/// Names of the presets as recipes write them, from the variants of an enum.
+fn presets(source: &str, name: &str) -> Vec<String> {
+    let Some(start) = source.find(&format!("pub enum {name} {{")) else { return Vec::new() };
     let body = source[start..].split('}').next().unwrap_or_default();
     body.lines()
         .skip(1)
@@ -187,7 +190,7 @@ mod tests {
     #[test]
     fn presets_are_read_from_the_source() {
         let source = "pub enum Preset {\n    /// One.\n    Grpo,\n    /// Two.\n    DrGrpo,\n}\n";
-        assert_eq!(presets(source), ["grpo", "dr_grpo"]);
+        assert_eq!(presets(source, "Preset"), ["grpo", "dr_grpo"]);
     }
 
     #[test]

@@ -148,6 +148,30 @@ mod tests {
     }
 
     #[test]
+    fn clipping_bounds_the_gradient() {
+        let dual = ClippedLoss { dual_clip: Some(3.0), ..ClippedLoss::default() };
+        let two_sided = ClippedLoss { ratio_ceiling: Some(3.0), ..ClippedLoss::default() };
+        let bounded: [(&dyn PolicyLoss, f32); 5] = [
+            (&dual, 3.0),
+            (&two_sided, 3.0),
+            (&Cispo::default(), 1.28),
+            (&Dppo::default(), 20.0),
+            // The gate's slope in log r is r 4 s (1 - s), at most 1.5 or so.
+            (&Sapo::default(), 2.0),
+        ];
+        for (loss, bound) in bounded {
+            for log_ratio in [-40.0, -3.0, -0.1, 0.0, 0.1, 1.0, 3.0, 40.0_f32] {
+                let old = -41.0 + (-log_ratio).max(0.0);
+                for advantage in [-2.0, 2.0] {
+                    let row = [(old + log_ratio, old, advantage, true)];
+                    let (_, gradient) = evaluate(loss, &[&row]);
+                    assert!(gradient[0].abs() <= 2.0 * bound + 1e-4, "{log_ratio} {advantage} {gradient:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn rows_apart_are_rows_together() {
         let other = [(-0.5, -0.9, -1.0, true), (-1.3, -0.3, -1.0, true), (0.0, 0.0, 0.0, false)];
         for (name, loss) in all() {

@@ -1,0 +1,183 @@
+//! A new algorithm or reward: its file, its test, its row and its `mod` line.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// What is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// A way to assign credit, in `kyoka-algorithms`
+    Advantage,
+    /// A per-token loss, in `kyoka-algorithms`
+    PolicyLoss,
+    /// A reward, in `kyoka-reward`
+    Reward,
+}
+
+/// Where a part lives and what its file starts as.
+struct Plan {
+    /// Heading of its table in `docs/algorithms.md`.
+    heading: &'static str,
+    folder: &'static str,
+    modules: &'static str,
+    /// The path that the row names.
+    shown: String,
+    source: &'static str,
+}
+
+impl Part {
+    fn plan(self, name: &str) -> Plan {
+        match self {
+            Self::Advantage => Plan {
+                heading: "### Credit",
+                folder: "crates/kyoka-algorithms/src/advantage",
+                modules: "mod.rs",
+                shown: format!("advantage/{name}.rs"),
+                source: include_str!("new/advantage.rs.txt"),
+            },
+            Self::PolicyLoss => Plan {
+                heading: "### Per-token loss",
+                folder: "crates/kyoka-algorithms/src/policy_loss",
+                modules: "mod.rs",
+                shown: format!("policy_loss/{name}.rs"),
+                source: include_str!("new/policy_loss.rs.txt"),
+            },
+            Self::Reward => Plan {
+                heading: "### Shaping rewards",
+                folder: "crates/kyoka-reward/src",
+                modules: "lib.rs",
+                shown: format!("kyoka-reward`: `{name}.rs"),
+                source: include_str!("new/reward.rs.txt"),
+            },
+        }
+    }
+}
+
+/// Makes `name` (snake_case) below `root`.
+pub fn run(root: &Path, part: Part, name: &str) -> Result<()> {
+    ensure!(
+        name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'),
+        "expected a name in snake_case, got {name:?}"
+    );
+    let plan = part.plan(name);
+    let folder = root.join(plan.folder);
+    let file = folder.join(format!("{name}.rs"));
+    if file.exists() {
+        bail!("{} is there already", file.display());
+    }
+    let modules = folder.join(plan.modules);
+    let before = fs::read_to_string(&modules).with_context(|| modules.display().to_string())?;
+    let after = with_module(&before, name, &camel_case(name))?;
+    let docs = root.join("docs/algorithms.md");
+    let table = fs::read_to_string(&docs).context("docs/algorithms.md")?;
+    let row = format!("| {name} | its formula | its paper | `{}` | |", plan.shown);
+    let table = with_row(&table, plan.heading, &row)?;
+    fs::write(&file, plan.source.replace("{name}", name).replace("{Name}", &camel_case(name)))?;
+    fs::write(&modules, after)?;
+    fs::write(&docs, table)?;
+    println!("made {}, its `mod` line and its row in docs/algorithms.md", file.display());
+    Ok(())
+}
+
+/// `mod` and `pub use` lines added to their lists, in order.
+fn with_module(source: &str, name: &str, type_name: &str) -> Result<String> {
+    let source = insert_sorted(source, "mod ", &format!("mod {name};"))?;
+    insert_sorted(&source, "pub use ", &format!("pub use {name}::{type_name};"))
+}
+
+/// Adds a line before the first line of the same start that sorts after it, or after the last of them.
+fn insert_sorted(source: &str, start: &str, new: &str) -> Result<String> {
+    let mut lines: Vec<&str> = source.lines().collect();
+    let alike: Vec<usize> = (0..lines.len()).filter(|&at| lines[at].starts_with(start)).collect();
+    let last = *alike.last().with_context(|| format!("no line starts with {start:?}"))?;
+    // A `pub use` may span several lines.
+    let end = (last..lines.len()).find(|&at| lines[at].ends_with(';')).unwrap_or(last);
+    let place = alike.into_iter().find(|&at| lines[at] > new).unwrap_or(end + 1);
+    lines.insert(place, new);
+    Ok(lines.join("\n") + "\n")
+}
+
+/// The row added at the end of the table below a heading.
+fn with_row(text: &str, heading: &str, row: &str) -> Result<String> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let found = lines.iter().position(|line| *line == heading);
+    let heading = found.with_context(|| format!("docs/algorithms.md: no heading {heading:?}"))?;
+    let rest = &lines[heading + 1..];
+    let length = rest.iter().position(|line| line.starts_with('#')).unwrap_or(rest.len());
+    let last = rest[..length].iter().rposition(|line| line.starts_with('|')).context("no table of parts")?;
+    lines.insert(heading + 2 + last, row);
+    Ok(lines.join("\n") + "\n")
+}
+
+fn camel_case(name: &str) -> String {
+    let word = |word: &str| {
+        let mut letters = word.chars();
+        letters
+            .next()
+            .map(|first| first.to_ascii_uppercase().to_string() + letters.as_str())
+            .unwrap_or_default()
+    };
+    name.split('_').map(word).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace() -> tempfile::TempDir {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        for file in [
+            "docs/algorithms.md",
+            "crates/kyoka-algorithms/src/advantage/mod.rs",
+            "crates/kyoka-algorithms/src/policy_loss/mod.rs",
+            "crates/kyoka-reward/src/lib.rs",
+        ] {
+            fs::create_dir_all(copy.path().join(file).parent().unwrap()).unwrap();
+            fs::copy(root.join(file), copy.path().join(file)).unwrap();
+        }
+        copy
+    }
+
+    #[test]
+    fn a_part_has_a_file_a_module_line_and_a_row() {
+        let root = workspace();
+        for part in [Part::Advantage, Part::PolicyLoss, Part::Reward] {
+            run(root.path(), part, "new_idea").unwrap();
+            let plan = part.plan("new_idea");
+            let folder = root.path().join(plan.folder);
+            let source = fs::read_to_string(folder.join("new_idea.rs")).unwrap();
+            assert!(source.contains("NewIdea") && !source.contains("{name}") && !source.contains("{Name}"));
+            let modules = fs::read_to_string(folder.join(plan.modules)).unwrap();
+            assert!(
+                modules.contains("\nmod new_idea;\n") && modules.contains("\npub use new_idea::NewIdea;\n")
+            );
+            let table = fs::read_to_string(root.path().join("docs/algorithms.md")).unwrap();
+            assert!(table.contains(&format!("`{}`", plan.shown)));
+            assert!(run(root.path(), part, "new_idea").is_err());
+        }
+    }
+
+    #[test]
+    fn names_are_snake_case() {
+        let root = workspace();
+        for name in ["", "NewIdea", "new-idea", "1st", "../escape"] {
+            assert!(run(root.path(), Part::Advantage, name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn lines_are_added_in_order() {
+        let source = "mod b;\nmod d;\n\npub use b::B;\npub use d::{\n    D,\n};\nrest\n";
+        let added = with_module(source, "c", "C").unwrap();
+        assert!(added.starts_with("mod b;\nmod c;\nmod d;\n\npub use b::B;\npub use c::C;\npub use d::{"));
+        let added = with_module(source, "e", "E").unwrap();
+        assert!(
+            added.ends_with(
+                "mod d;\nmod e;\n\npub use b::B;\npub use d::{\n    D,\n};\npub use e::E;\nrest\n"
+            )
+        );
+    }
+}
