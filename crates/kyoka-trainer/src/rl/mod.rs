@@ -304,18 +304,18 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         };
         let trained_tokens = if pretraining { 0 } else { trained(&credited) };
         metrics.set("trained_tokens", trained_tokens as f64);
-        for update in 0..self.algorithm.updates_per_batch {
-            let names = || groups.iter().map(|group| group.sample.id.as_str()).collect::<Vec<_>>().join(" ");
-            if self.algorithm.critic.is_some() && (pretraining || !shared) {
-                self.update_critic(session, (&rows, &credited), learning_rate, &names, &mut metrics)?;
-            }
-            if pretraining || trained_tokens == 0 && !shared {
-                continue;
-            }
-            if update > 0 {
+        let names = || groups.iter().map(|group| group.sample.id.as_str()).collect::<Vec<_>>().join(" ");
+        for number in 0..self.algorithm.updates_per_batch {
+            if number > 0 {
                 self.drop_left_behind(session, &rows, &mut credited);
             }
-            self.update_policy(session, (&rows, &credited), learning_rate, &names, &mut metrics)?;
+            let update = Update { rows: &rows, credited: &credited, learning_rate, names: &names };
+            if self.algorithm.critic.is_some() && (pretraining || !shared) {
+                self.update_critic(session, &update, &mut metrics)?;
+            }
+            if !pretraining && (trained_tokens > 0 || shared) {
+                self.update_policy(session, &update, &mut metrics)?;
+            }
         }
         self.adapt(session, rows.iter().count(), &mut metrics);
         metrics.set("time/train_s", started.elapsed().as_secs_f64());
@@ -330,15 +330,23 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
     }
 }
 
+/// One of the updates of a step.
+struct Update<'a> {
+    rows: &'a Rows<'a>,
+    credited: &'a Credited,
+    learning_rate: f64,
+    /// Rows of the step, for messages.
+    names: &'a dyn Fn() -> String,
+}
+
 impl<M: TrainableLm> RlStage<'_, M> {
     fn update_policy(
         &self,
         session: &mut Session<M>,
-        (rows, credited): (&Rows<'_>, &Credited),
-        learning_rate: f64,
-        names: &dyn Fn() -> String,
+        update: &Update<'_>,
         metrics: &mut Metrics,
     ) -> Result<(), TrainError> {
+        let Update { rows, credited, learning_rate, names } = *update;
         let critic = session.critic.as_ref().map(|state| &state.critic);
         let models = (&session.model, session.reference.as_ref(), critic);
         let gradients = policy_gradients(models, (rows, credited), &self.algorithm, metrics);
@@ -357,11 +365,10 @@ impl<M: TrainableLm> RlStage<'_, M> {
     fn update_critic(
         &self,
         session: &mut Session<M>,
-        (rows, credited): (&Rows<'_>, &Credited),
-        learning_rate: f64,
-        names: &dyn Fn() -> String,
+        update: &Update<'_>,
         metrics: &mut Metrics,
     ) -> Result<(), TrainError> {
+        let Update { rows, credited, learning_rate, names } = *update;
         let state = session.critic.as_ref().expect("the stage asked for a critic");
         let (loss, gradients) =
             critic_gradients((&state.critic, &session.model), (rows, credited), &self.algorithm);
