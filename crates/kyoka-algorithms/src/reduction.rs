@@ -74,7 +74,9 @@ mod tests {
     fn eight_micro_batches_of_one_are_one_of_eight() {
         let lengths = [3, 1, 0, 7, 2, 2, 5, 1];
         let loss = |row: usize, token: usize| (row as f64 * 1.7 - token as f64 * 0.3).sin();
-        for reduction in [Reduction::TokenMean, Reduction::SequenceMeanTokenMean, Reduction::AllRowsTokenSumNorm] {
+        for reduction in
+            [Reduction::TokenMean, Reduction::SequenceMeanTokenMean, Reduction::AllRowsTokenSumNorm]
+        {
             let weights = reduction.weights_f64(&lengths, 10.0);
             let row = |row: usize| -> f64 { (0..lengths[row]).map(|t| weights[row] * loss(row, t)).sum() };
             let apart: f64 = (0..8).map(row).sum();
