@@ -9,11 +9,16 @@ use std::{
 
 fn parity(folder: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.arg("parity").arg(folder).env("RUST_BACKTRACE", "0").output().unwrap()
+    command
+        .arg("parity")
+        .arg(folder)
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .expect("xtask was built for this test")
 }
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("crates/kyoka-algorithms/tests/golden")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/kyoka-algorithms/tests/golden")
 }
 
 #[test]
