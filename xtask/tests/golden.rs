@@ -1,5 +1,4 @@
 //! The golden cases beside `kyoka-algorithms`, run as a user runs them: through `cargo xtask parity`.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     fs,
