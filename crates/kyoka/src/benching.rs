@@ -209,7 +209,7 @@ impl Bench {
             completion: None,
             origin: ("random".into(), row),
         };
-        Ok(Self { policy, task, samples: (0..997).map(sample).collect(), end_id })
+        Ok(Self { policy, task, samples: (0..options.prompts.max(997)).map(sample).collect(), end_id })
     }
 
     /// An engine that neither ends a completion nor draws a placeholder.

@@ -28,7 +28,9 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         let model = self.session.model.valid();
         let sampled: Vec<Vec<f32>> = rows.iter().map(|rollout| rollout.logprobs.clone()).collect();
         let kl_coef = self.coef("kl", algorithm.kl.map_or(0.0, |kl| kl.kl_coef));
-        let entropy_coef = self.coef("entropy", algorithm.entropy.map_or(0.0, |bonus| bonus.coef));
+        let entropy_coef = algorithm.entropy.map_or(0.0, |bonus| {
+            bonus.weight(self.coef("entropy", bonus.coef), metrics.get("entropy").unwrap_or(0.0))
+        });
         let values = self.session.critic.as_ref().map(|state| {
             let critic: Critic<M> = state.critic.valid();
             rows.tokens(|batch| critic.evaluate(&model, &batch.packed))
@@ -56,7 +58,7 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
                 .flat_map(|group| group.rewards.iter().map(JudgedGroup::is_right))
                 .collect(),
             kl_coef,
-            entropy_coef: entropy_coef.max(0.0),
+            entropy_coef,
             ..Credited::default()
         };
         self.correct_mismatch(&model, sampled, &mut credited, metrics);
