@@ -7,8 +7,9 @@
 //! Deviation 1: advantages are whitened over the batch on request, as every PPO implementation does.
 
 use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
+use rayon::prelude::*;
 
-use super::{outcome::check, whitening::whitened_tokens};
+use super::{outcome::check, whitening::Moments};
 
 /// PPO's credit.
 #[derive(Debug, Clone, Copy)]
@@ -63,8 +64,11 @@ impl<'a> Rows<'a> {
                         got,
                     });
                 }
-                if let Some(&bad) = values.iter().find(|value| !value.is_finite()) {
-                    return Err(AdvantageError::NotFinite { group: group_place, completion, got: bad });
+                // The largest magnitude as bits: infinities and NaN come after every number. It vectorises.
+                let largest = values.iter().fold(0, |most: u32, value| most.max(value.abs().to_bits()));
+                if largest >= f32::INFINITY.to_bits() {
+                    let got = f32::from_bits(largest);
+                    return Err(AdvantageError::NotFinite { group: group_place, completion, got });
                 }
                 rows.push((group, completion));
             }
@@ -76,46 +80,48 @@ impl<'a> Rows<'a> {
     pub fn estimate(
         &self,
         (gamma, whiten): (f64, bool),
-        lambdas: impl Fn(usize) -> (f64, f64),
+        lambdas: impl Fn(usize) -> (f64, f64) + Sync,
     ) -> Advantages {
-        let actor = |row: usize, out: &mut Vec<f64>| {
-            let (group, completion) = self.0[row];
-            accumulate(group, completion, (gamma, lambdas(group.lengths[completion]).0), out);
+        let credit = |&(group, completion): &(&GroupRewards, usize)| {
+            accumulate(group, completion, gamma, lambdas(group.lengths[completion]))
         };
-        let mut buffer = Vec::new();
-        let per_token = if whiten {
-            whitened_tokens(self.0.len(), actor)
-        } else {
-            let mut plain = |row| {
-                actor(row, &mut buffer);
-                buffer.iter().map(|&advantage| advantage as f32).collect()
-            };
-            (0..self.0.len()).map(&mut plain).collect()
-        };
-        let target = |&(group, completion): &(&GroupRewards, usize)| {
-            accumulate(group, completion, (gamma, lambdas(group.lengths[completion]).1), &mut buffer);
-            let values = &group.values[completion];
-            buffer.iter().zip(values).map(|(a, &value)| (a + f64::from(value)) as f32).collect()
-        };
-        Advantages { per_token, value_targets: self.0.iter().map(target).collect() }
+        let rows: Vec<(Vec<f32>, Vec<f32>)> = self.0.par_iter().map(credit).collect();
+        let (mut per_token, value_targets): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        if whiten {
+            let moments: Vec<Moments> = per_token.par_iter().map(|row| Moments::of(row)).collect();
+            let whiten = moments.iter().fold(Moments::default(), Moments::merge).whiten();
+            let in_place = |row: &mut Vec<f32>| row.iter_mut().for_each(|a| *a = whiten(f64::from(*a)));
+            per_token.par_iter_mut().for_each(in_place);
+        }
+        Advantages { per_token, value_targets }
     }
 }
 
-/// The recursion, from the last token to the first.
-fn accumulate(group: &GroupRewards, completion: usize, (gamma, lambda): (f64, f64), out: &mut Vec<f64>) {
+/// The recursions of actor and critic side by side, from the last token to the first: advantages and value targets.
+fn accumulate(
+    group: &GroupRewards,
+    completion: usize,
+    gamma: f64,
+    (lambda_actor, lambda_critic): (f64, f64),
+) -> (Vec<f32>, Vec<f32>) {
     let values = &group.values[completion];
     let rewards = group.token_rewards.get(completion);
-    out.clear();
-    out.resize(values.len(), 0.0);
-    let (mut next_value, mut next_advantage) = (0.0, 0.0);
+    let (decay_actor, decay_critic) = (gamma * lambda_actor, gamma * lambda_critic);
+    let (mut advantages, mut targets) = (vec![0.0; values.len()], vec![0.0; values.len()]);
+    let (mut next_value, mut actor, mut critic) = (0.0, 0.0, 0.0);
     let mut final_reward = f64::from(group.totals[completion]);
-    for t in (0..values.len()).rev() {
-        let value = f64::from(values[t]);
+    let slots = advantages.iter_mut().zip(&mut targets).zip(values).enumerate().rev();
+    for (t, ((advantage, target), &value)) in slots {
         let reward = rewards.map_or(0.0, |rewards| f64::from(rewards[t])) + std::mem::take(&mut final_reward);
-        next_advantage = reward + gamma * next_value - value + gamma * lambda * next_advantage;
+        let value = f64::from(value);
+        let delta = reward + gamma * next_value - value;
+        actor = delta + decay_actor * actor;
+        critic = delta + decay_critic * critic;
         next_value = value;
-        out[t] = next_advantage;
+        *advantage = actor as f32;
+        *target = (critic + value) as f32;
     }
+    (advantages, targets)
 }
 
 #[cfg(test)]
@@ -152,5 +158,10 @@ mod tests {
         let bare = GroupRewards { values: vec![], ..valued() };
         let error = Gae::default().estimate(&[bare]).unwrap_err();
         assert_eq!(error.to_string(), "group 0, completion 0: gae needs 3 values of a critic, got 0");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let broken = GroupRewards { values: vec![vec![0.5, bad, -3e38]], ..valued() };
+            let error = Gae::default().estimate(&[broken]).unwrap_err();
+            assert!(matches!(error, AdvantageError::NotFinite { group: 0, completion: 0, .. }), "{error}");
+        }
     }
 }

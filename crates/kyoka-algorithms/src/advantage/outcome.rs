@@ -1,6 +1,7 @@
 //! What outcome estimators share: checked rewards in, one advantage a completion out.
 
 use kyoka_core::{AdvantageError, Advantages, GroupRewards};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// What a group of one completion gets from an estimator that compares completions.
@@ -127,7 +128,8 @@ pub fn returns_to_go(group: &GroupRewards, completion: usize, gamma: f64, return
 /// Gives every token of a completion the completion's advantage.
 pub(super) fn spread(groups: &[GroupRewards], advantages: impl IntoIterator<Item = f64>) -> Advantages {
     let lengths = groups.iter().flat_map(|group| &group.lengths);
-    let per_token = advantages.into_iter().zip(lengths).map(|(a, &length)| vec![a as f32; length]).collect();
+    let rows: Vec<(f64, usize)> = advantages.into_iter().zip(lengths.copied()).collect();
+    let per_token = rows.par_iter().map(|&(a, length)| vec![a as f32; length]).collect();
     Advantages { per_token, value_targets: Vec::new() }
 }
 

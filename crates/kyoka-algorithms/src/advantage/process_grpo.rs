@@ -8,8 +8,6 @@
 //! or wrong gives no credit anywhere.
 //! Deviation 2: verdicts are normalised per step, not over all steps of the group.
 
-use std::collections::BTreeMap;
-
 use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
 
 use super::{Grpo, outcome::mean_std};
@@ -38,8 +36,9 @@ impl AdvantageEstimator for ProcessGrpo {
 
     fn estimate(&self, groups: &[GroupRewards]) -> Result<Advantages, AdvantageError> {
         let mut advantages = Grpo { epsilon: self.epsilon, ..Grpo::default() }.estimate(groups)?;
-        for value in advantages.per_token.iter_mut().flatten() {
-            *value *= self.outcome_weight as f32;
+        if self.outcome_weight != 1.0 {
+            let values = advantages.per_token.iter_mut().flatten();
+            values.for_each(|value| *value *= self.outcome_weight as f32);
         }
         let mut first_row = 0;
         for (group_index, group) in groups.iter().enumerate() {
@@ -58,7 +57,7 @@ impl ProcessGrpo {
         group: &GroupRewards,
         rows: &mut [Vec<f32>],
     ) -> Result<(), AdvantageError> {
-        let mut verdicts: BTreeMap<usize, Vec<(usize, usize, f32)>> = BTreeMap::new();
+        let mut verdicts: Vec<(usize, usize, usize, f64)> = Vec::new();
         for (completion, steps) in group.steps.iter().enumerate() {
             for step in steps {
                 if !step.value.is_finite() {
@@ -68,14 +67,17 @@ impl ProcessGrpo {
                         got: step.value,
                     });
                 }
-                verdicts.entry(step.step).or_default().push((completion, step.token, step.value));
+                verdicts.push((step.step, completion, step.token, f64::from(step.value)));
             }
         }
-        for verdicts in verdicts.values() {
-            let values: Vec<f64> = verdicts.iter().map(|&(_, _, value)| f64::from(value)).collect();
+        verdicts.sort_by_key(|&(step, ..)| step);
+        let mut values = Vec::new();
+        for verdicts in verdicts.chunk_by(|a, b| a.0 == b.0) {
+            values.clear();
+            values.extend(verdicts.iter().map(|&(.., value)| value));
             let (mean, std) = mean_std(&values);
-            for &(completion, token, value) in verdicts {
-                let credit = self.step_weight * (f64::from(value) - mean) / (std + self.epsilon);
+            for &(_, completion, token, value) in verdicts {
+                let credit = self.step_weight * (value - mean) / (std + self.epsilon);
                 rows[completion][token] += credit as f32;
             }
         }

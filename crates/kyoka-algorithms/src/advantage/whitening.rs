@@ -2,6 +2,7 @@
 //!
 //! `(x - mean) / sqrt(var + 1e-8)`, the variance over `n - 1`. A batch of one token, or of equal tokens, becomes 0.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::mean_std;
@@ -23,62 +24,73 @@ const VARIANCE_EPSILON: f64 = 1e-8;
 /// Added to the standard deviation of sequences.
 const STD_EPSILON: f64 = 1e-4;
 
-/// Count, mean and summed squares of deviations, merged row by row (Chan, Golub, LeVeque 1979).
+/// Count, mean and summed squares of deviations; rows are merged in order (Chan, Golub, LeVeque 1979), so that the
+/// number of threads changes nothing.
 #[derive(Default)]
-struct Moments {
+pub(super) struct Moments {
     count: f64,
     mean: f64,
     squares: f64,
 }
 
 impl Moments {
-    fn add(&mut self, row: &[f64]) {
-        if row.is_empty() {
-            return;
-        }
+    /// Of the tokens of a row.
+    pub fn of<T: Copy + Into<f64>>(row: &[T]) -> Self {
         let count = row.len() as f64;
-        let mean = lanes(row, |value| value) / count;
-        let squares = lanes(row, |value| (value - mean) * (value - mean));
-        let both = self.count + count;
-        let distance = mean - self.mean;
-        self.squares += squares + distance * distance * self.count * count / both;
-        self.mean += distance * count / both;
-        self.count = both;
+        let mean = lanes(row, |value| value) / count.max(1.0);
+        Self { count, mean, squares: lanes(row, |value| (value - mean) * (value - mean)) }
     }
 
-    fn scale(&self) -> f64 {
+    /// Of both.
+    pub fn merge(self, other: &Self) -> Self {
+        let count = self.count + other.count;
+        if count == 0.0 {
+            return self;
+        }
+        let distance = other.mean - self.mean;
+        let between = distance * distance * self.count * other.count / count;
+        Self {
+            count,
+            mean: self.mean + distance * other.count / count,
+            squares: self.squares + other.squares + between,
+        }
+    }
+
+    /// What whitens a value.
+    pub fn whiten(self) -> impl Fn(f64) -> f32 + Sync {
         let variance = self.squares / (self.count - 1.0).max(1.0);
-        1.0 / (variance + VARIANCE_EPSILON).sqrt()
+        let (mean, scale) = (self.mean, 1.0 / (variance + VARIANCE_EPSILON).sqrt());
+        move |value| ((value - mean) * scale) as f32
     }
 }
 
 /// A sum in eight independent lanes, which the compiler can vectorise.
-fn lanes(row: &[f64], value: impl Fn(f64) -> f64) -> f64 {
+fn lanes<T: Copy + Into<f64>>(row: &[T], value: impl Fn(f64) -> f64) -> f64 {
     let mut sums = [0.0; 8];
     let chunks = row.chunks_exact(8);
-    let rest: f64 = chunks.remainder().iter().map(|&x| value(x)).sum();
+    let rest: f64 = chunks.remainder().iter().map(|&x| value(x.into())).sum();
     for chunk in chunks {
         for (sum, &x) in sums.iter_mut().zip(chunk) {
-            *sum += value(x);
+            *sum += value(x.into());
         }
     }
     sums.iter().sum::<f64>() + rest
 }
 
 /// Whitens the tokens of `num_rows` rows; `fill` writes the values of a row and is called twice for each.
-pub(super) fn whitened_tokens(num_rows: usize, fill: impl Fn(usize, &mut Vec<f64>)) -> Vec<Vec<f32>> {
-    let mut buffer = Vec::new();
-    let mut moments = Moments::default();
-    for row in 0..num_rows {
-        fill(row, &mut buffer);
-        moments.add(&buffer);
-    }
-    let scale = moments.scale();
-    let write = |row| {
-        fill(row, &mut buffer);
-        buffer.iter().map(|&value| ((value - moments.mean) * scale) as f32).collect()
+pub(super) fn whitened_tokens(num_rows: usize, fill: impl Fn(usize, &mut Vec<f64>) + Sync) -> Vec<Vec<f32>> {
+    let rows = || (0..num_rows).into_par_iter();
+    let of_row = |buffer: &mut Vec<f64>, row| {
+        fill(row, buffer);
+        Moments::of(buffer)
     };
-    (0..num_rows).map(write).collect()
+    let moments: Vec<Moments> = rows().map_init(Vec::new, of_row).collect();
+    let whiten = moments.iter().fold(Moments::default(), Moments::merge).whiten();
+    let write = |buffer: &mut Vec<f64>, row| {
+        fill(row, buffer);
+        buffer.iter().map(|&value| whiten(value)).collect()
+    };
+    rows().map_init(Vec::new, write).collect()
 }
 
 /// Whitens one value a completion, by tokens or by completions.
