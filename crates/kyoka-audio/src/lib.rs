@@ -2,6 +2,7 @@
 
 mod augment;
 mod error;
+pub mod families;
 mod log_mel;
 mod resample;
 mod waveform;
@@ -12,4 +13,4 @@ pub use error::AudioError;
 pub use log_mel::{LogMel, LogMelConfig, mel_filters};
 pub use resample::resample;
 pub use waveform::{SAMPLE_RATE_HZ, Waveform};
-pub use whisper::{WhisperConfig, WhisperEncoder};
+pub use whisper::{AudioSpan, WhisperConfig, WhisperEncoder};

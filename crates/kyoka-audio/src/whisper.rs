@@ -1,13 +1,31 @@
-//! Whisper's audio encoder (arXiv 2212.04356): two convolutions, sinusoidal positions, pre-norm layers.
+//! Whisper's audio encoder (arXiv 2212.04356) and those grown out of it: two convolutions, positions, pre-norm layers.
+
+use std::sync::Arc;
 
 use burn::{
-    module::Module,
-    nn::Linear,
-    tensor::{Bool, Device, Tensor, TensorData},
+    module::{Module, Param},
+    tensor::{Device, Tensor, TensorData},
 };
 use kyoka_core::{AudioInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{Activation, EncoderLayer, EncoderLayerConfig, LayerNorm, WeightInit, fused};
+use kyoka_nn::{EncoderLayer, EncoderLayerConfig, Linear, Norm, NormKind, WeightInit, fused, indices};
 use serde::{Deserialize, Serialize};
+
+/// Which frames are encoded, and which see each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AudioSpan {
+    /// All frames, padding included, as Whisper was trained.
+    #[default]
+    Padded,
+    /// The frames that hold sound (Qwen2-Audio, arXiv 2407.10759).
+    Valid,
+    /// The frames that hold sound, in chunks that see themselves only and count positions anew (Qwen2.5-Omni, arXiv
+    /// 2503.20215).
+    Chunks {
+        /// Frames of a chunk; even.
+        frames: usize,
+    },
+}
 
 /// Sizes of the encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,66 +37,173 @@ pub struct WhisperConfig {
     pub num_layers: usize,
     /// Sizes of a layer.
     pub layer: EncoderLayerConfig,
+    /// Positions kept as parameters, as checkpoints have them; without, sinusoids are computed. Default none.
+    #[serde(default)]
+    pub max_positions: Option<usize>,
+    /// Which frames are encoded. Default all.
+    #[serde(default)]
+    pub span: AudioSpan,
+    /// Whether the features of neighbours are averaged in pairs. Default false.
+    #[serde(default)]
+    pub pooled: bool,
 }
 
 impl WhisperConfig {
     /// Two layers of width 96: about 0.28 M parameters.
     pub fn tiny() -> Self {
-        let layer = EncoderLayerConfig {
-            d_model: 96,
-            num_heads: 3,
-            d_hidden: 384,
-            norm_epsilon: 1e-5,
-            activation: Activation::Gelu,
-        };
-        Self { num_mels: 80, num_layers: 2, layer }
+        Self::new(80, 2, EncoderLayerConfig::plain(96, 3, 384, 1e-5))
+    }
+
+    /// Whisper's shape: all frames, nothing pooled, computed positions.
+    pub fn new(num_mels: usize, num_layers: usize, layer: EncoderLayerConfig) -> Self {
+        Self { num_mels, num_layers, layer, max_positions: None, span: AudioSpan::Padded, pooled: false }
     }
 }
 
 /// Kernel width of both convolutions.
 const KERNEL: usize = 3;
 
-/// Log-mel frames to one feature for every two frames.
+/// Log-mel frames to one feature for every two frames, or four where they are pooled.
 ///
-/// The convolutions are matrix products over unfolded frames: tap by tap, channels within a tap.
+/// The convolutions are matrix products over unfolded frames: channel by channel, taps within a channel, as the weights
+/// of checkpoints lie.
 #[derive(Module, Debug)]
 pub struct WhisperEncoder {
-    /// Stride 1; weight `[3 * num_mels, D]`.
+    /// Stride 1; weight `[num_mels * 3, D]`.
     pub conv1: Linear,
-    /// Stride 2; weight `[3 * D, D]`.
+    /// Stride 2; weight `[D * 3, D]`.
     pub conv2: Linear,
+    /// Shape `[T, D]`, where positions are parameters.
+    pub position_embedding: Option<Param<Tensor<2>>>,
     /// The layers.
     pub layers: Vec<EncoderLayer>,
     /// Norm after the last layer.
-    pub norm: LayerNorm,
-    num_mels: usize,
+    pub norm: Norm,
+    #[module(skip)]
+    config: WhisperConfig,
+}
+
+/// Frames that are convolved and attend together.
+#[derive(Debug, Clone, Copy)]
+struct Sequence {
+    /// Number of the input.
+    input: usize,
+    /// First frame.
+    start: usize,
+    /// Frames from here on are zeros for the convolutions.
+    end: usize,
+    /// Features it gives.
+    positions: usize,
 }
 
 impl WhisperEncoder {
     /// An encoder with seeded weights.
     pub fn new(config: &WhisperConfig, init: &mut WeightInit) -> Self {
-        let WhisperConfig { num_mels, num_layers, layer } = *config;
+        let WhisperConfig { num_mels, num_layers, layer, max_positions, .. } = *config;
         Self {
             conv1: init.linear(KERNEL * num_mels, layer.d_model, true),
             conv2: init.linear(KERNEL * layer.d_model, layer.d_model, true),
+            position_embedding: max_positions.map(|count| init.uniform([count, layer.d_model], 0.02)),
             layers: (0..num_layers).map(|_| EncoderLayer::new(layer, init)).collect(),
-            norm: LayerNorm::new(layer.d_model, layer.norm_epsilon, init),
-            num_mels,
+            norm: Norm::new(NormKind::Layer, layer.d_model, layer.norm_epsilon, init),
+            config: config.clone(),
         }
     }
 
-    /// Three neighbouring frames side by side, zeros beyond the ends.
-    fn unfold(&self, input: &AudioInput, values: &mut Vec<f32>) {
-        assert_eq!(input.num_mels, self.num_mels, "whisper: expected the configured number of mel bands");
-        for frame in 0..input.frames {
-            for tap in 0..KERNEL {
-                let source = (frame + tap).checked_sub(1).filter(|&source| source < input.frames);
-                values.extend((0..self.num_mels).map(|mel| {
-                    source.map_or(0.0, |source| input.input_features[mel * input.frames + source])
-                }));
+    /// The sequences of an input.
+    fn sequences(&self, number: usize, input: &AudioInput) -> Vec<Sequence> {
+        let whole = |frames: usize, end: usize| Sequence {
+            input: number,
+            start: 0,
+            end,
+            positions: frames.div_ceil(2),
+        };
+        match self.config.span {
+            AudioSpan::Padded => vec![whole(input.frames, input.frames)],
+            AudioSpan::Valid => vec![whole(input.valid_frames, input.frames)],
+            AudioSpan::Chunks { frames } => (0..input.valid_frames)
+                .step_by(frames)
+                .map(|start| {
+                    let end = (start + frames).min(input.valid_frames);
+                    Sequence { input: number, start, end, positions: (end - start).div_ceil(2) }
+                })
+                .collect(),
+        }
+    }
+
+    /// For two frames a feature, three neighbouring frames side by side, zeros beyond the ends.
+    fn unfold(&self, input: &AudioInput, sequence: Sequence, values: &mut Vec<f32>) {
+        assert_eq!(input.num_mels, self.config.num_mels, "whisper: expected the configured number of mel bands");
+        for frame in sequence.start..sequence.start + 2 * sequence.positions {
+            let taps = [0, 1, 2].map(|tap| {
+                let source = (frame + tap).checked_sub(1)?;
+                (sequence.start..sequence.end).contains(&source).then_some(source)
+            });
+            for band in input.input_features.chunks_exact(input.frames) {
+                values.extend(taps.map(|source: Option<usize>| source.map_or(0.0, |source| band[source])));
             }
         }
     }
+
+    /// Both convolutions.
+    ///
+    /// # Shapes
+    /// - output: `[N, D]`, the sequences' features one after the other
+    fn convolve(&self, inputs: &[&AudioInput], sequences: &[Sequence], device: &Device) -> Tensor<2> {
+        let n: usize = sequences.iter().map(|sequence| sequence.positions).sum();
+        let (d, width) = (self.d_output(), KERNEL * self.config.num_mels);
+        let mut values = Vec::with_capacity(2 * n * width);
+        for &sequence in sequences {
+            self.unfold(inputs[sequence.input], sequence, &mut values);
+        }
+        let unfolded = Tensor::<2>::from_data(TensorData::new(values, [2 * n, width]), device);
+        let mut frames = fused::gelu(self.conv1.forward(unfolded));
+        // An odd sequence has a frame too many; the second convolution must see zeros there.
+        if sequences.iter().any(|sequence| sequence.start + 2 * sequence.positions > sequence.end) {
+            let inside = sequences.iter().flat_map(|sequence| {
+                let length = sequence.end - sequence.start;
+                (0..2 * sequence.positions).map(move |frame| frame < length)
+            });
+            frames = frames * column(inside, device);
+        }
+        // Pairs `[N, 2 D]`: tap 1 the even frame, tap 2 the odd one, tap 0 the odd one before.
+        let pairs: Tensor<2> = frames.reshape([n, 2 * d]);
+        let odd = pairs.clone().narrow(1, d, d);
+        let mut before = Tensor::cat(vec![Tensor::zeros([1, d], device), odd.narrow(0, 0, n - 1)], 0);
+        if sequences.len() > 1 {
+            let goes_on = sequences.iter().flat_map(|sequence| (0..sequence.positions).map(|place| place > 0));
+            before = before * column(goes_on, device);
+        }
+        // `[N, 3, D]` to `[N, D, 3]` would copy every frame; the weight is turned instead.
+        let weight = self.conv2.weight.val().reshape([d, KERNEL, d]).swap_dims(0, 1).reshape([KERNEL * d, d]);
+        let output = Tensor::cat(vec![before, pairs], 1).matmul(weight);
+        fused::gelu(match &self.conv2.bias {
+            Some(bias) => output + bias.val().unsqueeze(),
+            None => output,
+        })
+    }
+
+    /// Positions of the sequences' features, `[N, D]`.
+    fn positions(&self, sequences: &[Sequence], device: &Device) -> Tensor<2> {
+        let longest = sequences.iter().map(|sequence| sequence.positions).max().unwrap_or(0);
+        let table = match &self.position_embedding {
+            Some(table) => {
+                let [count, _] = table.dims();
+                assert!(longest <= count, "whisper: expected at most {count} positions, got {longest}");
+                table.val()
+            }
+            None => sinusoids(longest, self.d_output(), device),
+        };
+        let rows: Vec<usize> = sequences.iter().flat_map(|sequence| 0..sequence.positions).collect();
+        table.select(0, indices(&rows, device))
+    }
+}
+
+/// 1 or 0 a row, `[N, 1]`.
+fn column(kept: impl Iterator<Item = bool>, device: &Device) -> Tensor<2> {
+    let values: Vec<f32> = kept.map(|kept| f32::from(u8::from(kept))).collect();
+    let rows = values.len();
+    Tensor::from_data(TensorData::new(values, [rows, 1]), device)
 }
 
 /// `sin` and `cos` of positions at geometric frequencies, sines first (the paper's code, `sinusoids`).
@@ -98,6 +223,19 @@ fn sinusoids(t: usize, d: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [t, d]), device)
 }
 
+/// Means of neighbours within each input; an odd one at the end is dropped.
+fn pool(rows: Tensor<2>, lengths: &mut [usize]) -> Tensor<2> {
+    let (mut start, mut first) = (0, Vec::new());
+    for length in lengths {
+        first.extend((0..*length / 2).map(|pair| start + 2 * pair));
+        start += *length;
+        *length /= 2;
+    }
+    let second: Vec<usize> = first.iter().map(|row| row + 1).collect();
+    let [first, second] = [first, second].map(|places| rows.clone().select(0, indices(&places, &rows.device())));
+    (first + second) * 0.5
+}
+
 impl ModalityEncoder for WhisperEncoder {
     type Input = AudioInput;
 
@@ -106,34 +244,29 @@ impl ModalityEncoder for WhisperEncoder {
     }
 
     fn num_positions(&self, input: &AudioInput) -> usize {
-        input.frames / 2
+        let positions: usize =
+            self.sequences(0, input).iter().map(|sequence| sequence.positions).sum();
+        if self.config.pooled { positions / 2 } else { positions }
     }
 
     fn encode(&self, inputs: &[&AudioInput], device: &Device) -> ModalityFeatures {
         assert!(!inputs.is_empty(), "whisper: expected at least one sound, got none");
-        let frames = inputs[0].frames;
-        assert!(
-            frames > 0 && frames.is_multiple_of(2) && inputs.iter().all(|input| input.frames == frames),
-            "whisper: expected sounds of one even number of frames"
-        );
-        let (b, t, d) = (inputs.len(), frames / 2, self.d_output());
-        let mut values = Vec::with_capacity(b * frames * KERNEL * self.num_mels);
-        for input in inputs {
-            self.unfold(input, &mut values);
+        let of_inputs: Vec<Vec<Sequence>> =
+            inputs.iter().enumerate().map(|(number, input)| self.sequences(number, input)).collect();
+        let positions = |sequences: &Vec<Sequence>| sequences.iter().map(|sequence| sequence.positions).sum();
+        let mut lengths: Vec<usize> = of_inputs.iter().map(positions).collect();
+        assert!(!lengths.contains(&0), "whisper: expected sounds of at least one frame");
+        let sequences = of_inputs.concat();
+        let mut hidden =
+            self.convolve(inputs, &sequences, device) + self.positions(&sequences, device);
+        if let Some(first) = self.layers.first() {
+            let spans: Vec<usize> = sequences.iter().map(|sequence| sequence.positions).collect();
+            hidden = EncoderLayer::run(&self.layers, hidden, &Arc::new(first.layout(&spans)));
         }
-        let unfolded =
-            Tensor::<2>::from_data(TensorData::new(values, [b * frames, KERNEL * self.num_mels]), device);
-        // Frame pairs: [B, T, 2, D] with tap 1 the even frame, tap 2 the odd one, tap 0 the odd one before.
-        let pairs: Tensor<3> = fused::gelu(self.conv1.forward(unfolded)).reshape([b, t, 2 * d]);
-        let odd = pairs.clone().narrow(2, d, d);
-        let before = Tensor::cat(vec![Tensor::zeros([b, 1, d], device), odd.narrow(1, 0, t - 1)], 1);
-        let taps: Tensor<2> = Tensor::cat(vec![before, pairs], 2).reshape([b * t, KERNEL * d]);
-        let embedded: Tensor<3> = fused::gelu(self.conv2.forward(taps)).reshape([b, t, d]);
-        let hidden = embedded + sinusoids(t, d, device).unsqueeze();
-        let hidden = EncoderLayer::run(&self.layers, hidden);
-        let embeddings = self.norm.forward(hidden.reshape([b * t, d])).reshape([b, t, d]);
-        let mask = Tensor::<2, Bool>::from_data(TensorData::new(vec![true; b * t], [b, t]), device);
-        ModalityFeatures { embeddings, mask }
+        if self.config.pooled {
+            hidden = pool(hidden, &mut lengths);
+        }
+        ModalityFeatures { embeddings: self.norm.forward(hidden), lengths }
     }
 }
 
@@ -143,10 +276,35 @@ mod tests {
 
     use super::*;
 
-    /// Weight `[3 C, D]` of a product over unfolded frames as a convolution's `[D, C, 3]`.
+    /// Weight `[C 3, D]` of a product over unfolded frames as a convolution's `[D, C, 3]`.
     fn as_convolution(linear: &Linear) -> Tensor<3> {
         let [taps, d] = linear.weight.dims();
-        linear.weight.val().reshape([KERNEL, taps / KERNEL, d]).permute([2, 1, 0])
+        linear.weight.val().transpose().reshape([d, taps / KERNEL, KERNEL])
+    }
+
+    fn sound(frames: usize, valid_frames: usize) -> AudioInput {
+        let features: Vec<f32> =
+            (0..80 * frames).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+        AudioInput { input_features: features.into(), num_mels: 80, frames, valid_frames }
+    }
+
+    /// Convolutions, sinusoids and norm, straight from Burn's operations.
+    fn composed(encoder: &WhisperEncoder, input: &AudioInput) -> Tensor<2> {
+        let device = Device::default();
+        let values = TensorData::new(input.input_features.to_vec(), [1, 80, input.frames]);
+        let convolve = |x: Tensor<3>, linear: &Linear, stride: usize| {
+            let options = ConvOptions::new([stride], [1], [1], 1);
+            let bias = linear.bias.as_ref().map(|bias| bias.val());
+            activation::gelu(conv1d(x, as_convolution(linear), bias, options))
+        };
+        let mel = Tensor::<3>::from_data(values, &device);
+        let hidden = convolve(convolve(mel, &encoder.conv1, 1), &encoder.conv2, 2).swap_dims(1, 2);
+        let [_, t, d] = hidden.dims();
+        encoder.norm.forward(hidden.reshape([t, d]) + sinusoids(t, d, &device))
+    }
+
+    fn near(got: Tensor<2>, expected: Tensor<2>) {
+        got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-4));
     }
 
     #[test]
@@ -154,22 +312,39 @@ mod tests {
         let device = Device::default();
         let config = WhisperConfig { num_layers: 0, ..WhisperConfig::tiny() };
         let encoder = WhisperEncoder::new(&config, &mut WeightInit::new(3, &device));
-        let features: Vec<f32> = (0..80 * 20).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
-        let mel = Tensor::<3>::from_data(TensorData::new(features.clone(), [1, 80, 20]), &device);
-        let input = AudioInput { input_features: features.into(), num_mels: 80, frames: 20 };
-        let convolve = |x: Tensor<3>, linear: &Linear, stride: usize| {
-            let options = ConvOptions::new([stride], [1], [1], 1);
-            activation::gelu(conv1d(
-                x,
-                as_convolution(linear),
-                linear.bias.as_ref().map(|b| b.val()),
-                options,
-            ))
+        let (even, odd) = (sound(20, 20), sound(15, 15));
+        let features = encoder.encode(&[&even, &odd], &device);
+        assert_eq!(features.lengths, [10, 8]);
+        near(features.embeddings.clone().narrow(0, 0, 10), composed(&encoder, &even));
+        near(features.embeddings.narrow(0, 10, 8), composed(&encoder, &odd));
+    }
+
+    #[test]
+    fn padding_is_heard_by_nobody_but_the_convolutions() {
+        let device = Device::default();
+        let config = WhisperConfig { span: AudioSpan::Valid, pooled: true, ..WhisperConfig::tiny() };
+        let encoder = WhisperEncoder::new(&config, &mut WeightInit::new(3, &device));
+        let (padded, longer) = (sound(20, 11), sound(20, 14));
+        let both = encoder.encode(&[&padded, &longer], &device);
+        assert_eq!(both.lengths, [3, 3]);
+        assert_eq!([encoder.num_positions(&padded), encoder.num_positions(&longer)], [3, 3]);
+        near(both.embeddings.narrow(0, 3, 3), encoder.encode(&[&longer], &device).embeddings);
+    }
+
+    #[test]
+    fn a_chunk_is_a_sound_of_its_own() {
+        let device = Device::default();
+        let config = WhisperConfig { span: AudioSpan::Chunks { frames: 8 }, ..WhisperConfig::tiny() };
+        let encoder = WhisperEncoder::new(&config, &mut WeightInit::new(3, &device));
+        let whole = sound(13, 13);
+        let part = |range: std::ops::Range<usize>| {
+            let rows = whole.input_features.chunks_exact(13).flat_map(|row| row[range.clone()].to_vec());
+            let frames = range.len();
+            AudioInput { input_features: rows.collect(), num_mels: 80, frames, valid_frames: frames }
         };
-        let hidden = convolve(convolve(mel, &encoder.conv1, 1), &encoder.conv2, 2).swap_dims(1, 2);
-        let embedded = hidden + sinusoids(10, 96, &device).unsqueeze();
-        let expected = encoder.norm.forward(embedded.reshape([10, 96])).reshape([1, 10, 96]);
-        let got = encoder.encode(&[&input], &device).embeddings;
-        got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-4));
+        let features = encoder.encode(&[&whole], &device);
+        assert_eq!(features.lengths, [4 + 3]);
+        let parts = encoder.encode(&[&part(0..8), &part(8..13)], &device);
+        near(features.embeddings, parts.embeddings);
     }
 }

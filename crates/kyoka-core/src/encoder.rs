@@ -2,16 +2,16 @@
 
 use burn::{
     module::Module,
-    tensor::{Bool, Device, Tensor},
+    tensor::{Device, Tensor},
 };
 
-/// What an encoder gives back for a batch of media.
+/// What an encoder gives back for a batch of media: one vector a position, medium after medium, nothing padded.
 #[derive(Debug, Clone)]
 pub struct ModalityFeatures {
-    /// One vector per position, shape `[B, P, D]`.
-    pub embeddings: Tensor<3>,
-    /// True where a position is real, shape `[B, P]`.
-    pub mask: Tensor<2, Bool>,
+    /// Shape `[N, D]`, `N` the sum of the lengths.
+    pub embeddings: Tensor<2>,
+    /// Positions of each medium.
+    pub lengths: Vec<usize>,
 }
 
 /// An encoder of one modality, usable alone or inside a policy.
@@ -26,6 +26,12 @@ pub trait ModalityEncoder: Module {
 
     /// How many positions `input` will fill, known before the encoder runs.
     fn num_positions(&self, input: &Self::Input) -> usize;
+
+    /// Steps of time, rows and columns on which the positions lie, where a medium has such a grid; their product is the
+    /// number of positions.
+    fn grid(&self, _input: &Self::Input) -> Option<[usize; 3]> {
+        None
+    }
 
     /// Encodes a batch of media; all of them in one call.
     ///

@@ -20,7 +20,7 @@ pub use lm::{CausalLm, PackedGroup, Prefill};
 pub use media::{AudioInput, ImageInput, MediaRef, Modality};
 pub use metrics::Metrics;
 pub use nearest::nearest;
-pub use parameters::{ParameterError, load_parameters, named_parameters};
+pub use parameters::{ParameterError, ParameterPath, load_parameters, named_parameters};
 pub use policy_loss::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
 pub use prompt::{ModalitySpan, Prompt};
 pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};

@@ -15,24 +15,49 @@ pub struct ParameterError {
     pub faults: Vec<String>,
 }
 
+/// Where a walk through a module is: the dotted path that names a parameter.
+///
+/// The variants of an enum of modules are no part of a name: towers of two kinds name alike what is alike.
+#[derive(Debug, Clone, Default)]
+pub struct ParameterPath {
+    parts: Vec<Option<String>>,
+}
+
+impl ParameterPath {
+    /// Goes into a field or variant; as Burn's `enter_module` has it.
+    pub fn enter(&mut self, name: &str, container: &str) {
+        self.parts.push((!container.starts_with("Enum:")).then(|| name.to_owned()));
+    }
+
+    /// Leaves it.
+    pub fn exit(&mut self) {
+        self.parts.pop();
+    }
+
+    /// The name of the parameter here.
+    pub fn name(&self) -> String {
+        self.parts.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(".")
+    }
+}
+
 /// All float parameters by dotted path, in alphabetical order.
 pub fn named_parameters<M: Module>(module: &M) -> BTreeMap<String, (ParamId, TensorData)> {
     struct Collect {
-        path: Vec<String>,
+        path: ParameterPath,
         found: BTreeMap<String, (ParamId, TensorData)>,
     }
     impl ModuleVisitor for Collect {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.found.insert(self.path.join("."), (param.id, param.val().to_data()));
+            self.found.insert(self.path.name(), (param.id, param.val().to_data()));
         }
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_owned());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
         fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+            self.path.exit();
         }
     }
-    let mut collect = Collect { path: Vec::new(), found: BTreeMap::new() };
+    let mut collect = Collect { path: ParameterPath::default(), found: BTreeMap::new() };
     module.visit(&mut collect);
     collect.found
 }
@@ -45,7 +70,7 @@ pub fn load_parameters<M: Module>(
     module: M,
     values: BTreeMap<String, TensorData>,
 ) -> Result<M, ParameterError> {
-    let mut load = Load { path: Vec::new(), values, known: Vec::new(), faults: Vec::new() };
+    let mut load = Load { path: ParameterPath::default(), values, known: Vec::new(), faults: Vec::new() };
     let module = module.map(&mut load);
     let Load { values, known, mut faults, .. } = load;
     for name in values.keys() {
@@ -57,7 +82,7 @@ pub fn load_parameters<M: Module>(
 }
 
 struct Load {
-    path: Vec<String>,
+    path: ParameterPath,
     values: BTreeMap<String, TensorData>,
     known: Vec<String>,
     faults: Vec<String>,
@@ -65,7 +90,7 @@ struct Load {
 
 impl ModuleMapper for Load {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = self.path.join(".");
+        let name = self.path.name();
         let expected = param.lazy_shape();
         let value = self.values.remove(&name);
         self.known.push(name.clone());
@@ -83,10 +108,10 @@ impl ModuleMapper for Load {
         }
         param
     }
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
     fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 }

@@ -24,8 +24,8 @@ impl DecoderCache {
 /// Every prompt once, a slot for every completion, nothing padded.
 pub struct HostCache {
     pub(crate) layers: Vec<HostKv>,
-    /// Tokens of each prompt.
-    pub(crate) prompt_lengths: Vec<usize>,
+    /// Position of the first completion token of each prompt.
+    pub(crate) starts: Vec<usize>,
     /// Open rows; those of a prompt stand together.
     pub(crate) rows: Vec<StepRow>,
     /// Slots opened so far.
@@ -34,7 +34,7 @@ pub struct HostCache {
 
 impl HostCache {
     pub(crate) fn branch(&mut self, group_size: usize, max_new_tokens: usize) {
-        let slots = self.prompt_lengths.len() * group_size;
+        let slots = self.starts.len() * group_size;
         self.layers.iter_mut().for_each(|layer| layer.open(slots, max_new_tokens));
         self.rows = (0..slots).map(|slot| StepRow { prompt: slot / group_size, slot, len: 0 }).collect();
         self.num_slots = slots;
@@ -47,12 +47,12 @@ impl HostCache {
 
     /// Rows of `more` come after the own ones.
     pub(crate) fn append(&mut self, more: Self) {
-        let (prompts, slots) = (self.prompt_lengths.len(), self.num_slots);
+        let (prompts, slots) = (self.starts.len(), self.num_slots);
         let renumbered =
             |row: &StepRow| StepRow { prompt: row.prompt + prompts, slot: row.slot + slots, len: row.len };
         self.rows.extend(more.rows.iter().map(renumbered));
         self.layers.iter_mut().zip(more.layers).for_each(|(layer, more)| layer.append(more));
-        self.prompt_lengths.extend(more.prompt_lengths);
+        self.starts.extend(more.starts);
         self.num_slots += more.num_slots;
     }
 }
@@ -62,8 +62,8 @@ impl HostCache {
 pub struct DeviceCache {
     pub(crate) prefix: Vec<PrefixKv>,
     pub(crate) completion: Vec<CompletionKv>,
-    /// Tokens of each prompt.
-    pub(crate) prompt_lengths: Vec<usize>,
+    /// Position of the first completion token of each prompt.
+    pub(crate) starts: Vec<usize>,
     /// Slots a prompt.
     pub(crate) group_size: usize,
     /// Completion tokens written.
@@ -75,7 +75,7 @@ pub struct DeviceCache {
 impl DeviceCache {
     /// Number of slots, empty ones included.
     pub(crate) fn num_slots(&self) -> usize {
-        self.prompt_lengths.len() * self.group_size
+        self.starts.len() * self.group_size
     }
 
     pub(crate) fn branch(&mut self, group_size: usize, max_new_tokens: usize, device: &Device) {
@@ -86,7 +86,7 @@ impl DeviceCache {
         self.completion = self.prefix.iter().map(slots).collect();
         self.group_size = group_size;
         self.t = 0;
-        self.slots = (0..self.prompt_lengths.len() * group_size).collect();
+        self.slots = (0..self.starts.len() * group_size).collect();
     }
 
     /// Keeps the given open rows.
@@ -117,14 +117,14 @@ impl DeviceCache {
             layer.keep(groups.len(), &flat);
         }
         let kept: Vec<usize> = groups.iter().map(|&(group, _)| group).collect();
-        if kept.len() < self.prompt_lengths.len() {
+        if kept.len() < self.starts.len() {
             let rows = indices(&kept, device);
             for layer in &mut self.prefix {
                 layer.key = layer.key.clone().select(0, rows.clone());
                 layer.value = layer.value.clone().select(0, rows.clone());
                 layer.bias = layer.bias.take().map(|bias| bias.select(0, rows.clone()));
             }
-            self.prompt_lengths = kept.iter().map(|&group| self.prompt_lengths[group]).collect();
+            self.starts = kept.iter().map(|&group| self.starts[group]).collect();
         }
         self.slots = groups
             .iter()

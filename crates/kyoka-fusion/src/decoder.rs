@@ -4,19 +4,18 @@ use std::sync::Arc;
 
 use burn::{
     module::{Module, Param},
-    nn::{Linear, RmsNorm},
     tensor::{Device, Tensor},
 };
 use kyoka_nn::{
-    AttentionLayout, HeadConfig, HostKv, Rotary, RotaryConfig, StepRow, WeightInit, WeightRule,
-    caches_on_host, fused, indices, packed_attention,
+    AttentionLayout, HeadConfig, HostKv, Linear, Norm, NormKind, Position, RopeScaling, Rotary, RotaryAxes,
+    RotaryConfig, StepRow, WeightInit, WeightRule, caches_on_host, fused, indices, packed_attention,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     cache::{DecoderCache, DeviceCache, HostCache},
     decoder_layer::DecoderLayer,
-    packing::Packing,
+    packing::{Packing, PromptPlaces},
 };
 
 /// Sizes of the decoder.
@@ -39,10 +38,25 @@ pub struct DecoderConfig {
     pub d_hidden: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How the frequencies are stretched. Default not at all.
+    #[serde(default)]
+    pub rope_scaling: Option<RopeScaling>,
+    /// Frequencies turned by time, row and column, where positions have axes of their own (`mrope_section`).
+    #[serde(default)]
+    pub rope_sections: Option<[usize; 3]>,
     /// Added to the mean square in the norms.
     pub norm_epsilon: f64,
     /// Biases on queries, keys and values, as Qwen2 has them.
     pub qkv_bias: bool,
+    /// A bias on the attention's output, as Llama may have it. Default false.
+    #[serde(default)]
+    pub out_bias: bool,
+    /// Biases in the MLP, as Llama may have them. Default false.
+    #[serde(default)]
+    pub mlp_bias: bool,
+    /// Norms on the heads of queries and keys, as Qwen3 has them. Default false.
+    #[serde(default)]
+    pub qk_norm: bool,
     /// Whether the output uses the embedding matrix.
     pub tie_embeddings: bool,
     /// Longest sequence.
@@ -61,11 +75,22 @@ impl DecoderConfig {
             d_head: 32,
             d_hidden: 344,
             rope_theta: 10_000.0,
+            rope_scaling: None,
+            rope_sections: None,
             norm_epsilon: 1e-6,
             qkv_bias: false,
+            out_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
             tie_embeddings: true,
             max_positions: 512,
         }
+    }
+
+    /// The rotation of queries and keys.
+    pub fn rotary(&self) -> RotaryConfig {
+        let axes = self.rope_sections.map_or(RotaryAxes::One, RotaryAxes::Sections);
+        RotaryConfig { axes, scaling: self.rope_scaling, ..RotaryConfig::new(self.d_head, self.rope_theta) }
     }
 }
 
@@ -77,13 +102,14 @@ pub struct Decoder {
     /// The layers.
     pub layers: Vec<DecoderLayer>,
     /// Norm before the output.
-    pub norm: RmsNorm,
+    pub norm: Norm,
     /// Output weight `[D, V]`; absent when tied to the embedding.
     pub head: Option<Linear>,
     num_heads: usize,
     num_kv_heads: usize,
     d_head: usize,
-    rope_theta: f64,
+    #[module(skip)]
+    rotary: RotaryConfig,
     max_positions: usize,
 }
 
@@ -99,25 +125,25 @@ impl Decoder {
         Self {
             embedding: init.uniform([vocab_size, d_model], 0.02 * 3_f32.sqrt()),
             layers: (0..config.num_layers).map(|_| DecoderLayer::new(config, init)).collect(),
-            norm: init.rms_norm(d_model, config.norm_epsilon),
+            norm: Norm::new(NormKind::RootMeanSquare, d_model, config.norm_epsilon, init),
             head: (!config.tie_embeddings).then(|| init.linear(d_model, vocab_size, false)),
             num_heads,
             num_kv_heads,
             d_head,
-            rope_theta: config.rope_theta,
+            rotary: config.rotary(),
             max_positions: config.max_positions,
         }
     }
 
     /// How the parameters are made of a Llama or Qwen2 checkpoint's, whose names start with `theirs` (`model.` in a
-    /// text-only one) besides `lm_head`; ours start with `ours`.
-    pub fn weight_rules(config: &DecoderConfig, ours: &str, theirs: &str) -> Vec<WeightRule> {
+    /// text-only one) besides the output's, named `head` (`lm_head`); ours start with `ours`.
+    pub fn weight_rules(config: &DecoderConfig, ours: &str, theirs: &str, head: &str) -> Vec<WeightRule> {
         let mut rules = vec![
             WeightRule::same(format!("{ours}embedding"), format!("{theirs}embed_tokens.weight")),
             WeightRule::same(format!("{ours}norm.gamma"), format!("{theirs}norm.weight")),
         ];
         if !config.tie_embeddings {
-            rules.extend(WeightRule::linear(&format!("{ours}head"), &["lm_head".to_owned()], false));
+            rules.extend(WeightRule::linear(&format!("{ours}head"), &[head.to_owned()], false));
         }
         for layer in 0..config.num_layers {
             let (ours, theirs) = (format!("{ours}layers.{layer}"), format!("{theirs}layers.{layer}"));
@@ -127,11 +153,14 @@ impl Decoder {
             };
             let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
             linear("qkv", &qkv, config.qkv_bias);
-            linear("out", &["self_attn.o_proj"], false);
-            linear("mlp.gate_up", &["mlp.gate_proj", "mlp.up_proj"], false);
-            linear("mlp.down", &["mlp.down_proj"], false);
-            let norms = [("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")];
-            rules.extend(norms.map(|(part, name)| {
+            linear("out", &["self_attn.o_proj"], config.out_bias);
+            linear("mlp.gate_up", &["mlp.gate_proj", "mlp.up_proj"], config.mlp_bias);
+            linear("mlp.down", &["mlp.down_proj"], config.mlp_bias);
+            let mut norms = vec![("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")];
+            if config.qk_norm {
+                norms.extend([("query_norm", "self_attn.q_norm"), ("key_norm", "self_attn.k_norm")]);
+            }
+            rules.extend(norms.into_iter().map(|(part, name)| {
                 WeightRule::same(format!("{ours}.{part}.gamma"), format!("{theirs}.{name}.weight"))
             }));
         }
@@ -168,7 +197,7 @@ impl Decoder {
 
     /// Hidden rows after the last norm.
     pub(crate) fn normed(&self, hidden: Tensor<2>) -> Tensor<2> {
-        fused::rms_norm(&self.norm, hidden)
+        self.norm.forward(hidden)
     }
 
     /// Logits of hidden rows after the last norm.
@@ -197,8 +226,8 @@ impl Decoder {
         }
     }
 
-    fn rotary(&self, positions: &[usize], device: &Device) -> Rotary {
-        Rotary::new(RotaryConfig { d_head: self.d_head, theta: self.rope_theta }, positions, device)
+    fn rotary(&self, positions: &[Position], device: &Device) -> Rotary {
+        Rotary::new(&self.rotary, positions, device)
     }
 
     fn layout(&self, prompt_lens: &[usize]) -> AttentionLayout {
@@ -236,43 +265,63 @@ impl Decoder {
     }
 
     /// Reads prompts, one after the other; returns the cache and the hidden rows of each prompt's last token.
-    pub(crate) fn prefill(&self, input: Tensor<2>, lengths: Vec<usize>) -> (DecoderCache, Tensor<2>) {
+    pub(crate) fn prefill(&self, input: Tensor<2>, places: &PromptPlaces) -> (DecoderCache, Tensor<2>) {
         if caches_on_host(&input.device()) {
             let mut layers = Vec::with_capacity(self.layers.len());
-            let hidden = self.prefill_into(input, &lengths, |_, qkv, layout| {
+            let hidden = self.prefill_into(input, places, |_, qkv, layout| {
                 layers.push(HostKv::of_prompts(qkv, layout));
             });
-            let cache = HostCache { layers, prompt_lengths: lengths, rows: Vec::new(), num_slots: 0 };
+            let cache = HostCache { layers, starts: places.next.clone(), rows: Vec::new(), num_slots: 0 };
             return (DecoderCache::Host(cache), hidden);
         }
-        let (cache, hidden) = self.prefill_on_device(input, lengths);
+        let (cache, hidden) = self.prefill_on_device(input, places);
         (DecoderCache::Device(cache), hidden)
     }
 
-    fn prefill_on_device(&self, input: Tensor<2>, lengths: Vec<usize>) -> (DeviceCache, Tensor<2>) {
+    fn prefill_on_device(&self, input: Tensor<2>, places: &PromptPlaces) -> (DeviceCache, Tensor<2>) {
         let mut prefix = Vec::with_capacity(self.layers.len());
-        let hidden = self.prefill_into(input, &lengths, |layer, qkv, layout| {
+        let hidden = self.prefill_into(input, places, |layer, qkv, layout| {
             prefix.push(layer.prefix_kv(qkv, layout));
         });
         let (completion, slots) = (Vec::new(), Vec::new());
-        (DeviceCache { prefix, completion, prompt_lengths: lengths, group_size: 0, t: 0, slots }, hidden)
+        let starts = places.next.clone();
+        (DeviceCache { prefix, completion, starts, group_size: 0, t: 0, slots }, hidden)
     }
 
     /// A pass over prompts; `keep` gets queries, keys and values of every layer.
     fn prefill_into(
         &self,
         input: Tensor<2>,
-        lengths: &[usize],
+        places: &PromptPlaces,
         mut keep: impl FnMut(&DecoderLayer, &Tensor<2>, &AttentionLayout),
     ) -> Tensor<2> {
-        let positions: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();
-        let rotary = self.rotary(&positions, &input.device());
-        let layout = Arc::new(self.layout(lengths).with_rotary(rotary));
+        let rotary = self.rotary(&places.positions, &input.device());
+        let layout = Arc::new(self.layout(&places.lengths).with_rotary(rotary));
         let last: Vec<usize> = layout.prompts.iter().map(|rows| rows.end - 1).collect();
         self.run(input, &last, |layer, qkv| {
             keep(layer, &qkv, &layout);
             packed_attention(qkv, &layout)
         })
+    }
+
+    /// Hidden rows of every position of prompts after the embedding, after each layer, and after the last norm.
+    ///
+    /// # Shapes
+    /// - input: `[N, D]`
+    /// - outputs: `[N, D]` each, `num_layers + 1` of them
+    pub(crate) fn trace(&self, input: Tensor<2>, places: &PromptPlaces) -> Vec<Tensor<2>> {
+        let rotary = self.rotary(&places.positions, &input.device());
+        let layout = Arc::new(self.layout(&places.lengths).with_rotary(rotary));
+        let mut rows = vec![input];
+        for layer in &self.layers {
+            let attention = |_: &DecoderLayer, qkv| packed_attention(qkv, &layout);
+            let hidden = rows[rows.len() - 1].clone();
+            rows.push(layer.forward(hidden, attention, |input| input));
+        }
+        if let Some(last) = rows.last_mut() {
+            *last = self.normed(last.clone());
+        }
+        rows
     }
 
     /// Opens `group_size` slots a prompt.
@@ -294,8 +343,8 @@ impl Decoder {
 
     fn decode_on_host(&self, cache: &mut HostCache, token_ids: &[u32]) -> Tensor<2> {
         let ids: Vec<usize> = token_ids.iter().map(|&id| id as usize).collect();
-        let position = |row: &StepRow| cache.prompt_lengths[row.prompt] + row.len;
-        let positions: Vec<usize> = cache.rows.iter().map(position).collect();
+        let position = |row: &StepRow| [cache.starts[row.prompt] + row.len; 3];
+        let positions: Vec<Position> = cache.rows.iter().map(position).collect();
         let rotary = self.rotary(&positions, &self.device());
         let mut hidden = self.embed(&ids);
         for (layer, kv) in self.layers.iter().zip(&mut cache.layers) {
@@ -313,11 +362,8 @@ impl Decoder {
         let input = self.embed(&ids);
         let device = input.device();
         let (t, group_size) = (cache.t, cache.group_size);
-        let positions: Vec<usize> = cache
-            .prompt_lengths
-            .iter()
-            .flat_map(|&length| std::iter::repeat_n(length + t, group_size))
-            .collect();
+        let positions: Vec<Position> =
+            cache.starts.iter().flat_map(|&start| std::iter::repeat_n([start + t; 3], group_size)).collect();
         let rotary = self.rotary(&positions, &device);
         let mut hidden = input;
         let layers = self.layers.iter().zip(&cache.prefix).zip(&mut cache.completion);
@@ -343,12 +389,13 @@ mod tests {
         let device = Device::default();
         let decoder = Decoder::new(&DecoderConfig::tiny(11), &mut WeightInit::new(1, &device));
         let prompts = || decoder.embed(&[1, 2, 3, 4, 5, 6]);
-        let (rectangles, expected) = decoder.prefill_on_device(prompts(), vec![4, 2]);
+        let places = PromptPlaces::text(&[4, 2]);
+        let (rectangles, expected) = decoder.prefill_on_device(prompts(), &places);
         let mut layers = Vec::new();
-        let got = decoder.prefill_into(prompts(), &[4, 2], |_, qkv, layout| {
+        let got = decoder.prefill_into(prompts(), &places, |_, qkv, layout| {
             layers.push(HostKv::of_prompts(qkv, layout));
         });
-        let host = HostCache { layers, prompt_lengths: vec![4, 2], rows: Vec::new(), num_slots: 0 };
+        let host = HostCache { layers, starts: vec![4, 2], rows: Vec::new(), num_slots: 0 };
         let near = |a: Tensor<2>, b: Tensor<2>| {
             a.into_data().assert_approx_eq::<f32>(&b.into_data(), Tolerance::absolute(1e-5));
         };

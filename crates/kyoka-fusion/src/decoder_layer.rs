@@ -1,12 +1,8 @@
 //! One layer of the decoder.
 
-use burn::{
-    module::Module,
-    nn::{Linear, RmsNorm},
-    tensor::Tensor,
-};
+use burn::{module::Module, tensor::Tensor};
 use kyoka_nn::{
-    AttentionLayout, CompletionKv, GatedMlp, PrefixKv, Rotary, WeightInit, attend, fused, indices,
+    AttentionLayout, CompletionKv, GatedMlp, Linear, Norm, NormKind, PrefixKv, Rotary, WeightInit, attend, indices,
 };
 
 use crate::DecoderConfig;
@@ -15,13 +11,17 @@ use crate::DecoderConfig;
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
     /// Norm before the attention.
-    pub attention_norm: RmsNorm,
+    pub attention_norm: Norm,
     /// Queries, keys and values in one matrix `[D, (H + 2 Hkv) Dh]`, in this order.
     pub qkv: Linear,
+    /// Norm of each head of the queries, width `Dh`, where there is one.
+    pub query_norm: Option<Norm>,
+    /// Norm of each head of the keys, width `Dh`, where there is one.
+    pub key_norm: Option<Norm>,
     /// Output projection `[H Dh, D]`.
     pub out: Linear,
     /// Norm before the MLP.
-    pub mlp_norm: RmsNorm,
+    pub mlp_norm: Norm,
     /// Feed-forward block.
     pub mlp: GatedMlp,
     num_heads: usize,
@@ -32,12 +32,16 @@ pub struct DecoderLayer {
 impl DecoderLayer {
     pub(crate) fn new(config: &DecoderConfig, init: &mut WeightInit) -> Self {
         let DecoderConfig { d_model, num_heads, num_kv_heads, d_head, .. } = *config;
+        let norm =
+            |width, init: &WeightInit| Norm::new(NormKind::RootMeanSquare, width, config.norm_epsilon, init);
         Self {
-            attention_norm: init.rms_norm(d_model, config.norm_epsilon),
+            attention_norm: norm(d_model, init),
             qkv: init.linear(d_model, (num_heads + 2 * num_kv_heads) * d_head, config.qkv_bias),
-            out: init.residual_linear(num_heads * d_head, d_model, false, config.num_layers),
-            mlp_norm: init.rms_norm(d_model, config.norm_epsilon),
-            mlp: GatedMlp::new(d_model, config.d_hidden, init),
+            query_norm: config.qk_norm.then(|| norm(d_head, init)),
+            key_norm: config.qk_norm.then(|| norm(d_head, init)),
+            out: init.residual_linear(num_heads * d_head, d_model, config.out_bias, config.num_layers),
+            mlp_norm: norm(d_model, init),
+            mlp: GatedMlp::new(d_model, config.d_hidden, config.mlp_bias, init),
             num_heads,
             num_kv_heads,
             d_head,
@@ -56,9 +60,22 @@ impl DecoderLayer {
         attention: impl FnOnce(&Self, Tensor<2>) -> Tensor<2>,
         kept: impl FnOnce(Tensor<2>) -> Tensor<2>,
     ) -> Tensor<2> {
-        let qkv = self.qkv.forward(fused::rms_norm(&self.attention_norm, input.clone()));
+        let qkv = self.norm_heads(self.qkv.forward(self.attention_norm.forward(input.clone())));
         let input = kept(input) + self.out.forward(attention(self, qkv));
-        input.clone() + self.mlp.forward(fused::rms_norm(&self.mlp_norm, input))
+        input.clone() + self.mlp.forward(self.mlp_norm.forward(input))
+    }
+
+    /// The norms of queries and keys, where there are any.
+    fn norm_heads(&self, qkv: Tensor<2>) -> Tensor<2> {
+        let (Some(query_norm), Some(key_norm)) = (&self.query_norm, &self.key_norm) else { return qkv };
+        let [n, width] = qkv.dims();
+        let (h, kv, d_head) = (self.num_heads, self.num_kv_heads, self.d_head);
+        let normed = |norm: &Norm, start: usize, heads: usize| -> Tensor<2> {
+            let rows = qkv.clone().narrow(1, start * d_head, heads * d_head).reshape([n * heads, d_head]);
+            norm.forward(rows).reshape([n, heads * d_head])
+        };
+        let value = qkv.clone().narrow(1, (h + kv) * d_head, width - (h + kv) * d_head);
+        Tensor::cat(vec![normed(query_norm, 0, h), normed(key_norm, h, kv), value], 1)
     }
 
     /// Turned keys, and values, of a pass over prompts alone, padded to the longest.

@@ -3,11 +3,14 @@
 mod cache;
 mod decoder;
 mod decoder_layer;
+pub mod families;
 mod multimodal;
 mod packing;
+mod positions;
 mod projector;
 
 pub use cache::DecoderCache;
 pub use decoder::{Decoder, DecoderConfig};
-pub use multimodal::{MultimodalLm, NoEncoder};
+pub use multimodal::{MultimodalLm, NoEncoder, Trace};
+pub use positions::PositionScheme;
 pub use projector::{Projector, ProjectorConfig, Tower};

@@ -12,7 +12,12 @@ use kyoka_core::{
 };
 use kyoka_nn::{caches_on_host, indices};
 
-use crate::{Decoder, Tower, cache::DecoderCache, packing::Packing};
+use crate::{
+    Decoder, PositionScheme, Tower,
+    cache::DecoderCache,
+    packing::{Packing, PromptPlaces},
+    positions::TokenGrid,
+};
 
 /// The policy: towers for pictures and sounds, and a decoder.
 #[derive(Module, Debug)]
@@ -23,6 +28,18 @@ pub struct MultimodalLm<I: Module, A: Module> {
     pub audio: Option<Tower<A>>,
     /// Reads and writes.
     pub decoder: Decoder,
+    #[module(skip)]
+    positions: PositionScheme,
+}
+
+/// What a policy computes on the way through a batch of prompts, one row a token, prompt after prompt.
+#[derive(Debug, Clone)]
+pub struct Trace {
+    /// Embeddings with the media's features in their places, then the rows after each layer, the last one normed;
+    /// `[N, D]` each.
+    pub hidden: Vec<Tensor<2>>,
+    /// Logits of every position, `[N, V]`.
+    pub logits: Tensor<2>,
 }
 
 /// Stands in for a sense that a policy does not have.
@@ -49,9 +66,19 @@ impl<T: Clone + core::fmt::Debug + Send + Sync + 'static> ModalityEncoder for No
 }
 
 impl<I: Module, A: Module> MultimodalLm<I, A> {
+    /// A policy of the given parts.
+    pub fn new(
+        image: Option<Tower<I>>,
+        audio: Option<Tower<A>>,
+        decoder: Decoder,
+        positions: PositionScheme,
+    ) -> Self {
+        Self { image, audio, decoder, positions }
+    }
+
     /// A policy without senses.
     pub fn text_only(decoder: Decoder) -> Self {
-        Self { image: None, audio: None, decoder }
+        Self::new(None, None, decoder, PositionScheme::Plain)
     }
 }
 
@@ -97,6 +124,38 @@ where
         rows.select(0, indices(&sources, &device))
     }
 
+    /// Where the tokens of prompts stand.
+    fn places(&self, prompts: &[&Prompt]) -> PromptPlaces {
+        let grids: Vec<Vec<TokenGrid>> = match (&self.image, self.positions) {
+            (Some(tower), PositionScheme::Grid { .. }) => prompts
+                .iter()
+                .map(|prompt| prompt.images.iter().map(|image| tower.token_grid(image)).collect())
+                .collect(),
+            _ => vec![Vec::new(); prompts.len()],
+        };
+        self.positions.places(prompts, &grids)
+    }
+
+    /// The rows of a pass over groups.
+    fn packing(&self, groups: &[PackedGroup<'_>]) -> Packing {
+        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
+        Packing::new(groups, self.places(&prompts))
+    }
+
+    /// Positions of a batch of prompts by time, row and column, prompt after prompt, and of each one's first
+    /// completion token.
+    pub fn positions(&self, prompts: &[&Prompt]) -> (Vec<[usize; 3]>, Vec<usize>) {
+        let places = self.places(prompts);
+        (places.positions, places.next)
+    }
+
+    /// Every position of a batch of prompts through all layers: for tests and for looking inside.
+    pub fn trace(&self, prompts: &[&Prompt]) -> Trace {
+        let hidden = self.decoder.trace(self.embed_prompts(prompts), &self.places(prompts));
+        let logits = self.decoder.project(hidden[hidden.len() - 1].clone());
+        Trace { hidden, logits }
+    }
+
     /// Hidden rows of the positions that predict, one a target, not normed.
     fn predicting_rows(&self, groups: &[PackedGroup<'_>], packing: &Packing) -> Tensor<2> {
         let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
@@ -129,8 +188,7 @@ where
     type Cache = DecoderCache;
 
     fn prefill(&self, prompts: &[&Prompt]) -> Prefill<DecoderCache> {
-        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
-        let (cache, last) = self.decoder.prefill(self.embed_prompts(prompts), lengths);
+        let (cache, last) = self.decoder.prefill(self.embed_prompts(prompts), &self.places(prompts));
         Prefill { cache, logits: self.decoder.logits(last) }
     }
 
@@ -161,13 +219,13 @@ where
     }
 
     fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2> {
-        let packing = Packing::new(groups);
+        let packing = self.packing(groups);
         let hidden = self.predicting_rows(groups, &packing);
         packing.unpack(self.decoder.target_logprobs(hidden, &packing.targets)).squeeze_dim(2)
     }
 
     fn score_with_hidden(&self, groups: &[PackedGroup<'_>]) -> (Tensor<2>, Tensor<3>) {
-        let packing = Packing::new(groups);
+        let packing = self.packing(groups);
         let hidden = self.predicting_rows(groups, &packing);
         let logprobs = self.decoder.target_logprobs(hidden.clone(), &packing.targets);
         (packing.unpack(logprobs).squeeze_dim(2), packing.unpack(self.decoder.normed(hidden)))

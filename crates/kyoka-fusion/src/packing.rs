@@ -2,7 +2,27 @@
 
 use burn::tensor::Tensor;
 use kyoka_core::PackedGroup;
-use kyoka_nn::indices;
+use kyoka_nn::{Position, indices};
+
+/// Where the tokens of a batch of prompts stand.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PromptPlaces {
+    /// Tokens of each prompt.
+    pub lengths: Vec<usize>,
+    /// Position of every token, prompt after prompt.
+    pub positions: Vec<Position>,
+    /// Position of each prompt's first completion token.
+    pub next: Vec<usize>,
+}
+
+impl PromptPlaces {
+    /// Prompts of running text.
+    #[cfg(test)]
+    pub fn text(lengths: &[usize]) -> Self {
+        let positions = lengths.iter().flat_map(|&len| (0..len).map(|place| [place; 3])).collect();
+        Self { lengths: lengths.to_vec(), positions, next: lengths.to_vec() }
+    }
+}
 
 /// The rows of a training pass: all prompts, then all completions prompt by prompt, nothing padded.
 pub(crate) struct Packing {
@@ -11,7 +31,7 @@ pub(crate) struct Packing {
     /// Tokens that are read of each completion: all but the last.
     pub completion_lens: Vec<Vec<usize>>,
     /// Position of every row.
-    pub positions: Vec<usize>,
+    pub positions: Vec<Position>,
     /// Token ids of the completions' rows.
     pub completion_ids: Vec<usize>,
     /// For every target, the row that predicts it.
@@ -25,11 +45,10 @@ pub(crate) struct Packing {
 }
 
 impl Packing {
-    pub fn new(groups: &[PackedGroup<'_>]) -> Self {
+    pub fn new(groups: &[PackedGroup<'_>], places: PromptPlaces) -> Self {
         let completions = || groups.iter().flat_map(|group| &group.completions);
         let longest = completions().map(|ids| ids.len()).max().unwrap_or(0);
         assert!(longest > 0, "score: expected at least one completion token, got none");
-        let prompt_lens: Vec<usize> = groups.iter().map(|group| group.prompt.len()).collect();
         let read = |group: &PackedGroup<'_>| group.completions.iter().map(|ids| ids.len() - 1).collect();
         if let Some(b) = groups.iter().position(|group| group.prompt.is_empty()) {
             panic!("score: the prompt of group {b} is empty");
@@ -40,24 +59,23 @@ impl Packing {
         let num_targets: usize = completions().map(|ids| ids.len()).sum();
         let mut packing = Self {
             completion_lens: groups.iter().map(read).collect(),
-            positions: prompt_lens.iter().flat_map(|&len| 0..len).collect(),
+            positions: places.positions,
             completion_ids: Vec::new(),
             predictors: Vec::with_capacity(num_targets),
             targets: Vec::with_capacity(num_targets),
             places: Vec::new(),
             shape: [completions().count(), longest],
-            prompt_lens,
+            prompt_lens: places.lengths,
         };
         let mut prompt_end = 0;
-        for group in groups {
-            let prompt_len = group.prompt.len();
-            prompt_end += prompt_len;
+        for (group, &first_position) in groups.iter().zip(&places.next) {
+            prompt_end += group.prompt.len();
             for ids in &group.completions {
                 // The prompt's last row predicts the first token, every token's row the next one.
                 packing.predictors.push(prompt_end - 1);
                 let start = packing.positions.len();
                 packing.predictors.extend(start..start + ids.len() - 1);
-                packing.positions.extend(prompt_len..prompt_len + ids.len() - 1);
+                packing.positions.extend((0..ids.len() - 1).map(|t| [first_position + t; 3]));
                 packing.completion_ids.extend(ids[..ids.len() - 1].iter().map(|&id| id as usize));
                 let first = packing.targets.len();
                 packing.targets.extend(ids.iter().map(|&id| id as usize));
@@ -93,9 +111,9 @@ mod tests {
             PackedGroup { prompt: &long, completions: vec![&[10, 11, 12], &[13]] },
             PackedGroup { prompt: &short, completions: vec![&[14, 15]] },
         ];
-        let packing = Packing::new(&groups);
+        let packing = Packing::new(&groups, PromptPlaces::text(&[3, 1]));
         // Rows: prompts 0..3 and 3..4, then 10 11 at 4..6, nothing of 13, 14 at 6..7.
-        assert_eq!(packing.positions, [0, 1, 2, 0, 3, 4, 1]);
+        assert_eq!(packing.positions, [0, 1, 2, 0, 3, 4, 1].map(|position| [position; 3]));
         assert_eq!(packing.completion_ids, [10, 11, 14]);
         assert_eq!(packing.targets, [10, 11, 12, 13, 14, 15]);
         assert_eq!(packing.predictors, [2, 4, 5, 2, 3, 6]);

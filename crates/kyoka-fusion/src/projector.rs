@@ -2,12 +2,13 @@
 
 use burn::{
     module::Module,
-    nn::Linear,
     tensor::{Device, Tensor},
 };
-use kyoka_core::ModalityEncoder;
-use kyoka_nn::{Activation, GeluMlp, WeightInit};
+use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
+use kyoka_nn::{Activation, GeluMlp, Linear, WeightInit};
 use serde::{Deserialize, Serialize};
+
+use crate::positions::TokenGrid;
 
 /// How features become tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,15 +20,26 @@ pub struct ProjectorConfig {
     /// square number.
     #[serde(default)]
     pub grid_columns: Option<usize>,
-    /// One matrix without bias, as Idefics3 has it, instead of an MLP.
+    /// One matrix, as Idefics3 has it, instead of an MLP.
     #[serde(default)]
     pub linear: bool,
+    /// Whether that one matrix has a bias, as Qwen2-Audio's.
+    #[serde(default)]
+    pub linear_bias: bool,
+    /// Width between the matrices of the MLP; without, the decoder's.
+    #[serde(default)]
+    pub d_hidden: Option<usize>,
 }
 
 impl ProjectorConfig {
     /// Folds adjacent positions, then an MLP.
     pub fn mlp(fold: usize) -> Self {
-        Self { fold, grid_columns: None, linear: false }
+        Self { fold, grid_columns: None, linear: false, linear_bias: false, d_hidden: None }
+    }
+
+    /// Folds adjacent positions, then one matrix.
+    pub fn linear(fold: usize, bias: bool) -> Self {
+        Self { linear: true, linear_bias: bias, ..Self::mlp(fold) }
     }
 }
 
@@ -51,7 +63,7 @@ impl Projector {
     /// # Panics
     /// If the fold is 0, or no square on a grid.
     pub fn new(config: ProjectorConfig, d_input: usize, d_output: usize, init: &mut WeightInit) -> Self {
-        let ProjectorConfig { fold, grid_columns, linear } = config;
+        let ProjectorConfig { fold, grid_columns, linear, linear_bias, d_hidden } = config;
         assert!(fold > 0, "projector: expected a fold of at least 1, got 0");
         assert!(
             grid_columns.is_none() || fold.isqrt().pow(2) == fold,
@@ -59,24 +71,32 @@ impl Projector {
         );
         let d_folded = d_input * fold;
         Self {
-            linear: linear.then(|| init.linear(d_folded, d_output, false)),
-            mlp: (!linear).then(|| GeluMlp::new([d_folded, d_output, d_output], Activation::Gelu, init)),
+            linear: linear.then(|| init.linear(d_folded, d_output, linear_bias)),
+            mlp: (!linear).then(|| {
+                GeluMlp::new([d_folded, d_hidden.unwrap_or(d_output), d_output], Activation::Gelu, init)
+            }),
             fold,
             grid_columns,
         }
     }
 
     /// # Shapes
-    /// - input: `[B, P, D]` with `P` a multiple of the fold
-    /// - output: `[B * P / fold, d_output]`
-    pub fn forward(&self, features: Tensor<3>) -> Tensor<2> {
-        let [b, p, d] = features.dims();
-        assert!(p % self.fold == 0, "projector: {p} positions are not a multiple of the fold {}", self.fold);
-        let features = match self.grid_columns {
-            None => features,
-            Some(columns) => fold_squares(features, columns, self.fold.isqrt()),
+    /// - input: `[N, D]`, the length of each medium a multiple of the fold
+    /// - output: `[N / fold, d_output]`
+    ///
+    /// # Panics
+    /// If a medium's positions do not fold.
+    pub fn forward(&self, features: ModalityFeatures) -> Tensor<2> {
+        let ModalityFeatures { embeddings, lengths } = features;
+        let [n, d] = embeddings.dims();
+        if let Some(length) = lengths.iter().find(|length| !length.is_multiple_of(self.fold)) {
+            panic!("projector: {length} positions are not a multiple of the fold {}", self.fold);
+        }
+        let embeddings = match self.grid_columns {
+            None => embeddings,
+            Some(columns) => fold_squares(embeddings, columns, self.fold.isqrt()),
         };
-        let folded: Tensor<2> = features.reshape([b * p / self.fold, d * self.fold]);
+        let folded = embeddings.reshape([n / self.fold, d * self.fold]);
         match (&self.linear, &self.mlp) {
             (Some(linear), _) => linear.forward(folded),
             (None, Some(mlp)) => mlp.forward(folded),
@@ -85,16 +105,17 @@ impl Projector {
     }
 }
 
-/// Puts the positions of each square of a grid next to each other, squares and positions in reading order.
-fn fold_squares(features: Tensor<3>, columns: usize, side: usize) -> Tensor<3> {
-    let [b, p, d] = features.dims();
-    let rows = p / columns;
+/// Puts the positions of each square of a grid next to each other, squares and positions in reading order. Grids of all
+/// media stand one below the other.
+fn fold_squares(features: Tensor<2>, columns: usize, side: usize) -> Tensor<2> {
+    let [n, d] = features.dims();
+    let rows = n / columns;
     assert!(
-        rows * columns == p && rows.is_multiple_of(side) && columns.is_multiple_of(side),
-        "projector: a grid of {p} positions in {columns} columns does not split into squares of {side}"
+        rows * columns == n && rows.is_multiple_of(side) && columns.is_multiple_of(side),
+        "projector: a grid of {n} positions in {columns} columns does not split into squares of {side}"
     );
-    let squares: Tensor<5> = features.reshape([b * rows / side, side, columns / side, side, d]);
-    squares.swap_dims(1, 2).reshape([b, p, d])
+    let squares: Tensor<5> = features.reshape([rows / side, side, columns / side, side, d]);
+    squares.swap_dims(1, 2).reshape([n, d])
 }
 
 /// An encoder with its projector: one sense of the policy.
@@ -112,12 +133,27 @@ impl<E: ModalityEncoder> Tower<E> {
         self.encoder.num_positions(input) / self.projector.fold
     }
 
+    /// The grid on which the tokens of a picture lie.
+    ///
+    /// # Panics
+    /// If the encoder's positions have no grid.
+    pub(crate) fn token_grid(&self, input: &ImageInput) -> TokenGrid
+    where
+        E: ModalityEncoder<Input = ImageInput>,
+    {
+        let grid = self.encoder.grid(input);
+        let [steps, rows, columns] = grid.expect("positions by row and column need an encoder with a grid");
+        let side = self.projector.fold.isqrt();
+        let seconds_per_step = f64::from(input.seconds_per_step);
+        TokenGrid { steps, rows: rows / side, columns: columns / side, seconds_per_step }
+    }
+
     /// All media in one call; rows in the order of the media.
     ///
     /// # Shapes
     /// - output: `[N, d_output]` with `N` the sum of the media's tokens
     pub fn forward(&self, inputs: &[&E::Input], device: &Device) -> Tensor<2> {
-        self.projector.forward(self.encoder.encode(inputs, device).embeddings)
+        self.projector.forward(self.encoder.encode(inputs, device))
     }
 }
 
@@ -129,7 +165,7 @@ mod tests {
     fn squares_of_a_grid_come_together_in_reading_order() {
         // Two rows of four positions: two squares.
         let grid: Vec<f32> = (0..8).map(|i| i as f32).collect();
-        let features = Tensor::<1>::from_floats(grid.as_slice(), &Device::default()).reshape([1, 8, 1]);
+        let features = Tensor::<1>::from_floats(grid.as_slice(), &Device::default()).reshape([8, 1]);
         let folded = fold_squares(features, 4, 2).into_data().try_to_vec::<f32>().unwrap();
         assert_eq!(folded, [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]);
     }

@@ -1,19 +1,34 @@
-//! A vision transformer (arXiv 2010.11929) without class token: one feature a patch.
+//! The vision transformer (arXiv 2010.11929) in the shapes of SigLIP, CLIP and DINOv2: one feature a patch.
+
+use std::sync::Arc;
 
 use burn::{
     module::{Module, Param},
-    nn::Linear,
-    tensor::{Bool, Device, Tensor, TensorData},
+    tensor::{Device, Tensor, TensorData},
 };
 use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{Activation, EncoderLayer, EncoderLayerConfig, LayerNorm, WeightInit, WeightRule};
+use kyoka_nn::{EncoderLayer, EncoderLayerConfig, Linear, Norm, WeightInit, indices, masked_attention};
 use serde::{Deserialize, Serialize};
+
+use crate::{patches::Patches, positions};
+
+/// How the learned positions are laid over the patches of a picture.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VitPositions {
+    /// As they are; bicubic interpolation for pictures of another size (DINOv2, CLIP, SigLIP).
+    #[default]
+    Interpolated,
+    /// The nearest one by the fraction of the picture's own height and width (SmolVLM, Idefics3; NaViT, arXiv
+    /// 2307.06304).
+    Bucketed,
+}
 
 /// Sizes of the encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
-    /// Height of the pictures in pixels, a multiple of the patch.
+    /// Height of the pictures in pixels, a multiple of the patch; with a width, that of the learned positions.
     pub height: usize,
     /// Width of the pictures in pixels, a multiple of the patch.
     pub width: usize,
@@ -23,19 +38,54 @@ pub struct VitConfig {
     pub num_layers: usize,
     /// Sizes of a layer.
     pub layer: EncoderLayerConfig,
+    /// A token before the patches that is no feature of its own (CLIP, DINOv2). Default false.
+    #[serde(default)]
+    pub class_token: bool,
+    /// A bias in the patch embedding. Default true.
+    #[serde(default = "yes")]
+    pub patch_bias: bool,
+    /// A norm before the first layer (CLIP). Default false.
+    #[serde(default)]
+    pub pre_norm: bool,
+    /// A norm after the last layer. Default true; CLIP has none for patches.
+    #[serde(default = "yes")]
+    pub post_norm: bool,
+    /// How positions fit pictures.
+    #[serde(default)]
+    pub positions: VitPositions,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl VitConfig {
     /// Three layers of width 96 over 28 x 28 pictures in 16 patches: about 0.35 M parameters.
     pub fn tiny() -> Self {
-        let layer = EncoderLayerConfig {
-            d_model: 96,
-            num_heads: 3,
-            d_hidden: 384,
-            norm_epsilon: 1e-6,
-            activation: Activation::Gelu,
-        };
-        Self { height: 28, width: 28, patch_size: 7, num_layers: 3, layer }
+        Self::new(28, 7, 3, EncoderLayerConfig::plain(96, 3, 384, 1e-6))
+    }
+
+    /// Square pictures, everything else as usual.
+    pub fn new(side: usize, patch_size: usize, num_layers: usize, layer: EncoderLayerConfig) -> Self {
+        let (height, width) = (side, side);
+        let (class_token, pre_norm, positions) = (false, false, VitPositions::Interpolated);
+        Self {
+            height,
+            width,
+            patch_size,
+            num_layers,
+            layer,
+            class_token,
+            patch_bias: true,
+            pre_norm,
+            post_norm: true,
+            positions,
+        }
+    }
+
+    /// Rows and columns of the learned positions.
+    pub fn grid(&self) -> [usize; 2] {
+        [self.height / self.patch_size, self.width / self.patch_size]
     }
 }
 
@@ -44,15 +94,18 @@ impl VitConfig {
 pub struct VitEncoder {
     /// Weight `[3 * patch * patch, D]`: a convolution whose stride is its width.
     pub patch_embedding: Linear,
-    /// Shape `[P, D]`.
+    /// Shape `[1, D]`, where there is one.
+    pub class_embedding: Option<Param<Tensor<2>>>,
+    /// Shape `[P, D]`, the class token's first.
     pub position_embedding: Param<Tensor<2>>,
+    /// Norm before the first layer, where there is one.
+    pub pre_norm: Option<Norm>,
     /// The layers.
     pub layers: Vec<EncoderLayer>,
-    /// Norm after the last layer.
-    pub norm: LayerNorm,
-    height: usize,
-    width: usize,
-    patch_size: usize,
+    /// Norm after the last layer, where there is one.
+    pub norm: Option<Norm>,
+    #[module(skip)]
+    config: VitConfig,
 }
 
 impl VitEncoder {
@@ -61,74 +114,95 @@ impl VitEncoder {
     /// # Panics
     /// If the patch does not divide the picture.
     pub fn new(config: &VitConfig, init: &mut WeightInit) -> Self {
-        let VitConfig { height, width, patch_size, num_layers, layer } = *config;
+        let VitConfig { height, width, patch_size, num_layers, layer, .. } = *config;
         assert!(
             height % patch_size == 0 && width % patch_size == 0,
             "vit: patches of {patch_size} do not divide a picture of {height} x {width}"
         );
-        let positions = (height / patch_size) * (width / patch_size);
-        Self {
-            patch_embedding: init.linear(3 * patch_size * patch_size, layer.d_model, true),
-            position_embedding: init.uniform([positions, layer.d_model], 0.02),
-            layers: (0..num_layers).map(|_| EncoderLayer::new(layer, init)).collect(),
-            norm: LayerNorm::new(layer.d_model, layer.norm_epsilon, init),
-            height,
-            width,
-            patch_size,
-        }
-    }
-
-    /// How the parameters are made of a SigLIP checkpoint's, whose names start with `theirs`; ours start with `ours`.
-    pub fn siglip_rules(config: &VitConfig, ours: &str, theirs: &str) -> Vec<WeightRule> {
-        let patches = WeightRule::linear(
-            &format!("{ours}patch_embedding"),
-            &[format!("{theirs}embeddings.patch_embedding")],
-            true,
-        );
-        let positions = WeightRule::same(
-            format!("{ours}position_embedding"),
-            format!("{theirs}embeddings.position_embedding.weight"),
-        );
-        let norm = |ours: String, theirs: String| {
-            [("gamma", "weight"), ("beta", "bias")]
-                .map(|(part, name)| WeightRule::same(format!("{ours}.{part}"), format!("{theirs}.{name}")))
+        let [rows, columns] = config.grid();
+        let positions = rows * columns + usize::from(config.class_token);
+        let norm = |wanted: bool, init: &WeightInit| {
+            wanted.then(|| Norm::new(layer.norm, layer.d_model, layer.norm_epsilon, init))
         };
-        let mut rules = patches;
-        rules.push(positions);
-        rules.extend(norm(format!("{ours}norm"), format!("{theirs}post_layernorm")));
-        for layer in 0..config.num_layers {
-            let (ours, theirs) = (format!("{ours}layers.{layer}"), format!("{theirs}encoder.layers.{layer}"));
-            let mut linear = |part: &str, names: &[&str]| {
-                let names: Vec<String> = names.iter().map(|name| format!("{theirs}.{name}")).collect();
-                rules.extend(WeightRule::linear(&format!("{ours}.{part}"), &names, true));
-            };
-            linear("qkv", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
-            linear("out", &["self_attn.out_proj"]);
-            linear("mlp.fc1", &["mlp.fc1"]);
-            linear("mlp.fc2", &["mlp.fc2"]);
-            rules.extend(norm(format!("{ours}.attention_norm"), format!("{theirs}.layer_norm1")));
-            rules.extend(norm(format!("{ours}.mlp_norm"), format!("{theirs}.layer_norm2")));
+        Self {
+            patch_embedding: init.linear(3 * patch_size * patch_size, layer.d_model, config.patch_bias),
+            class_embedding: config.class_token.then(|| init.uniform([1, layer.d_model], 0.02)),
+            position_embedding: init.uniform([positions, layer.d_model], 0.02),
+            pre_norm: norm(config.pre_norm, init),
+            layers: (0..num_layers).map(|_| EncoderLayer::new(layer, init)).collect(),
+            norm: norm(config.post_norm, init),
+            config: config.clone(),
         }
-        rules
     }
 
-    /// Pixels of one picture, patch by patch, each patch channels first.
-    fn unfold(&self, input: &ImageInput, values: &mut Vec<f32>) {
-        let ImageInput { channels, height, width, .. } = *input;
-        assert_eq!(
-            (channels, height, width),
-            (3, self.height, self.width),
-            "vit: expected (channels, height, width) as configured"
-        );
-        let side = self.patch_size;
-        for top in (0..height).step_by(side) {
-            for left in (0..width).step_by(side) {
-                for channel in 0..channels {
-                    for y in top..top + side {
-                        let start = (channel * height + y) * width + left;
-                        values.extend_from_slice(&input.pixel_values[start..start + side]);
-                    }
-                }
+    /// Hidden rows after the last norm, class tokens included.
+    ///
+    /// # Shapes
+    /// - output: `[B, P, D]`, a row of it a view; all inputs have one size
+    ///
+    /// # Panics
+    /// If there is no input, the sizes differ, or a patch does not divide them.
+    pub fn hidden_states(&self, inputs: &[&ImageInput], device: &Device) -> Tensor<3> {
+        let patches = Patches::of(inputs, self.config.patch_size);
+        let (b, [rows, columns]) = (patches.num_views(), patches.grid());
+        let [_, d] = self.position_embedding.dims();
+        let positions = rows * columns;
+        let embedded = self.patch_embedding.forward(patches.tensor(device));
+        let embedded: Tensor<3> = embedded.reshape([b, positions, d]) + self.patch_positions(&patches);
+        let embedded = match self.class_row() {
+            Some(class) => Tensor::cat(vec![class.reshape([1, 1, d]).expand([b, 1, d]), embedded], 1),
+            None => embedded,
+        };
+        let [_, t, _] = embedded.dims();
+        let mut hidden = embedded.reshape([b * t, d]);
+        if let Some(norm) = &self.pre_norm {
+            hidden = norm.forward(hidden);
+        }
+        hidden = self.run(hidden, [b, t], patches.seen.as_deref());
+        if let Some(norm) = &self.norm {
+            hidden = norm.forward(hidden);
+        }
+        hidden.reshape([b, t, d])
+    }
+
+    /// All layers over `b` sequences of `t` positions; `seen` says which patches hold some of the picture.
+    fn run(&self, hidden: Tensor<2>, [b, t]: [usize; 2], seen: Option<&[bool]>) -> Tensor<2> {
+        let Some(first) = self.layers.first() else { return hidden };
+        let Some(seen) = seen else {
+            return EncoderLayer::run(&self.layers, hidden, &Arc::new(first.layout(&vec![t; b])));
+        };
+        let class = t - seen.len() / b;
+        let of_view = |view: &[bool]| [vec![true; class], view.to_vec()].concat();
+        let seen: Vec<bool> = seen.chunks_exact(t - class).flat_map(of_view).collect();
+        let attention = |qkv| masked_attention(qkv, self.config.layer.heads(), t, &seen);
+        self.layers.iter().fold(hidden, |hidden, layer| layer.forward(hidden, attention))
+    }
+
+    /// The class token with its position, `[1, D]`.
+    fn class_row(&self) -> Option<Tensor<2>> {
+        let class = self.class_embedding.as_ref()?;
+        Some(class.val() + self.position_embedding.val().narrow(0, 0, 1))
+    }
+
+    /// Learned positions of every patch, `[1, P, D]` or `[B, P, D]`.
+    fn patch_positions(&self, patches: &Patches) -> Tensor<3> {
+        let (learned, grid) = (self.config.grid(), patches.grid());
+        let [total, d] = self.position_embedding.dims();
+        let class = usize::from(self.class_embedding.is_some());
+        let table = self.position_embedding.val().narrow(0, class, total - class);
+        let count = grid[0] * grid[1];
+        match self.config.positions {
+            VitPositions::Interpolated if grid == learned => table.unsqueeze(),
+            VitPositions::Interpolated => {
+                let weights = positions::bicubic(learned, grid, &table.device());
+                weights.matmul(table).unsqueeze()
+            }
+            VitPositions::Bucketed => {
+                let rows = positions::buckets(learned, grid, patches.num_views(), patches.seen.as_deref());
+                let same = rows.chunks_exact(count).all(|view| view == &rows[..count]);
+                let rows = if same { &rows[..count] } else { &rows[..] };
+                let picked = table.clone().select(0, indices(rows, &table.device()));
+                picked.reshape([rows.len() / count, count, d])
             }
         }
     }
@@ -141,26 +215,51 @@ impl ModalityEncoder for VitEncoder {
         self.position_embedding.dims()[1]
     }
 
-    fn num_positions(&self, _: &ImageInput) -> usize {
-        self.position_embedding.dims()[0]
+    fn num_positions(&self, input: &ImageInput) -> usize {
+        let side = self.config.patch_size;
+        input.num_views * (input.height / side) * (input.width / side)
     }
 
     fn encode(&self, inputs: &[&ImageInput], device: &Device) -> ModalityFeatures {
         assert!(!inputs.is_empty(), "vit: expected at least one picture, got none");
-        let [p, d] = self.position_embedding.dims();
-        let b = inputs.len();
-        let d_patch = 3 * self.patch_size * self.patch_size;
-        let mut values = Vec::with_capacity(b * p * d_patch);
-        for input in inputs {
-            self.unfold(input, &mut values);
+        let lengths: Vec<usize> = inputs.iter().map(|input| self.num_positions(input)).collect();
+        let class = usize::from(self.class_embedding.is_some());
+        // Pictures of one size run together; most often there is one size.
+        let mut sizes: Vec<[usize; 2]> = inputs.iter().map(|input| [input.height, input.width]).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let mut rows = Vec::with_capacity(sizes.len());
+        let mut order = vec![0; inputs.len()];
+        let mut next = 0;
+        for size in sizes {
+            let of_size = |place: &usize| [inputs[*place].height, inputs[*place].width] == size;
+            let places: Vec<usize> = (0..inputs.len()).filter(of_size).collect();
+            let alike: Vec<&ImageInput> = places.iter().map(|&place| inputs[place]).collect();
+            let hidden = self.hidden_states(&alike, device);
+            let [b, t, d] = hidden.dims();
+            rows.push(hidden.narrow(1, class, t - class).reshape([b * (t - class), d]));
+            for place in places {
+                order[place] = next;
+                next += lengths[place];
+            }
         }
-        let patches = Tensor::<2>::from_data(TensorData::new(values, [b * p, d_patch]), device);
-        let embedded: Tensor<3> = self.patch_embedding.forward(patches).reshape([b, p, d]);
-        let hidden = embedded + self.position_embedding.val().unsqueeze();
-        let hidden = EncoderLayer::run(&self.layers, hidden);
-        let embeddings = self.norm.forward(hidden.reshape([b * p, d])).reshape([b, p, d]);
-        let mask = Tensor::<2, Bool>::from_data(TensorData::new(vec![true; b * p], [b, p]), device);
-        ModalityFeatures { embeddings, mask }
+        let embeddings = match rows.len() {
+            1 => rows.remove(0),
+            _ => {
+                let places = order.iter().zip(&lengths).flat_map(|(&start, &len)| start..start + len);
+                Tensor::cat(rows, 0).select(0, indices(&places.collect::<Vec<_>>(), device))
+            }
+        };
+        ModalityFeatures { embeddings, lengths }
+    }
+}
+
+impl Patches {
+    /// All patches, `[N, 3 * patch * patch]`.
+    fn tensor(&self, device: &Device) -> Tensor<2> {
+        let width = self.values.len() / (self.num_views() * self.grid()[0] * self.grid()[1]);
+        let rows = self.values.len() / width;
+        Tensor::from_data(TensorData::new(self.values.clone(), [rows, width]), device)
     }
 }
 
@@ -169,31 +268,38 @@ mod tests {
     use super::*;
     use crate::ImageProcessor;
 
+    fn process(shade: u8) -> ImageInput {
+        let values = (0..784).map(|i| (i as u8).wrapping_mul(shade)).collect();
+        ImageProcessor::default().process(&crate::Picture::grey(28, 28, values))
+    }
+
     #[test]
     fn features_of_a_picture_do_not_depend_on_its_neighbours() {
         let device = Device::default();
         let encoder = VitEncoder::new(&VitConfig::tiny(), &mut WeightInit::new(1, &device));
-        let process = |shade: u8| {
-            let values = (0..784).map(|i| (i as u8).wrapping_mul(shade)).collect();
-            ImageProcessor::default().process(&crate::Picture::grey(28, 28, values))
-        };
         let (first, second) = (process(3), process(7));
         let both = encoder.encode(&[&first, &second], &device).embeddings;
         let alone = encoder.encode(&[&second], &device).embeddings;
-        let difference = (both.narrow(0, 1, 1) - alone).abs().max().into_scalar::<f32>();
+        let difference = (both.narrow(0, 16, 16) - alone).abs().max().into_scalar::<f32>();
         assert!(difference < 1e-5, "{difference}");
     }
 
     #[test]
-    fn patches_are_read_row_by_row_channels_first() {
-        let mut config = VitConfig::tiny();
-        (config.height, config.width, config.patch_size) = (2, 4, 2);
-        let encoder = VitEncoder::new(&config, &mut WeightInit::new(1, &Device::default()));
-        let pixel_values: Vec<f32> = (0..24).map(|i| i as f32).collect();
-        let input = ImageInput { pixel_values: pixel_values.into(), channels: 3, height: 2, width: 4 };
-        let mut values = Vec::new();
-        encoder.unfold(&input, &mut values);
-        let expected = [0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23];
-        assert_eq!(values, expected.map(|i| i as f32));
+    fn pictures_of_two_sizes_keep_their_order() {
+        let device = Device::default();
+        let config = VitConfig { class_token: true, pre_norm: true, ..VitConfig::tiny() };
+        let encoder = VitEncoder::new(&config, &mut WeightInit::new(1, &device));
+        let small = |shade: f32| ImageInput::one_view(vec![shade; 3 * 14 * 21].into(), [3, 14, 21]);
+        let inputs = [process(3), small(0.3), process(7), small(0.9)];
+        let inputs: Vec<&ImageInput> = inputs.iter().collect();
+        let all = encoder.encode(&inputs, &device);
+        assert_eq!(all.lengths, [16, 6, 16, 6]);
+        let mut start = 0;
+        for (input, length) in inputs.into_iter().zip(all.lengths) {
+            let alone = encoder.encode(&[input], &device).embeddings;
+            let got = all.embeddings.clone().narrow(0, start, length);
+            assert!((got - alone).abs().max().into_scalar::<f32>() < 1e-5);
+            start += length;
+        }
     }
 }

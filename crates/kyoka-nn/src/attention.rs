@@ -16,7 +16,7 @@ pub struct PrefixKv {
 }
 
 /// What is added to the score of a position that may not be seen.
-const MASKED: f32 = -1e9;
+pub(crate) const MASKED: f32 = -1e9;
 
 /// A bias `[1, 1, 1, R * T, S]` for `T` queries of `R` heads over `S` keys, where query `t` sits at key
 /// `S - T + t` and sees what is not later.

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use burn::{module::Module, nn::Linear, tensor::Tensor};
+use burn::{
+    module::{Module, Param},
+    tensor::Tensor,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::{Activation, AttentionLayout, GeluMlp, HeadConfig, LayerNorm, WeightInit, packed_attention};
+use crate::{
+    Activation, AttentionLayout, GatedMlp, GeluMlp, HeadConfig, Linear, Norm, NormKind, WeightInit, packed_attention,
+};
 
 /// Sizes of an encoder layer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -21,64 +26,120 @@ pub struct EncoderLayerConfig {
     /// Between the two matrices of the MLP.
     #[serde(default)]
     pub activation: Activation,
+    /// Which norms.
+    #[serde(default)]
+    pub norm: NormKind,
+    /// Whether the MLP is gated: `down(silu(gate(x)) * up(x))`. The activation is then `silu`.
+    #[serde(default)]
+    pub gated: bool,
+    /// Whether each branch is scaled channel by channel before it is added (arXiv 2103.17239).
+    #[serde(default)]
+    pub layer_scale: bool,
 }
 
-/// `x + attention(norm(x))`, then `x + mlp(norm(x))`, every position seeing every other.
+impl EncoderLayerConfig {
+    /// Layer norms and a plain MLP.
+    ///
+    /// # Panics
+    /// If the heads do not divide the width.
+    pub fn plain(d_model: usize, num_heads: usize, d_hidden: usize, norm_epsilon: f64) -> Self {
+        assert!(
+            num_heads > 0 && d_model.is_multiple_of(num_heads),
+            "encoder layer: {num_heads} heads do not divide the width {d_model}"
+        );
+        let (activation, norm) = (Activation::Gelu, NormKind::Layer);
+        Self { d_model, num_heads, d_hidden, norm_epsilon, activation, norm, gated: false, layer_scale: false }
+    }
+
+    /// The heads of its attention.
+    pub fn heads(&self) -> HeadConfig {
+        let Self { d_model, num_heads, .. } = *self;
+        HeadConfig { num_heads, num_kv_heads: num_heads, d_head: d_model / num_heads }
+    }
+}
+
+/// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Module, Debug)]
 pub struct EncoderLayer {
     /// Norm before the attention.
-    pub attention_norm: LayerNorm,
+    pub attention_norm: Norm,
     /// Queries, keys and values in one matrix `[D, 3 D]`, in this order.
     pub qkv: Linear,
     /// Output projection `[D, D]`.
     pub out: Linear,
+    /// Scale of the attention's branch `[D]`, where there is one.
+    pub attention_scale: Option<Param<Tensor<1>>>,
     /// Norm before the MLP.
-    pub mlp_norm: LayerNorm,
-    /// Feed-forward block.
-    pub mlp: GeluMlp,
+    pub mlp_norm: Norm,
+    /// Feed-forward block, where it is not gated.
+    pub mlp: Option<GeluMlp>,
+    /// Feed-forward block, where it is gated.
+    pub gated_mlp: Option<GatedMlp>,
+    /// Scale of the MLP's branch `[D]`, where there is one.
+    pub mlp_scale: Option<Param<Tensor<1>>>,
     num_heads: usize,
 }
 
 impl EncoderLayer {
     /// A layer with seeded weights.
     pub fn new(config: EncoderLayerConfig, init: &mut WeightInit) -> Self {
-        let EncoderLayerConfig { d_model, num_heads, d_hidden, norm_epsilon, activation } = config;
-        assert!(
-            d_model % num_heads == 0,
-            "encoder layer: {num_heads} heads do not divide the width {d_model}"
-        );
+        let EncoderLayerConfig { d_model, num_heads, d_hidden, norm_epsilon, activation, .. } = config;
+        let norm = |init: &WeightInit| Norm::new(config.norm, d_model, norm_epsilon, init);
+        let scale = |init: &WeightInit| config.layer_scale.then(|| init.ones([d_model]));
         Self {
-            attention_norm: LayerNorm::new(d_model, norm_epsilon, init),
+            attention_norm: norm(init),
             qkv: init.linear(d_model, 3 * d_model, true),
             out: init.residual_linear(d_model, d_model, true, 3),
-            mlp_norm: LayerNorm::new(d_model, norm_epsilon, init),
-            mlp: GeluMlp::new([d_model, d_hidden, d_model], activation, init),
+            attention_scale: scale(init),
+            mlp_norm: norm(init),
+            mlp: (!config.gated).then(|| GeluMlp::new([d_model, d_hidden, d_model], activation, init)),
+            gated_mlp: config.gated.then(|| GatedMlp::new(d_model, d_hidden, true, init)),
+            mlp_scale: scale(init),
             num_heads,
         }
     }
 
-    /// Layers one after the other, every position of an input seeing every other.
+    /// Layers one after the other over a flat pass of sequences; every position sees all of its own sequence.
     ///
     /// # Shapes
-    /// - input and output: `[B, T, D]`
-    pub fn run(layers: &[Self], input: Tensor<3>) -> Tensor<3> {
-        let [b, t, d] = input.dims();
-        let Some(first) = layers.first() else { return input };
-        let layout = first.layout(b, t);
-        let rows = input.reshape([b * t, d]);
-        layers.iter().fold(rows, |rows, layer| layer.forward(rows, &layout)).reshape([b, t, d])
+    /// - input and output: `[N, D]`
+    pub fn run(layers: &[Self], input: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
+        let attention = |qkv| packed_attention(qkv, layout);
+        layers.iter().fold(input, |rows, layer| layer.forward(rows, attention))
     }
 
-    fn forward(&self, input: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
+    /// One layer; `attention` mixes rows of queries, keys and values `[N, 3 D]` into `[N, D]`.
+    ///
+    /// # Shapes
+    /// - input and output: `[N, D]`
+    pub fn forward(&self, input: Tensor<2>, attention: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
         let qkv = self.qkv.forward(self.attention_norm.forward(input.clone()));
-        let input = input + self.out.forward(packed_attention(qkv, layout));
-        input.clone() + self.mlp.forward(self.mlp_norm.forward(input))
+        let mixed = scaled(self.out.forward(attention(qkv)), self.attention_scale.as_ref());
+        let input = input + mixed;
+        let normed = self.mlp_norm.forward(input.clone());
+        let fed = match (&self.mlp, &self.gated_mlp) {
+            (Some(mlp), _) => mlp.forward(normed),
+            (None, Some(mlp)) => mlp.forward(normed),
+            (None, None) => unreachable!("a layer has one of the two"),
+        };
+        input + scaled(fed, self.mlp_scale.as_ref())
     }
 
-    fn layout(&self, batch: usize, positions: usize) -> Arc<AttentionLayout> {
+    /// Sequences of the given lengths, one after the other, each seeing all of itself.
+    ///
+    /// # Panics
+    /// If a length is 0.
+    pub fn layout(&self, lengths: &[usize]) -> AttentionLayout {
         let [d_model, _] = self.out.weight.dims();
         let num_heads = self.num_heads;
         let heads = HeadConfig { num_heads, num_kv_heads: num_heads, d_head: d_model / num_heads };
-        Arc::new(AttentionLayout::new(heads, &vec![positions; batch], false))
+        AttentionLayout::new(heads, lengths, false)
+    }
+}
+
+fn scaled(branch: Tensor<2>, scale: Option<&Param<Tensor<1>>>) -> Tensor<2> {
+    match scale {
+        Some(scale) => branch * scale.val().unsqueeze(),
+        None => branch,
     }
 }

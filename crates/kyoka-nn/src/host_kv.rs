@@ -196,7 +196,8 @@ mod tests {
     const HEADS: HeadConfig = HeadConfig { num_heads: 4, num_kv_heads: 2, d_head: 8 };
 
     fn rotary(positions: &[usize]) -> Rotary {
-        Rotary::new(RotaryConfig { d_head: 8, theta: 100.0 }, positions, &Device::flex())
+        let positions: Vec<_> = positions.iter().map(|&position| [position; 3]).collect();
+        Rotary::new(&RotaryConfig::new(8, 100.0), &positions, &Device::flex())
     }
 
     fn random(rows: usize) -> Tensor<2> {

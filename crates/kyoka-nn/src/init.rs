@@ -2,12 +2,13 @@
 
 use burn::{
     module::Param,
-    nn::{Linear, RmsNorm, RmsNormConfig},
     tensor::{Device, Tensor, TensorData},
 };
 use kyoka_core::{Stream, stream_rng};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+
+use crate::Linear;
 
 /// Draws the weights of a model, one tensor after the other.
 pub struct WeightInit {
@@ -47,7 +48,7 @@ impl WeightInit {
     pub fn linear(&mut self, d_input: usize, d_output: usize, bias: bool) -> Linear {
         let bound = (3.0 / d_input as f32).sqrt();
         let weight = self.uniform([d_input, d_output], bound);
-        Linear { weight, bias: bias.then(|| self.zeros([d_output])) }
+        Linear { weight, bias: bias.then(|| self.zeros([d_output])), adapters: Vec::new() }
     }
 
     /// A linear map that starts `1 / sqrt(num_layers)` smaller: the last one of a residual branch.
@@ -60,11 +61,6 @@ impl WeightInit {
     ) -> Linear {
         let bound = (3.0 / (d_input * 2 * num_layers.max(1)) as f32).sqrt();
         let weight = self.uniform([d_input, d_output], bound);
-        Linear { weight, bias: bias.then(|| self.zeros([d_output])) }
-    }
-
-    /// Root-mean-square norm of width `d_model`.
-    pub fn rms_norm(&self, d_model: usize, epsilon: f64) -> RmsNorm {
-        RmsNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device)
+        Linear { weight, bias: bias.then(|| self.zeros([d_output])), adapters: Vec::new() }
     }
 }

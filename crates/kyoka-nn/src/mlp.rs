@@ -1,9 +1,12 @@
 //! Feed-forward blocks.
 
-use burn::{module::Module, nn::Linear, tensor::Tensor};
+use burn::{
+    module::Module,
+    tensor::{Tensor, activation},
+};
 use serde::{Deserialize, Serialize};
 
-use crate::{WeightInit, fused};
+use crate::{Linear, WeightInit, fused};
 
 /// The gated MLP of Llama and Qwen2: `down(silu(gate(x)) * up(x))`.
 ///
@@ -17,11 +20,11 @@ pub struct GatedMlp {
 }
 
 impl GatedMlp {
-    /// A block without biases.
-    pub fn new(d_model: usize, d_hidden: usize, init: &mut WeightInit) -> Self {
+    /// A block with or without biases.
+    pub fn new(d_model: usize, d_hidden: usize, bias: bool, init: &mut WeightInit) -> Self {
         Self {
-            gate_up: init.linear(d_model, 2 * d_hidden, false),
-            down: init.residual_linear(d_hidden, d_model, false, 4),
+            gate_up: init.linear(d_model, 2 * d_hidden, bias),
+            down: init.residual_linear(d_hidden, d_model, bias, 4),
         }
     }
 
@@ -41,6 +44,10 @@ pub enum Activation {
     Gelu,
     /// Its approximation by a hyperbolic tangent: SigLIP.
     GeluPytorchTanh,
+    /// `x sigmoid(1.702 x)`: CLIP, Qwen2-VL.
+    QuickGelu,
+    /// `x sigmoid(x)`, in gated blocks only.
+    Silu,
 }
 
 impl Activation {
@@ -50,6 +57,8 @@ impl Activation {
         match self {
             Self::Gelu => fused::gelu(x),
             Self::GeluPytorchTanh => fused::gelu_tanh(x),
+            Self::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
+            Self::Silu => activation::silu(x),
         }
     }
 }

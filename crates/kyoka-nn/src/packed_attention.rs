@@ -7,7 +7,7 @@ use std::{
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{PrefixKv, Rotary, attend, causal_bias, fused};
+use crate::{PrefixKv, Rotary, attend, attention::MASKED, causal_bias, fused};
 
 /// Heads and their width.
 #[derive(Debug, Clone, Copy)]
@@ -235,6 +235,29 @@ pub(crate) fn composed(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
     output.select(0, padded.back.clone())
 }
 
+/// Attention within sequences of one length in which some positions are seen by nobody, though they see others.
+///
+/// # Shapes
+/// - input: `[B P, (H + 2 Hkv) Dh]`
+/// - seen: one a row, true where others see it
+/// - output: `[B P, H Dh]`
+///
+/// # Panics
+/// If the rows do not make whole sequences.
+pub fn masked_attention(qkv: Tensor<2>, heads: HeadConfig, positions: usize, seen: &[bool]) -> Tensor<2> {
+    let HeadConfig { num_heads: h, num_kv_heads: kv, d_head } = heads;
+    let [n, _] = qkv.dims();
+    assert!(n == seen.len() && n.is_multiple_of(positions), "attention: expected whole sequences of rows");
+    let block = Block { b: n / positions, g: 1, t: positions };
+    let bias: Vec<f32> = seen.iter().map(|&seen| if seen { 0.0 } else { MASKED }).collect();
+    let bias = Tensor::from_data(TensorData::new(bias, [block.b, 1, 1, 1, positions]), &qkv.device());
+    let rows: Tensor<3> = qkv.reshape([n, h + 2 * kv, d_head]);
+    let query = split_query(rows.clone().narrow(1, 0, h), block, kv);
+    let key = split_kv(rows.clone().narrow(1, h, kv), block);
+    let value = split_kv(rows.narrow(1, h + kv, kv), block);
+    merge(attend(query, key, value, Some(bias), None), block, kv)
+}
+
 /// `[b g t, H, Dh]` to `[b, Hkv, g, R t, Dh]`.
 fn split_query(rows: Tensor<3>, Block { b, g, t }: Block, kv: usize) -> Tensor<5> {
     let [_, h, d_head] = rows.dims();
@@ -253,4 +276,27 @@ fn merge(mixed: Tensor<5>, Block { b, g, t }: Block, kv: usize) -> Tensor<2> {
     let [_, _, _, rt, d_head] = mixed.dims();
     let split: Tensor<6> = mixed.reshape([b, kv, g, rt / t, t, d_head]);
     split.permute([0, 2, 4, 1, 3, 5]).reshape([b * g * t, kv * rt / t * d_head])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, Tolerance};
+
+    use super::*;
+
+    #[test]
+    fn positions_that_nobody_sees_change_nothing_else() {
+        let device = Device::default();
+        let heads = HeadConfig { num_heads: 2, num_kv_heads: 2, d_head: 4 };
+        let qkv = Tensor::<2>::random([6, 24], Distribution::Normal(0.0, 1.0), &device);
+        let seen = [true, true, false, true, true, true];
+        let masked = masked_attention(qkv.clone(), heads, 3, &seen);
+        // Without the third row the first two see the same; the second sequence is whole.
+        let lengths = [2, 3];
+        let kept = indices(&[0, 1, 3, 4, 5], &device);
+        let layout = Arc::new(AttentionLayout::new(heads, &lengths, false));
+        let expected = packed_attention(qkv.select(0, kept.clone()), &layout);
+        let near = Tolerance::absolute(1e-5);
+        masked.select(0, kept).into_data().assert_approx_eq::<f32>(&expected.into_data(), near);
+    }
 }

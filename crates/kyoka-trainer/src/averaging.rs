@@ -6,33 +6,33 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{Tensor, TensorData},
 };
-use kyoka_core::named_parameters;
+use kyoka_core::{ParameterPath, named_parameters};
 
 /// `decay * old + (1 - decay) * new` for every parameter; a decay of 0 copies.
 pub(crate) fn averaged<M: Module>(old: M, new: &M, decay: f64) -> M {
     let new = named_parameters(new).into_iter().map(|(name, (_, data))| (name, data)).collect();
-    old.map(&mut Average { new, decay, path: Vec::new() })
+    old.map(&mut Average { new, decay, path: ParameterPath::default() })
 }
 
 struct Average {
     new: BTreeMap<String, TensorData>,
     decay: f64,
-    path: Vec<String>,
+    path: ParameterPath,
 }
 
 impl ModuleMapper for Average {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let new = self.new.remove(&self.path.join(".")).expect("both have the same parameters");
+        let new = self.new.remove(&self.path.name()).expect("both have the same parameters");
         param.map(|old| {
             let new = Tensor::from_data(new, &old.device());
             if self.decay == 0.0 { new } else { old * self.decay + new * (1.0 - self.decay) }
         })
     }
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
     fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 }
 

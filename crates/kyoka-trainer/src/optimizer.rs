@@ -10,6 +10,7 @@ use burn::{
     optim::GradientsParams,
     tensor::{Device, Tensor, TensorData},
 };
+use kyoka_core::ParameterPath;
 use serde::{Deserialize, Serialize};
 
 /// Settings of AdamW (arXiv 1711.05101).
@@ -56,7 +57,7 @@ impl AdamW {
     /// `w <- w (1 - lr decay) - lr m^ / (sqrt(v^) + eps)` for every parameter with a gradient.
     pub fn step<M: Module>(&mut self, learning_rate: f64, module: M, gradients: GradientsParams) -> M {
         self.steps += 1;
-        let mut update = Update { optimizer: self, learning_rate, gradients, path: Vec::new() };
+        let mut update = Update { optimizer: self, learning_rate, gradients, path: ParameterPath::default() };
         module.map(&mut update)
     }
 
@@ -97,7 +98,7 @@ struct Update<'a> {
     optimizer: &'a mut AdamW,
     learning_rate: f64,
     gradients: GradientsParams,
-    path: Vec<String>,
+    path: ParameterPath,
 }
 
 impl Update<'_> {
@@ -125,7 +126,7 @@ impl ModuleMapper for Update<'_> {
             (value.is_autodiff(), value.is_require_grad(), value.gradient_checkpointing_strategy());
         let shape = value.shape();
         let count = shape.num_elements();
-        let name = self.path.join(".");
+        let name = self.path.name();
         let flat = self.apply(name, value.inner().reshape([count]), gradient.reshape([count]), D >= 2);
         let mut value: Tensor<D> = flat.reshape(shape);
         if tracked {
@@ -138,12 +139,12 @@ impl ModuleMapper for Update<'_> {
         Param::from_mapped_value(id, value, mapper)
     }
 
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 }
 

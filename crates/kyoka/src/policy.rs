@@ -5,8 +5,10 @@ use std::{fs, path::Path};
 use burn::tensor::Device;
 use kyoka_audio::{LogMelConfig, WhisperConfig, WhisperEncoder};
 use kyoka_core::ModalityEncoder;
-use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, Projector, ProjectorConfig, Tower};
-use kyoka_image::{ImageProcessor, VitConfig, VitEncoder};
+use kyoka_fusion::{
+    Decoder, DecoderConfig, MultimodalLm, PositionScheme, Projector, ProjectorConfig, Tower,
+};
+use kyoka_image::{ImageEncoder, ImageEncoderConfig, ImageProcessor, VitConfig};
 use kyoka_nn::WeightInit;
 use kyoka_text::Tokenizer;
 use kyoka_trainer::load_weights;
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 
 /// A policy that sees through a vision transformer and hears through a Whisper encoder.
-pub type Policy = MultimodalLm<VitEncoder, WhisperEncoder>;
+pub type Policy = MultimodalLm<ImageEncoder, WhisperEncoder>;
 
 /// The eye.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,7 +26,7 @@ pub struct VisionConfig {
     /// Preprocessing.
     pub processor: ImageProcessor,
     /// Encoder.
-    pub encoder: VitConfig,
+    pub encoder: ImageEncoderConfig,
     /// Patches to tokens.
     pub projector: ProjectorConfig,
 }
@@ -51,6 +53,19 @@ pub struct PolicyConfig {
     pub audio: Option<AudioConfig>,
     /// The decoder.
     pub decoder: DecoderConfig,
+    /// How the tokens of a prompt are numbered.
+    #[serde(default)]
+    pub positions: PositionScheme,
+    /// `config.json` of the Hugging Face checkpoint that the policy comes from, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<serde_json::Value>,
+}
+
+impl AudioConfig {
+    /// Log-mel features of sounds padded or cut to `frames`.
+    pub(crate) fn log_mel(num_mels: usize, frames: usize) -> LogMelConfig {
+        LogMelConfig { num_mels, window_s: frames as f64 / 100.0 }
+    }
 }
 
 impl PolicyConfig {
@@ -75,7 +90,7 @@ impl PolicyConfig {
         Self {
             vision: Some(VisionConfig {
                 processor: ImageProcessor::default(),
-                encoder: VitConfig::tiny(),
+                encoder: ImageEncoderConfig::Vit(VitConfig::tiny()),
                 projector: ProjectorConfig::mlp(16),
             }),
             audio: Some(AudioConfig {
@@ -83,25 +98,34 @@ impl PolicyConfig {
                 encoder: WhisperConfig::tiny(),
                 projector: ProjectorConfig::mlp(10),
             }),
-            decoder: DecoderConfig::tiny(vocab_size),
+            ..Self::of(DecoderConfig::tiny(vocab_size))
         }
+    }
+
+    /// A decoder without senses.
+    pub fn of(decoder: DecoderConfig) -> Self {
+        Self { vision: None, audio: None, decoder, positions: PositionScheme::Plain, source: None }
     }
 
     /// A policy with seeded weights.
     pub fn build(&self, seed: u64, device: &Device) -> Policy {
-        let mut init = WeightInit::new(seed, device);
+        self.build_with(&mut WeightInit::new(seed, device))
+    }
+
+    /// A policy with weights from `init`.
+    pub(crate) fn build_with(&self, init: &mut WeightInit) -> Policy {
         let d_model = self.decoder.d_model;
         let image = self.vision.as_ref().map(|vision| {
-            let encoder = VitEncoder::new(&vision.encoder, &mut init);
-            let projector = Projector::new(vision.projector, encoder.d_output(), d_model, &mut init);
+            let encoder = vision.encoder.build(init);
+            let projector = Projector::new(vision.projector, encoder.d_output(), d_model, init);
             Tower { encoder, projector }
         });
         let audio = self.audio.as_ref().map(|audio| {
-            let encoder = WhisperEncoder::new(&audio.encoder, &mut init);
-            let projector = Projector::new(audio.projector, encoder.d_output(), d_model, &mut init);
+            let encoder = WhisperEncoder::new(&audio.encoder, init);
+            let projector = Projector::new(audio.projector, encoder.d_output(), d_model, init);
             Tower { encoder, projector }
         });
-        Policy { image, audio, decoder: Decoder::new(&self.decoder, &mut init) }
+        Policy::new(image, audio, Decoder::new(&self.decoder, init), self.positions)
     }
 }
 

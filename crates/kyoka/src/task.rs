@@ -8,7 +8,7 @@ use kyoka_core::{
     Stream, stream_rng,
 };
 use kyoka_data::MediaStore;
-use kyoka_image::{ImageAugment, ImageError, Picture};
+use kyoka_image::{ImageAugment, ImageEncoderConfig, ImageError, Picture};
 use kyoka_rollout::LocalEngine;
 use kyoka_text::{PromptLayout, Tokenizer};
 use kyoka_trainer::{Task, TaskError};
@@ -79,9 +79,12 @@ impl MultimodalTask {
     /// Tokens that one medium takes; `None` if the policy lacks the sense.
     fn tokens_of(&self, modality: Modality) -> Option<usize> {
         match modality {
-            Modality::Image => self.config.vision.as_ref().map(|vision| {
-                let side = vision.encoder.patch_size;
-                vision.encoder.height / side * (vision.encoder.width / side) / vision.projector.fold
+            Modality::Image => self.config.vision.as_ref().and_then(|vision| match &vision.encoder {
+                ImageEncoderConfig::Vit(encoder) => {
+                    let [rows, columns] = encoder.grid();
+                    Some(rows * columns / vision.projector.fold)
+                }
+                ImageEncoderConfig::Qwen(_) => None,
             }),
             Modality::Audio => {
                 let audio = self.config.audio.as_ref()?;

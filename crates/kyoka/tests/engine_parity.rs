@@ -9,7 +9,7 @@ use kyoka::{
     MediaAugment, MultimodalTask, Policy, PolicyConfig,
     core::{
         CausalLm, MediaRef, Modality, PackedGroup, Part, Prompt, RolloutEngine, RolloutRequest, Sample,
-        SamplingConfig,
+        ParameterPath, SamplingConfig,
     },
     rollout::LocalEngine,
     text::Tokenizer,
@@ -153,22 +153,22 @@ fn sampled_tokens_are_never_placeholders() {
 fn gradients(policy: &Policy, gradients: &Gradients) -> Vec<(String, Vec<f32>)> {
     struct Collect<'a> {
         gradients: &'a Gradients,
-        path: Vec<String>,
+        path: ParameterPath,
         found: Vec<(String, Vec<f32>)>,
     }
     impl ModuleVisitor for Collect<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let gradient = param.val().grad(self.gradients).expect("every parameter takes part");
-            self.found.push((self.path.join("."), gradient.into_data().try_to_vec().unwrap()));
+            self.found.push((self.path.name(), gradient.into_data().try_to_vec().unwrap()));
         }
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_owned());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
         fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+            self.path.exit();
         }
     }
-    let mut collect = Collect { gradients, path: Vec::new(), found: Vec::new() };
+    let mut collect = Collect { gradients, path: ParameterPath::default(), found: Vec::new() };
     policy.visit(&mut collect);
     collect.found
 }

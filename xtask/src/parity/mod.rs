@@ -7,6 +7,7 @@ mod advantages;
 mod case;
 mod correction;
 mod gae;
+mod hf;
 mod kl;
 mod policy_losses;
 mod preference;
@@ -38,7 +39,7 @@ fn walk(path: &Path, report: &mut Report) -> Result<()> {
         return file(path, report);
     }
     if path.join("config.json").is_file() {
-        report.unknown("checkpoint", &path.display().to_string());
+        hf::run(path, report);
         return Ok(());
     }
     if path.join("manifest.json").is_file() {

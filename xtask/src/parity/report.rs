@@ -31,6 +31,23 @@ struct Comparison {
     note: String,
 }
 
+impl Comparison {
+    fn new(tensor: &str, tolerance: String, (got, expected): (usize, usize)) -> Self {
+        let pass = got == expected;
+        let note = if pass { String::new() } else { format!("expected {expected} numbers, got {got}") };
+        Self { tensor: tensor.to_owned(), max_abs: 0.0, max_rel: 0.0, tolerance, pass, note }
+    }
+
+    /// Takes a pair into account; its difference.
+    fn add(&mut self, got: f64, expected: f64) -> f64 {
+        let difference = (got - expected).abs();
+        self.max_abs = worst(self.max_abs, difference);
+        let relative = if difference == 0.0 { 0.0 } else { difference / expected.abs() };
+        self.max_rel = worst(self.max_rel, relative);
+        difference
+    }
+}
+
 /// The comparisons of one case.
 pub struct Checks {
     extreme: bool,
@@ -50,25 +67,43 @@ impl Checks {
             Precision::Exact => "exact".to_owned(),
             _ => format!("{bound:e}*(1+|b|)"),
         };
-        let mut comparison = Comparison {
-            tensor: tensor.to_owned(),
-            max_abs: 0.0,
-            max_rel: 0.0,
-            tolerance,
-            pass: got.len() == expected.len(),
-            note: String::new(),
-        };
-        if !comparison.pass {
-            comparison.note = format!("expected {} numbers, got {}", expected.len(), got.len());
-        }
+        let mut comparison = Comparison::new(tensor, tolerance, (got.len(), expected.len()));
         for (&a, &b) in got.iter().zip(expected) {
-            let difference = (a - b).abs();
-            comparison.max_abs = worst(comparison.max_abs, difference);
-            let relative = if difference == 0.0 { 0.0 } else { difference / b.abs() };
-            comparison.max_rel = worst(comparison.max_rel, relative);
+            let difference = comparison.add(a, b);
             // A difference that is no number fails.
             comparison.pass &= difference <= bound * (1.0 + b.abs());
         }
+        self.comparisons.push(comparison);
+    }
+
+    /// Compares numbers one by one, each within `bound`.
+    pub fn within(&mut self, tensor: &str, got: &[f32], expected: &[f32], bound: f64) {
+        let mut comparison = Comparison::new(tensor, format!("{bound:e}"), (got.len(), expected.len()));
+        for (&a, &b) in got.iter().zip(expected) {
+            let difference = comparison.add(f64::from(a), f64::from(b));
+            comparison.pass &= difference <= bound;
+        }
+        self.comparisons.push(comparison);
+    }
+
+    /// Compares numbers one by one, each within 1e-4 of the largest of them, or of 1.
+    pub fn scaled(&mut self, tensor: &str, got: &[f32], expected: &[f32]) {
+        let largest = expected.iter().fold(1.0_f64, |largest, &value| largest.max(f64::from(value.abs())));
+        self.within(tensor, got, expected, 1e-4 * largest);
+    }
+
+    /// Compares all numbers together: the length of the difference over that of what was expected.
+    pub fn relative_l2(&mut self, tensor: &str, got: &[f32], expected: &[f32], bound: f64) {
+        let mut comparison = Comparison::new(tensor, format!("{bound:e} L2"), (got.len(), expected.len()));
+        let (mut distance, mut length) = (0.0, 0.0);
+        for (&a, &b) in got.iter().zip(expected) {
+            let (a, b) = (f64::from(a), f64::from(b));
+            comparison.max_abs = worst(comparison.max_abs, (a - b).abs());
+            distance += (a - b) * (a - b);
+            length += b * b;
+        }
+        comparison.max_rel = if distance == 0.0 { 0.0 } else { (distance / length).sqrt() };
+        comparison.pass &= comparison.max_rel <= bound;
         self.comparisons.push(comparison);
     }
 
@@ -103,8 +138,19 @@ impl Report {
 
     /// Runs a case and prints its comparisons; an error or a panic is a failed comparison.
     pub fn case(&mut self, kind: &str, case: &Case<'_>, runner: Runner) {
-        let mut checks = Checks { extreme: case.is_extreme(), comparisons: Vec::new() };
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner(case, &mut checks)));
+        self.checks(kind, &case.id, case.is_extreme(), |checks| runner(case, checks));
+    }
+
+    /// Runs comparisons and prints them; an error or a panic is a failed comparison.
+    pub fn checks(
+        &mut self,
+        kind: &str,
+        id: &str,
+        extreme: bool,
+        runner: impl FnOnce(&mut Checks) -> Result<()>,
+    ) {
+        let mut checks = Checks { extreme, comparisons: Vec::new() };
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner(&mut checks)));
         let fault = match outcome {
             Ok(Ok(())) if checks.comparisons.is_empty() => Some("nothing to compare".to_owned()),
             Ok(Ok(())) => None,
@@ -112,14 +158,14 @@ impl Report {
             Err(_) => Some("panicked".to_owned()),
         };
         if let Some(fault) = fault.as_deref().filter(|fault| fault.starts_with("unknown ")) {
-            self.line(kind, &case.id, &failure("-", fault));
+            self.line(kind, id, &failure("-", fault));
             self.tally(kind, |tally| tally.unknown += 1);
             return;
         }
         checks.comparisons.extend(fault.map(|fault| failure("-", &fault)));
         let failed = checks.comparisons.iter().filter(|comparison| !comparison.pass).count();
         for comparison in &checks.comparisons {
-            self.line(kind, &case.id, comparison);
+            self.line(kind, id, comparison);
         }
         let comparisons = checks.comparisons.len();
         self.tally(kind, |tally| {

@@ -28,3 +28,8 @@ pub fn rotate(heads: Tensor<3>, cos: &Tensor<3>, sin: &Tensor<3>) -> Tensor<3> {
     let turned = Tensor::cat(vec![second.neg(), first], 2);
     heads * cos.clone() + turned * sin.clone()
 }
+
+pub fn rms_norm(x: Tensor<2>, gamma: Tensor<1>, epsilon: f64) -> Tensor<2> {
+    let scale = (x.clone().powi_scalar(2).mean_dim(1) + epsilon).sqrt().recip();
+    x * scale * gamma.unsqueeze()
+}

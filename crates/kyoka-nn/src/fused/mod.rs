@@ -23,12 +23,9 @@ mod ops;
 
 use std::sync::Arc;
 
-use burn::{
-    nn::RmsNorm,
-    tensor::{Device, Tensor},
-};
+use burn::tensor::{Device, Tensor};
 
-use crate::{AttentionLayout, LayerNorm};
+use crate::AttentionLayout;
 
 /// Whether the fused form exists for a device.
 #[cfg(feature = "flex")]
@@ -58,12 +55,13 @@ macro_rules! fused_or_composed {
 ///
 /// # Shapes
 /// - input and output: `[N, D]`
-pub fn rms_norm(norm: &RmsNorm, x: Tensor<2>) -> Tensor<2> {
+/// - gamma: `[D]`
+pub fn rms_norm(x: Tensor<2>, gamma: Tensor<1>, epsilon: f64) -> Tensor<2> {
     let _ = is_fused;
     fused_or_composed!(
         x,
-        Dispatch::fused_rms_norm(x.into_dispatch(), norm.gamma.val().into_dispatch(), norm.epsilon as f32),
-        norm.forward(x)
+        Dispatch::fused_rms_norm(x.into_dispatch(), gamma.into_dispatch(), epsilon as f32),
+        composed::rms_norm(x, gamma, epsilon)
     )
 }
 
@@ -71,17 +69,17 @@ pub fn rms_norm(norm: &RmsNorm, x: Tensor<2>) -> Tensor<2> {
 ///
 /// # Shapes
 /// - input and output: `[N, D]`
-pub(crate) fn layer_norm(norm: &LayerNorm, x: Tensor<2>) -> Tensor<2> {
-    let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
+/// - gamma and beta: `[D]`
+pub fn layer_norm(x: Tensor<2>, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64) -> Tensor<2> {
     fused_or_composed!(
         x,
         Dispatch::fused_layer_norm(
             x.into_dispatch(),
             gamma.into_dispatch(),
             beta.into_dispatch(),
-            norm.epsilon as f32
+            epsilon as f32
         ),
-        burn::tensor::module::layer_norm(x, gamma, Some(beta), norm.epsilon)
+        burn::tensor::module::layer_norm(x, gamma, Some(beta), epsilon)
     )
 }
 
@@ -205,30 +203,30 @@ mod tests {
         let device = Device::flex();
         let mut init = WeightInit::new(1, &device);
         for (n, d) in [(1, 7), (3, 96), (500, 128)] {
-            let mut rms = init.rms_norm(d, 1e-6);
-            rms.gamma = init.uniform([d], 1.0);
-            assert_same(random([n, d]), |x| rms_norm(&rms, x), |x| rms.forward(x));
-            let mut norm = LayerNorm::new(d, 1e-5, &init);
-            norm.gamma = init.uniform([d], 1.0);
-            norm.beta = init.uniform([d], 1.0);
-            let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
-            let composed =
-                |x| burn::tensor::module::layer_norm(x, gamma.clone(), Some(beta.clone()), norm.epsilon);
-            assert_same(random([n, d]), |x| norm.forward(x), composed);
+            let (gamma, beta) = (init.uniform([d], 1.0).val(), init.uniform([d], 1.0).val());
+            assert_same(
+                random([n, d]),
+                |x| rms_norm(x, gamma.clone(), 1e-6),
+                |x| composed::rms_norm(x, gamma.clone(), 1e-6),
+            );
+            assert_same(
+                random([n, d]),
+                |x| layer_norm(x, gamma.clone(), beta.clone(), 1e-5),
+                |x| burn::tensor::module::layer_norm(x, gamma.clone(), Some(beta.clone()), 1e-5),
+            );
         }
     }
 
     #[test]
     fn norm_weights_get_the_composed_gradients() {
-        let device = Device::flex();
         let x = random([700, 33]);
-        let gradient = |forward: &dyn Fn(&RmsNorm, Tensor<2>) -> Tensor<2>| {
-            let norm = WeightInit::new(1, &device.clone().autodiff()).rms_norm(33, 1e-6);
-            let gradients = forward(&norm, x.clone()).powi_scalar(2).sum().backward();
-            norm.gamma.val().grad(&gradients).unwrap().into_data()
+        let gradient = |forward: &dyn Fn(Tensor<2>, Tensor<1>, f64) -> Tensor<2>| {
+            let gamma = Tensor::<1>::ones([33], &Device::flex()).autodiff().require_grad();
+            let gradients = forward(x.clone().autodiff(), gamma.clone(), 1e-6).powi_scalar(2).sum().backward();
+            gamma.grad(&gradients).unwrap().into_data()
         };
         let near = Tolerance::<f32>::relative(1e-4);
-        gradient(&|norm, x| rms_norm(norm, x)).assert_approx_eq(&gradient(&|norm, x| norm.forward(x)), near);
+        gradient(&rms_norm).assert_approx_eq(&gradient(&composed::rms_norm), near);
     }
 
     #[test]
@@ -249,9 +247,8 @@ mod tests {
     fn attention_equals_the_composed_form() {
         let heads = crate::HeadConfig { num_heads: 4, num_kv_heads: 2, d_head: 8 };
         let rotary = |rows: usize| {
-            let positions: Vec<usize> = (0..rows).map(|row| row * 7 % 50).collect();
-            let config = crate::RotaryConfig { d_head: 8, theta: 100.0 };
-            crate::Rotary::new(config, &positions, &Device::flex())
+            let positions: Vec<crate::Position> = (0..rows).map(|row| [row * 7 % 50; 3]).collect();
+            crate::Rotary::new(&crate::RotaryConfig::new(8, 100.0), &positions, &Device::flex())
         };
         let prompts = |causal| AttentionLayout::new(heads, &[5, 170, 1], causal);
         let completions = [vec![9, 1, 0, 30], vec![150, 7], vec![]];

@@ -1,0 +1,32 @@
+//! Vision towers of Hugging Face checkpoints: their `config.json`, and where their weights lie.
+
+mod clip;
+mod dinov2;
+mod qwen_vl;
+mod siglip;
+
+pub use clip::ClipVision;
+pub use dinov2::Dinov2;
+pub use qwen_vl::{Qwen2VlVision, Qwen25Vision};
+pub use siglip::SiglipVision;
+
+use kyoka_nn::WeightRule;
+
+/// Rules of the parameters of linear maps: ours, theirs, whether there is a bias.
+fn linears(ours: &str, theirs: &str, parts: &[(&str, &[&str], bool)]) -> Vec<WeightRule> {
+    let rules = parts.iter().flat_map(|(part, names, bias)| {
+        let names: Vec<String> = names.iter().map(|name| format!("{theirs}{name}")).collect();
+        WeightRule::linear(&format!("{ours}{part}"), &names, *bias)
+    });
+    rules.collect()
+}
+
+/// Rules of layer norms: ours, theirs.
+fn layer_norms(ours: &str, theirs: &str, parts: &[(&str, &str)]) -> Vec<WeightRule> {
+    let rules = parts.iter().flat_map(|(part, name)| {
+        [("gamma", "weight"), ("beta", "bias")].map(|(kind, on_disk)| {
+            WeightRule::same(format!("{ours}{part}.{kind}"), format!("{theirs}{name}.{on_disk}"))
+        })
+    });
+    rules.collect()
+}

@@ -1,0 +1,49 @@
+//! Hugging Face checkpoints as policies and as towers.
+
+mod families;
+mod json;
+mod towers;
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use kyoka_nn::{CheckpointFiles, Fit, WeightInit};
+
+pub use families::{Placeholders, is_known_family};
+pub(crate) use families::{Family, read_family};
+pub(crate) use json::read_json;
+pub use towers::{load_audio_encoder, load_image_encoder};
+
+use crate::{Error, Policy, PolicyConfig};
+
+/// A policy from a Hugging Face folder.
+pub struct Pretrained {
+    /// The policy.
+    pub policy: Policy,
+    /// Its sizes; they hold the checkpoint's own `config.json`, by which it can be written back.
+    pub config: PolicyConfig,
+    /// The tokens that stand for media.
+    pub placeholders: Placeholders,
+}
+
+/// Whether a folder holds a Hugging Face checkpoint rather than one of ours.
+pub(crate) fn is_pretrained(folder: &Path) -> bool {
+    read_json(&folder.join("config.json")).is_ok_and(|config| config["model_type"].is_string())
+}
+
+/// Reads `config.json` and the weights of a checkpoint of a known family: one file or shards, f32, f16 or bf16.
+///
+/// # Errors
+/// Names the file and the field, and lists every tensor that is missing, superfluous or misshapen.
+pub fn load_pretrained(folder: &Path, device: &Device) -> Result<Pretrained, Error> {
+    let path = folder.join("config.json");
+    let json = read_json(&path)?;
+    let files = CheckpointFiles::open(folder)?;
+    let family = read_family(&json, &|name| files.info(name).is_some())
+        .map_err(|reason| Error::file(&path, reason))?;
+    let Family { config, rules, unused, placeholders } = family;
+    let blank = config.build_with(&mut WeightInit::blank(device));
+    let unused = |name: &str| unused.iter().any(|part| part.matches(name));
+    let policy = files.load(blank, Fit { unused: &unused, ..Fit::exact(&rules) })?;
+    Ok(Pretrained { policy, config: PolicyConfig { source: Some(json), ..config }, placeholders })
+}
