@@ -92,7 +92,12 @@ impl LogMel {
         for value in &mut features {
             *value = (value.max(floor) + 4.0) / 4.0;
         }
-        AudioInput { input_features: features.into(), num_mels: self.config.num_mels, frames }
+        AudioInput {
+            input_features: features.into(),
+            num_mels: self.config.num_mels,
+            frames,
+            valid_frames: samples.len().div_ceil(HOP).min(frames),
+        }
     }
 }
 

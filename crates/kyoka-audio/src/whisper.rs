@@ -156,7 +156,7 @@ mod tests {
         let encoder = WhisperEncoder::new(&config, &mut WeightInit::new(3, &device));
         let features: Vec<f32> = (0..80 * 20).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
         let mel = Tensor::<3>::from_data(TensorData::new(features.clone(), [1, 80, 20]), &device);
-        let input = AudioInput { input_features: features.into(), num_mels: 80, frames: 20 };
+        let input = AudioInput { input_features: features.into(), num_mels: 80, frames: 20, valid_frames: 20 };
         let convolve = |x: Tensor<3>, linear: &Linear, stride: usize| {
             let options = ConvOptions::new([stride], [1], [1], 1);
             activation::gelu(conv1d(

@@ -46,14 +46,30 @@ pub struct MediaRef {
 /// The values are shared, so that the rollouts of a group never copy pixels.
 #[derive(Debug, Clone)]
 pub struct ImageInput {
-    /// Normalised channels-first values, shape `[channels, height, width]`.
+    /// Normalised values, shape `[num_views, channels, height, width]`.
     pub pixel_values: Arc<[f32]>,
+    /// Views of the picture: tiles where it was split (the global view last), frames of a clip; else 1.
+    pub num_views: usize,
     /// Number of channels.
     pub channels: usize,
-    /// Height in pixels.
+    /// Height of a view in pixels.
     pub height: usize,
-    /// Width in pixels.
+    /// Width of a view in pixels.
     pub width: usize,
+    /// Which pixels hold the picture, shape `[num_views, height, width]`; `None`: all.
+    pub pixel_mask: Option<Arc<[bool]>>,
+    /// Rows and columns of tiles that the picture was split into; `None`: not split.
+    pub split: Option<[usize; 2]>,
+}
+
+impl ImageInput {
+    /// A picture seen in one view that it fills.
+    ///
+    /// # Shapes
+    /// - `pixel_values`: `[channels, height, width]`
+    pub fn one_view(pixel_values: Arc<[f32]>, [channels, height, width]: [usize; 3]) -> Self {
+        Self { pixel_values, num_views: 1, channels, height, width, pixel_mask: None, split: None }
+    }
 }
 
 /// A sound ready for the encoder.
@@ -65,4 +81,6 @@ pub struct AudioInput {
     pub num_mels: usize,
     /// Number of frames.
     pub frames: usize,
+    /// Leading frames that hold sound, the rest is padding; equal to `frames` where nothing is padded.
+    pub valid_frames: usize,
 }

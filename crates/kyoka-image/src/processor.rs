@@ -46,7 +46,7 @@ impl ImageProcessor {
                     (value - self.image_mean[channel]) / self.image_std[channel];
             }
         }
-        ImageInput { pixel_values: values.into(), channels: 3, height: self.height, width: self.width }
+        ImageInput::one_view(values.into(), [3, self.height, self.width])
     }
 
     fn resize(&self, picture: &Picture) -> Vec<u8> {

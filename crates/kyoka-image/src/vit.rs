@@ -114,11 +114,11 @@ impl VitEncoder {
 
     /// Pixels of one picture, patch by patch, each patch channels first.
     fn unfold(&self, input: &ImageInput, values: &mut Vec<f32>) {
-        let ImageInput { channels, height, width, .. } = *input;
+        let ImageInput { num_views, channels, height, width, .. } = *input;
         assert_eq!(
-            (channels, height, width),
-            (3, self.height, self.width),
-            "vit: expected (channels, height, width) as configured"
+            (num_views, channels, height, width),
+            (1, 3, self.height, self.width),
+            "vit: expected one view and (channels, height, width) as configured"
         );
         let side = self.patch_size;
         for top in (0..height).step_by(side) {
@@ -190,7 +190,7 @@ mod tests {
         (config.height, config.width, config.patch_size) = (2, 4, 2);
         let encoder = VitEncoder::new(&config, &mut WeightInit::new(1, &Device::default()));
         let pixel_values: Vec<f32> = (0..24).map(|i| i as f32).collect();
-        let input = ImageInput { pixel_values: pixel_values.into(), channels: 3, height: 2, width: 4 };
+        let input = ImageInput::one_view(pixel_values.into(), [3, 2, 4]);
         let mut values = Vec::new();
         encoder.unfold(&input, &mut values);
         let expected = [0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23];

@@ -35,12 +35,8 @@ fn smolvlm_agrees_with_transformers() {
     let pretrained = load_pretrained(golden_folder(), &Device::flex()).unwrap();
     let (token_ids, completion) = (ids(&golden["prompt"]), ids(&golden["completion"]));
     let pixels = values(&golden["pixel_values"]);
-    let image = |place: usize| ImageInput {
-        pixel_values: pixels[place * 432..(place + 1) * 432].into(),
-        channels: 3,
-        height: 12,
-        width: 12,
-    };
+    let image =
+        |place: usize| ImageInput::one_view(pixels[place * 432..(place + 1) * 432].into(), [3, 12, 12]);
     let span = |positions| ModalitySpan { modality: Modality::Image, positions };
     let prompt = Prompt {
         token_ids,
