@@ -124,12 +124,8 @@ impl AudioTower {
 /// Keys have no bias on disk: it would shift all scores of a query alike, which changes no attention.
 fn queries_keys_values(ours: &str, theirs: &str, d_model: usize) -> Vec<WeightRule> {
     let names = ["q_proj", "k_proj", "v_proj"].map(|name| format!("{theirs}.self_attn.{name}"));
-    let mut rules = WeightRule::linear(&format!("{ours}.qkv"), &names, true);
-    for rule in &mut rules {
-        if rule.parameter.ends_with("bias") {
-            rule.tensors[1] = WeightRule::ZEROS.to_owned();
-            *rule = rule.clone().with_rows(&[d_model; 3]);
-        }
-    }
+    let qkv = WeightRule::linear(&format!("{ours}.qkv"), &names, true);
+    let mut rules: Vec<WeightRule> = qkv.into_iter().map(|rule| rule.with_rows(&[d_model; 3])).collect();
+    rules[1].tensors[1] = WeightRule::ZEROS.to_owned();
     rules
 }

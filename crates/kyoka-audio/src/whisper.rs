@@ -7,7 +7,7 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use kyoka_core::{AudioInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{EncoderLayer, EncoderLayerConfig, Linear, Norm, NormKind, WeightInit, fused, indices};
+use kyoka_nn::{EncoderLayer, EncoderLayerConfig, Linear, Linears, NamedLinears, Norm, NormKind, WeightInit, fused, indices};
 use serde::{Deserialize, Serialize};
 
 /// Which frames are encoded, and which see each other.
@@ -234,6 +234,13 @@ fn pool(rows: Tensor<2>, lengths: &mut [usize]) -> Tensor<2> {
     let second: Vec<usize> = first.iter().map(|row| row + 1).collect();
     let [first, second] = [first, second].map(|places| rows.clone().select(0, indices(&places, &rows.device())));
     (first + second) * 0.5
+}
+
+impl Linears for WhisperEncoder {
+    /// The layers' maps; the convolutions take no adapters.
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        self.layers.linears(&format!("{prefix}layers."), found);
+    }
 }
 
 impl ModalityEncoder for WhisperEncoder {

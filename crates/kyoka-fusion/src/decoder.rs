@@ -7,7 +7,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use kyoka_nn::{
-    AttentionLayout, HeadConfig, HostKv, Linear, Norm, NormKind, Position, RopeScaling, Rotary, RotaryAxes,
+    AttentionLayout, HeadConfig, HostKv, Linear, Linears, NamedLinears, Norm, NormKind, Position, RopeScaling, Rotary, RotaryAxes,
     RotaryConfig, StepRow, WeightInit, WeightRule, caches_on_host, fused, indices, packed_attention,
 };
 use serde::{Deserialize, Serialize};
@@ -147,15 +147,18 @@ impl Decoder {
         }
         for layer in 0..config.num_layers {
             let (ours, theirs) = (format!("{ours}layers.{layer}"), format!("{theirs}layers.{layer}"));
-            let mut linear = |part: &str, names: &[&str], bias| {
+            let mut linear = |part: &str, names: &[&str], rows: &[usize], bias| {
                 let names: Vec<String> = names.iter().map(|name| format!("{theirs}.{name}")).collect();
-                rules.extend(WeightRule::linear(&format!("{ours}.{part}"), &names, bias));
+                let linear = WeightRule::linear(&format!("{ours}.{part}"), &names, bias);
+                rules.extend(linear.into_iter().map(|rule| rule.with_rows(rows)));
             };
+            let [q, kv] = [config.num_heads, config.num_kv_heads].map(|heads| heads * config.d_head);
             let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
-            linear("qkv", &qkv, config.qkv_bias);
-            linear("out", &["self_attn.o_proj"], config.out_bias);
-            linear("mlp.gate_up", &["mlp.gate_proj", "mlp.up_proj"], config.mlp_bias);
-            linear("mlp.down", &["mlp.down_proj"], config.mlp_bias);
+            linear("qkv", &qkv, &[q, kv, kv], config.qkv_bias);
+            linear("out", &["self_attn.o_proj"], &[config.d_model], config.out_bias);
+            let gates = ["mlp.gate_proj", "mlp.up_proj"];
+            linear("mlp.gate_up", &gates, &[config.d_hidden; 2], config.mlp_bias);
+            linear("mlp.down", &["mlp.down_proj"], &[config.d_model], config.mlp_bias);
             let mut norms = vec![("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")];
             if config.qk_norm {
                 norms.extend([("query_norm", "self_attn.q_norm"), ("key_norm", "self_attn.k_norm")]);
@@ -374,6 +377,15 @@ impl Decoder {
         }
         cache.t += 1;
         if cache.slots.len() == ids.len() { hidden } else { hidden.select(0, indices(&cache.slots, &device)) }
+    }
+}
+
+impl Linears for Decoder {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        self.layers.linears(&format!("{prefix}layers."), found);
+        if let Some(head) = &mut self.head {
+            found.push((format!("{prefix}head"), head));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use burn::{module::Module, tensor::Tensor};
 use kyoka_nn::{
-    AttentionLayout, CompletionKv, GatedMlp, Linear, Norm, NormKind, PrefixKv, Rotary, WeightInit, attend, indices,
+    AttentionLayout, CompletionKv, GatedMlp, Linear, Linears, NamedLinears, Norm, NormKind, PrefixKv, Rotary, WeightInit, attend, indices,
 };
 
 use crate::DecoderConfig;
@@ -123,5 +123,13 @@ impl DecoderLayer {
         let (keys, values) = completion.push(t, by_head(key), by_head(value));
         let mixed = attend(by_head(turned.narrow(1, 0, h)), keys, values, None, Some(prefix));
         mixed.swap_dims(1, 2).reshape([n, h * d_head])
+    }
+}
+
+impl Linears for DecoderLayer {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        found.push((format!("{prefix}qkv"), &mut self.qkv));
+        found.push((format!("{prefix}out"), &mut self.out));
+        self.mlp.linears(&format!("{prefix}mlp."), found);
     }
 }

@@ -10,7 +10,7 @@ use kyoka_core::{
     AudioInput, CausalLm, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup, Prefill,
     Prompt,
 };
-use kyoka_nn::{caches_on_host, indices};
+use kyoka_nn::{Linears, NamedLinears, caches_on_host, indices};
 
 use crate::{
     Decoder, PositionScheme, Tower,
@@ -164,6 +164,18 @@ where
             input = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
         }
         self.decoder.forward_packed(input, packing)
+    }
+}
+
+impl<I: Module + Linears, A: Module + Linears> Linears for MultimodalLm<I, A> {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        if let Some(tower) = &mut self.image {
+            tower.linears(&format!("{prefix}image."), found);
+        }
+        if let Some(tower) = &mut self.audio {
+            tower.linears(&format!("{prefix}audio."), found);
+        }
+        self.decoder.linears(&format!("{prefix}decoder."), found);
     }
 }
 

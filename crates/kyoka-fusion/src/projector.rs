@@ -5,7 +5,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{Activation, GeluMlp, Linear, WeightInit};
+use kyoka_nn::{Activation, GeluMlp, Linear, Linears, NamedLinears, WeightInit};
 use serde::{Deserialize, Serialize};
 
 use crate::positions::TokenGrid;
@@ -154,6 +154,24 @@ impl<E: ModalityEncoder> Tower<E> {
     /// - output: `[N, d_output]` with `N` the sum of the media's tokens
     pub fn forward(&self, inputs: &[&E::Input], device: &Device) -> Tensor<2> {
         self.projector.forward(self.encoder.encode(inputs, device))
+    }
+}
+
+impl Linears for Projector {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        if let Some(linear) = &mut self.linear {
+            found.push((format!("{prefix}linear"), linear));
+        }
+        if let Some(mlp) = &mut self.mlp {
+            mlp.linears(&format!("{prefix}mlp."), found);
+        }
+    }
+}
+
+impl<E: Module + Linears> Linears for Tower<E> {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        self.encoder.linears(&format!("{prefix}encoder."), found);
+        self.projector.linears(&format!("{prefix}projector."), found);
     }
 }
 

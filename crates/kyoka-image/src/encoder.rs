@@ -2,7 +2,7 @@
 
 use burn::{module::Module, tensor::Device};
 use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::WeightInit;
+use kyoka_nn::{Linears, NamedLinears, WeightInit};
 use serde::{Deserialize, Serialize};
 
 use crate::{QwenVisionConfig, QwenVisionEncoder, VitConfig, VitEncoder};
@@ -35,6 +35,15 @@ pub enum ImageEncoder {
     Vit(VitEncoder),
     /// Qwen2-VL and its kin.
     Qwen(QwenVisionEncoder),
+}
+
+impl Linears for ImageEncoder {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        match self {
+            Self::Vit(encoder) => encoder.linears(prefix, found),
+            Self::Qwen(encoder) => encoder.linears(prefix, found),
+        }
+    }
 }
 
 impl ModalityEncoder for ImageEncoder {

@@ -9,7 +9,7 @@ use burn::{
 };
 use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
 use kyoka_nn::{
-    AttentionLayout, EncoderLayer, EncoderLayerConfig, Linear, Norm, Position, Rotary, RotaryAxes, RotaryConfig,
+    AttentionLayout, EncoderLayer, EncoderLayerConfig, Linear, Linears, NamedLinears, Norm, Position, Rotary, RotaryAxes, RotaryConfig,
     WeightInit, indices, packed_attention,
 };
 use serde::{Deserialize, Serialize};
@@ -175,6 +175,13 @@ fn squares(rows: usize, columns: usize, side: usize) -> Vec<[usize; 2]> {
         }
     }
     cells
+}
+
+impl Linears for QwenVisionEncoder {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        found.push((format!("{prefix}patch_embedding"), &mut self.patch_embedding));
+        self.layers.linears(&format!("{prefix}layers."), found);
+    }
 }
 
 impl ModalityEncoder for QwenVisionEncoder {

@@ -7,7 +7,7 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{EncoderLayer, EncoderLayerConfig, Linear, Norm, WeightInit, indices, masked_attention};
+use kyoka_nn::{EncoderLayer, EncoderLayerConfig, Linear, Linears, NamedLinears, Norm, WeightInit, indices, masked_attention};
 use serde::{Deserialize, Serialize};
 
 use crate::{patches::Patches, positions};
@@ -205,6 +205,13 @@ impl VitEncoder {
                 picked.reshape([rows.len() / count, count, d])
             }
         }
+    }
+}
+
+impl Linears for VitEncoder {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        found.push((format!("{prefix}patch_embedding"), &mut self.patch_embedding));
+        self.layers.linears(&format!("{prefix}layers."), found);
     }
 }
 

@@ -9,7 +9,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Activation, AttentionLayout, GatedMlp, GeluMlp, HeadConfig, Linear, Norm, NormKind, WeightInit, packed_attention,
+    Activation, AttentionLayout, GatedMlp, GeluMlp, HeadConfig, Linear, Linears, NamedLinears, Norm, NormKind, WeightInit, packed_attention,
 };
 
 /// Sizes of an encoder layer.
@@ -134,6 +134,19 @@ impl EncoderLayer {
         let num_heads = self.num_heads;
         let heads = HeadConfig { num_heads, num_kv_heads: num_heads, d_head: d_model / num_heads };
         AttentionLayout::new(heads, lengths, false)
+    }
+}
+
+impl Linears for EncoderLayer {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        found.push((format!("{prefix}qkv"), &mut self.qkv));
+        found.push((format!("{prefix}out"), &mut self.out));
+        if let Some(mlp) = &mut self.mlp {
+            mlp.linears(&format!("{prefix}mlp."), found);
+        }
+        if let Some(mlp) = &mut self.gated_mlp {
+            mlp.linears(&format!("{prefix}gated_mlp."), found);
+        }
     }
 }
 

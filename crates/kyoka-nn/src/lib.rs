@@ -2,6 +2,7 @@
 
 mod attention;
 mod cache;
+mod checkpoint;
 mod encoder_layer;
 pub mod fused;
 mod host_kv;
@@ -16,10 +17,14 @@ mod weight_rule;
 
 pub use attention::{PrefixKv, attend, causal_bias};
 pub use cache::CompletionKv;
+pub use checkpoint::{
+    CheckpointError, CheckpointFiles, CheckpointLayout, DiskTensor, Dtype, Fit, TensorFault, TensorInfo,
+    write_checkpoint, write_tensors,
+};
 pub use encoder_layer::{EncoderLayer, EncoderLayerConfig};
 pub use host_kv::{HostKv, StepRow, caches_on_host};
 pub use init::WeightInit;
-pub use linear::{Linear, LowRank, LowRankConfig};
+pub use linear::{Linear, Linears, LowRank, LowRankConfig, NamedLinears};
 pub use mlp::{Activation, GatedMlp, GeluMlp};
 pub use norm::{Norm, NormKind};
 pub use packed_attention::{AttentionLayout, HeadConfig, indices, masked_attention, packed_attention};

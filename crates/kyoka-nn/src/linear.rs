@@ -44,6 +44,23 @@ pub struct LowRankConfig {
     pub dropout: f64,
 }
 
+/// Linear maps with their parameter paths.
+pub type NamedLinears<'a> = Vec<(String, &'a mut Linear)>;
+
+/// A module that lends out its linear maps, so that adapters can be put beside them.
+pub trait Linears {
+    /// Adds the linear maps; `prefix` is the path of the module, with a dot behind it unless it is empty.
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>);
+}
+
+impl<T: Linears> Linears for Vec<T> {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        for (number, module) in self.iter_mut().enumerate() {
+            module.linears(&format!("{prefix}{number}."), found);
+        }
+    }
+}
+
 impl LowRank {
     /// An adapter of `columns`; `A` is drawn with variance `1 / (3 d_input)`, as PEFT draws it.
     ///

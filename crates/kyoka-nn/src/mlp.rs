@@ -6,7 +6,7 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Linear, WeightInit, fused};
+use crate::{Linear, Linears, NamedLinears, WeightInit, fused};
 
 /// The gated MLP of Llama and Qwen2: `down(silu(gate(x)) * up(x))`.
 ///
@@ -93,5 +93,19 @@ impl GeluMlp {
     /// - output: `[N, d_output]`
     pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
         self.fc2.forward(self.activation.forward(self.fc1.forward(input)))
+    }
+}
+
+impl Linears for GatedMlp {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        found.push((format!("{prefix}gate_up"), &mut self.gate_up));
+        found.push((format!("{prefix}down"), &mut self.down));
+    }
+}
+
+impl Linears for GeluMlp {
+    fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>) {
+        found.push((format!("{prefix}fc1"), &mut self.fc1));
+        found.push((format!("{prefix}fc2"), &mut self.fc2));
     }
 }

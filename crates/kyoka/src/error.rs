@@ -59,6 +59,9 @@ pub enum Error {
         /// Dotted names.
         fields: String,
     },
+    /// A checkpoint is faulty or does not fit.
+    #[error(transparent)]
+    Checkpoint(#[from] kyoka_nn::CheckpointError),
     /// A dataset is faulty.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod adapters;
 mod benching;
 mod bundled;
 mod checking;
@@ -25,7 +26,9 @@ pub use error::Error;
 pub use evaluating::{EvalOptions, evaluate_checkpoint};
 pub use generating::{GenerateOptions, generate};
 pub use policy::{AudioConfig, Policy, PolicyConfig, VisionConfig, load_policy};
-pub use pretrained::{Pretrained, load_pretrained};
+pub use pretrained::{
+    Placeholders, Pretrained, PretrainedTower, is_known_family, load_audio_encoder, load_image_encoder, load_pretrained,
+};
 pub use recipe::{Recipe, RewardConfig, RewardKind};
 pub use run::{RunSummary, write_report};
 pub use task::{MediaAugment, MultimodalTask};

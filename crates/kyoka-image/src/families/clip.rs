@@ -60,7 +60,7 @@ impl ClipVision {
     /// How the parameters are made of the checkpoint's, whose names start with `theirs`; ours start with `ours`.
     pub fn rules(config: &VitConfig, ours: &str, theirs: &str) -> Vec<WeightRule> {
         let mut rules =
-            linears(ours, theirs, &[("patch_embedding", &["embeddings.patch_embedding"], config.patch_bias)]);
+            linears(ours, theirs, 0, &[("patch_embedding", &["embeddings.patch_embedding"], config.patch_bias)]);
         let same = |part: &str, name: &str| {
             WeightRule::same(format!("{ours}{part}"), format!("{theirs}embeddings.{name}"))
         };
@@ -70,7 +70,7 @@ impl ClipVision {
         rules.extend(layer_norms(ours, theirs, &[("pre_norm", "pre_layrnorm")]));
         for layer in 0..config.num_layers {
             let names = (format!("{ours}layers.{layer}."), format!("{theirs}encoder.layers.{layer}."));
-            rules.extend(layer_rules(&names.0, &names.1));
+            rules.extend(layer_rules(&names.0, &names.1, config.layer.d_model));
         }
         rules
     }

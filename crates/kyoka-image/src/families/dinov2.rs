@@ -80,6 +80,7 @@ impl Dinov2 {
         let mut rules = linears(
             ours,
             theirs,
+            0,
             &[("patch_embedding", &["embeddings.patch_embeddings.projection"], config.patch_bias)],
         );
         let same = |part: &str, name: &str| WeightRule::same(format!("{ours}{part}"), format!("{theirs}{name}"));
@@ -88,8 +89,8 @@ impl Dinov2 {
         rules.extend(layer_norms(ours, theirs, &[("norm", "layernorm")]));
         for layer in 0..config.num_layers {
             let (ours, theirs) = (format!("{ours}layers.{layer}."), format!("{theirs}encoder.layer.{layer}."));
-            rules.extend(linears(&ours, &theirs, &[("qkv", &QKV, true), ("out", &["attention.output.dense"], true)]));
-            rules.extend(linears(&ours, &theirs, mlp(config.layer.gated, split_gates)));
+            rules.extend(linears(&ours, &theirs, config.layer.d_model, ATTENTION));
+            rules.extend(linears(&ours, &theirs, config.layer.d_hidden, mlp(config.layer.gated, split_gates)));
             rules.extend(layer_norms(&ours, &theirs, &[("attention_norm", "norm1"), ("mlp_norm", "norm2")]));
             for (part, name) in [("attention_scale", "layer_scale1"), ("mlp_scale", "layer_scale2")] {
                 rules.push(WeightRule::same(format!("{ours}{part}"), format!("{theirs}{name}.lambda1")));
@@ -99,10 +100,12 @@ impl Dinov2 {
     }
 }
 
-const QKV: [&str; 3] =
-    ["attention.attention.query", "attention.attention.key", "attention.attention.value"];
-
 type Linears = &'static [(&'static str, &'static [&'static str], bool)];
+
+const ATTENTION: Linears = &[
+    ("qkv", &["attention.attention.query", "attention.attention.key", "attention.attention.value"], true),
+    ("out", &["attention.output.dense"], true),
+];
 
 fn mlp(gated: bool, split_gates: bool) -> Linears {
     match (gated, split_gates) {

@@ -12,11 +12,16 @@ pub use siglip::SiglipVision;
 
 use kyoka_nn::WeightRule;
 
-/// Rules of the parameters of linear maps: ours, theirs, whether there is a bias.
-fn linears(ours: &str, theirs: &str, parts: &[(&str, &[&str], bool)]) -> Vec<WeightRule> {
+/// Rules of the parameters of linear maps: ours, theirs, whether there is a bias. Several maps in one have `rows` each.
+fn linears(ours: &str, theirs: &str, rows: usize, parts: &[(&str, &[&str], bool)]) -> Vec<WeightRule> {
     let rules = parts.iter().flat_map(|(part, names, bias)| {
-        let names: Vec<String> = names.iter().map(|name| format!("{theirs}{name}")).collect();
-        WeightRule::linear(&format!("{ours}{part}"), &names, *bias)
+        let on_disk: Vec<String> = names.iter().map(|name| format!("{theirs}{name}")).collect();
+        let rules = WeightRule::linear(&format!("{ours}{part}"), &on_disk, *bias);
+        let with_rows = move |rule: WeightRule| match names.len() {
+            1 => rule,
+            count => rule.with_rows(&vec![rows; count]),
+        };
+        rules.into_iter().map(with_rows)
     });
     rules.collect()
 }

@@ -87,13 +87,14 @@ impl Qwen2VlVision {
 
     /// How the parameters are made of the checkpoint's, whose names start with `theirs`; ours start with `ours`.
     pub fn rules(config: &QwenVisionConfig, ours: &str, theirs: &str) -> Vec<WeightRule> {
-        let mut rules = linears(ours, theirs, &[("patch_embedding", &["patch_embed.proj"], false)]);
+        let mut rules = linears(ours, theirs, 0, &[("patch_embedding", &["patch_embed.proj"], false)]);
         rules.extend(layer_norms(ours, theirs, &[("norm", "merger.ln_q")]));
         for layer in 0..config.num_layers {
             let (ours, theirs) = (format!("{ours}layers.{layer}."), format!("{theirs}blocks.{layer}."));
             rules.extend(linears(
                 &ours,
                 &theirs,
+                0,
                 &[
                     ("qkv", &["attn.qkv"], true),
                     ("out", &["attn.proj"], true),
@@ -183,7 +184,7 @@ impl Qwen25Vision {
     /// How the parameters are made of the checkpoint's, whose names start with `theirs`; ours start with `ours`. Queries,
     /// keys and values lie in one tensor (Qwen2.5-VL) or in three (`split_qkv`, Omni).
     pub fn rules(config: &QwenVisionConfig, ours: &str, theirs: &str, split_qkv: bool) -> Vec<WeightRule> {
-        let mut rules = linears(ours, theirs, &[("patch_embedding", &["patch_embed.proj"], false)]);
+        let mut rules = linears(ours, theirs, 0, &[("patch_embedding", &["patch_embed.proj"], false)]);
         let norm = |part: String, name: String| WeightRule::same(part + ".gamma", name + ".weight");
         rules.push(norm(format!("{ours}norm"), format!("{theirs}merger.ln_q")));
         let qkv: &[&str] = if split_qkv { &["attn.q", "attn.k", "attn.v"] } else { &["attn.qkv"] };
@@ -192,9 +193,14 @@ impl Qwen25Vision {
             rules.extend(linears(
                 &ours,
                 &theirs,
+                config.layer.d_model,
+                &[("qkv", qkv, true), ("out", &["attn.proj"], true)],
+            ));
+            rules.extend(linears(
+                &ours,
+                &theirs,
+                config.layer.d_hidden,
                 &[
-                    ("qkv", qkv, true),
-                    ("out", &["attn.proj"], true),
                     ("gated_mlp.gate_up", &["mlp.gate_proj", "mlp.up_proj"], true),
                     ("gated_mlp.down", &["mlp.down_proj"], true),
                 ],

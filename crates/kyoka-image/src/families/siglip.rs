@@ -58,7 +58,7 @@ impl SiglipVision {
     /// How the parameters are made of the checkpoint's, whose names start with `theirs`; ours start with `ours`.
     pub fn rules(config: &VitConfig, ours: &str, theirs: &str) -> Vec<WeightRule> {
         let mut rules =
-            linears(ours, theirs, &[("patch_embedding", &["embeddings.patch_embedding"], config.patch_bias)]);
+            linears(ours, theirs, 0, &[("patch_embedding", &["embeddings.patch_embedding"], config.patch_bias)]);
         rules.push(WeightRule::same(
             format!("{ours}position_embedding"),
             format!("{theirs}embeddings.position_embedding.weight"),
@@ -66,7 +66,7 @@ impl SiglipVision {
         rules.extend(layer_norms(ours, theirs, &[("norm", "post_layernorm")]));
         for layer in 0..config.num_layers {
             let names = (format!("{ours}layers.{layer}."), format!("{theirs}encoder.layers.{layer}."));
-            rules.extend(layer_rules(&names.0, &names.1));
+            rules.extend(layer_rules(&names.0, &names.1, config.layer.d_model));
         }
         rules
     }
@@ -86,10 +86,11 @@ pub(super) fn encoder_layer(
 }
 
 /// A layer as SigLIP and CLIP name it.
-pub(super) fn layer_rules(ours: &str, theirs: &str) -> Vec<WeightRule> {
+pub(super) fn layer_rules(ours: &str, theirs: &str, d_model: usize) -> Vec<WeightRule> {
     let mut rules = linears(
         ours,
         theirs,
+        d_model,
         &[
             ("qkv", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], true),
             ("out", &["self_attn.out_proj"], true),

@@ -7,12 +7,12 @@ mod towers;
 use std::path::Path;
 
 use burn::tensor::Device;
-use kyoka_nn::{CheckpointFiles, Fit, WeightInit};
+use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
 
 pub use families::{Placeholders, is_known_family};
 pub(crate) use families::{Family, read_family};
 pub(crate) use json::read_json;
-pub use towers::{load_audio_encoder, load_image_encoder};
+pub use towers::{PretrainedTower, load_audio_encoder, load_image_encoder};
 
 use crate::{Error, Policy, PolicyConfig};
 
@@ -24,6 +24,8 @@ pub struct Pretrained {
     pub config: PolicyConfig,
     /// The tokens that stand for media.
     pub placeholders: Placeholders,
+    /// How its parameters are made of the tensors on disk.
+    pub rules: Vec<WeightRule>,
 }
 
 /// Whether a folder holds a Hugging Face checkpoint rather than one of ours.
@@ -45,5 +47,5 @@ pub fn load_pretrained(folder: &Path, device: &Device) -> Result<Pretrained, Err
     let blank = config.build_with(&mut WeightInit::blank(device));
     let unused = |name: &str| unused.iter().any(|part| part.matches(name));
     let policy = files.load(blank, Fit { unused: &unused, ..Fit::exact(&rules) })?;
-    Ok(Pretrained { policy, config: PolicyConfig { source: Some(json), ..config }, placeholders })
+    Ok(Pretrained { policy, config: PolicyConfig { source: Some(json), ..config }, placeholders, rules })
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use kyoka_audio::{
-    WhisperEncoder,
+    WhisperConfig, WhisperEncoder,
     families::{AudioFamily, AudioTower},
 };
 use kyoka_core::nearest;
@@ -20,6 +20,16 @@ use super::{
     json::{parse, read_json},
 };
 use crate::Error;
+
+/// A tower from a checkpoint of its own.
+pub struct PretrainedTower<E, C> {
+    /// The tower.
+    pub encoder: E,
+    /// Its sizes.
+    pub config: C,
+    /// How its parameters are made of the tensors on disk.
+    pub rules: Vec<WeightRule>,
+}
 
 /// A vision tower's sizes and rules.
 struct ImageTower {
@@ -78,7 +88,10 @@ fn image_tower(json: &Value, on_disk: OnDisk<'_>, ours: &str) -> Result<ImageTow
 ///
 /// # Errors
 /// Names the file and the field, and lists every tensor that is missing, superfluous or misshapen.
-pub fn load_image_encoder(folder: &Path, device: &Device) -> Result<(ImageEncoder, ImageEncoderConfig), Error> {
+pub fn load_image_encoder(
+    folder: &Path,
+    device: &Device,
+) -> Result<PretrainedTower<ImageEncoder, ImageEncoderConfig>, Error> {
     let path = folder.join("config.json");
     let json = read_json(&path)?;
     let files = CheckpointFiles::open(folder)?;
@@ -88,7 +101,7 @@ pub fn load_image_encoder(folder: &Path, device: &Device) -> Result<(ImageEncode
     let unused = |name: &str| tower.unused.iter().any(|part| part.matches(name));
     let blank = config.build(&mut WeightInit::blank(device));
     let encoder = files.load(blank, Fit { unused: &unused, ..Fit::exact(&tower.rules) })?;
-    Ok((encoder, config))
+    Ok(PretrainedTower { encoder, config, rules: tower.rules })
 }
 
 /// Whisper's encoder from a checkpoint of Whisper; the decoder is left alone.
@@ -98,7 +111,7 @@ pub fn load_image_encoder(folder: &Path, device: &Device) -> Result<(ImageEncode
 pub fn load_audio_encoder(
     folder: &Path,
     device: &Device,
-) -> Result<(WhisperEncoder, kyoka_audio::WhisperConfig), Error> {
+) -> Result<PretrainedTower<WhisperEncoder, WhisperConfig>, Error> {
     let path = folder.join("config.json");
     let json = read_json(&path)?;
     let fail = |reason: String| Error::file(&path, reason);
@@ -113,5 +126,5 @@ pub fn load_audio_encoder(
     let unused = |name: &str| ["model.decoder.", "decoder.", "proj_out."].iter().any(|part| name.starts_with(part));
     let blank = WhisperEncoder::new(&config, &mut WeightInit::blank(device));
     let encoder = files.load(blank, Fit { unused: &unused, ..Fit::exact(&rules) })?;
-    Ok((encoder, config))
+    Ok(PretrainedTower { encoder, config, rules })
 }
