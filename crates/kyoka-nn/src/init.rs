@@ -1,7 +1,7 @@
 //! Initial weights drawn on the host: one seed gives the same weights on every device.
 
 use burn::{
-    module::Param,
+    module::{Param, ParamId},
     nn::{Linear, RmsNorm, RmsNormConfig},
     tensor::{Device, Tensor, TensorData},
 };
@@ -11,14 +11,21 @@ use rand_chacha::ChaCha8Rng;
 
 /// Draws the weights of a model, one tensor after the other.
 pub struct WeightInit {
-    rng: ChaCha8Rng,
+    /// None where the weights come from a checkpoint.
+    rng: Option<ChaCha8Rng>,
     device: Device,
 }
 
 impl WeightInit {
     /// Weights for `device`.
     pub fn new(seed: u64, device: &Device) -> Self {
-        Self { rng: stream_rng(seed, Stream::Init, &[]), device: device.clone() }
+        Self { rng: Some(stream_rng(seed, Stream::Init, &[])), device: device.clone() }
+    }
+
+    /// Weights that a checkpoint will give: shapes only, nothing is drawn and nothing takes memory before
+    /// [`CheckpointFiles::load`](crate::CheckpointFiles::load). A weight that is asked for earlier is zero.
+    pub fn blank(device: &Device) -> Self {
+        Self { rng: None, device: device.clone() }
     }
 
     /// Where the weights are put.
@@ -28,9 +35,15 @@ impl WeightInit {
 
     /// Uniform in `[-bound, bound]`.
     pub fn uniform<const D: usize>(&mut self, shape: [usize; D], bound: f32) -> Param<Tensor<D>> {
+        let Some(rng) = &mut self.rng else { return self.lazy_zeros(shape) };
         let count = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|_| self.rng.random_range(-bound..=bound)).collect();
+        let values: Vec<f32> = (0..count).map(|_| rng.random_range(-bound..=bound)).collect();
         Param::from_data(TensorData::new(values, shape), &self.device)
+    }
+
+    fn lazy_zeros<const D: usize>(&self, shape: [usize; D]) -> Param<Tensor<D>> {
+        let zeros = move |device: &Device, trained| Tensor::zeros(shape, device).set_require_grad(trained);
+        Param::uninitialized(ParamId::new(), zeros, self.device.clone(), true, shape.into())
     }
 
     /// All zero.

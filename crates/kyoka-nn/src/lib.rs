@@ -2,6 +2,7 @@
 
 mod attention;
 mod cache;
+mod checkpoint;
 mod encoder_layer;
 pub mod fused;
 mod host_kv;
@@ -14,6 +15,10 @@ mod weight_rule;
 
 pub use attention::{PrefixKv, attend, causal_bias};
 pub use cache::CompletionKv;
+pub use checkpoint::{
+    CheckpointError, CheckpointFiles, CheckpointLayout, DiskTensor, Dtype, Fit, TensorFault, TensorInfo,
+    write_checkpoint, write_tensors,
+};
 pub use encoder_layer::{EncoderLayer, EncoderLayerConfig};
 pub use host_kv::{HostKv, StepRow, caches_on_host};
 pub use init::WeightInit;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use kyoka_data::DataError;
+use kyoka_nn::CheckpointError;
 use kyoka_text::TextError;
 use kyoka_trainer::TrainError;
 
@@ -65,6 +66,9 @@ pub enum Error {
     /// A tokenizer or a text is faulty.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// A checkpoint is faulty or does not fit.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// Training stopped.
     #[error(transparent)]
     Train(#[from] TrainError),

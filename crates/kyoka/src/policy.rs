@@ -89,7 +89,11 @@ impl PolicyConfig {
 
     /// A policy with seeded weights.
     pub fn build(&self, seed: u64, device: &Device) -> Policy {
-        let mut init = WeightInit::new(seed, device);
+        self.build_with(WeightInit::new(seed, device))
+    }
+
+    /// A policy whose weights `init` gives.
+    pub fn build_with(&self, mut init: WeightInit) -> Policy {
         let d_model = self.decoder.d_model;
         let image = self.vision.as_ref().map(|vision| {
             let encoder = VitEncoder::new(&vision.encoder, &mut init);

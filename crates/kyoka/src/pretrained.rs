@@ -3,11 +3,9 @@
 use std::{fs, path::Path};
 
 use burn::tensor::Device;
-use kyoka_core::load_parameters;
 use kyoka_fusion::{Decoder, DecoderConfig, ProjectorConfig};
 use kyoka_image::{ImageProcessor, VitConfig, VitEncoder};
-use kyoka_nn::{Activation, EncoderLayerConfig, WeightRule};
-use kyoka_trainer::unpack;
+use kyoka_nn::{Activation, CheckpointFiles, EncoderLayerConfig, Fit, WeightInit, WeightRule};
 use serde::Deserialize;
 
 use crate::{Error, Policy, PolicyConfig, VisionConfig};
@@ -136,7 +134,7 @@ pub(crate) fn is_pretrained(folder: &Path) -> bool {
     serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|config| config["model_type"].is_string())
 }
 
-/// Reads `config.json` and `model.safetensors` (f32) of a SmolVLM or Idefics3 checkpoint whose pictures are not split.
+/// Reads `config.json` and the safetensors of a SmolVLM or Idefics3 checkpoint whose pictures are not split.
 ///
 /// # Errors
 /// Names the file, and lists every tensor that is missing, superfluous or misshapen.
@@ -156,22 +154,8 @@ pub fn load_pretrained(folder: &Path, device: &Device) -> Result<Pretrained, Err
     rules.extend(VitEncoder::siglip_rules(&vision.encoder, "image.encoder.", "model.vision_model."));
     let connector = "model.connector.modality_projection.proj".to_owned();
     rules.extend(WeightRule::linear("image.projector.linear", &[connector], false));
-    let path = folder.join("model.safetensors");
-    let mut tensors = unpack(&path)?;
-    let mut faults = Vec::new();
-    let mut parameters = std::collections::BTreeMap::new();
-    for rule in rules {
-        match rule.assemble(&mut tensors) {
-            Ok(value) => drop(parameters.insert(rule.parameter, value)),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    faults.extend(tensors.keys().map(|name| format!("{name}: not a tensor of this family")));
-    if !faults.is_empty() {
-        return Err(Error::file(&path, faults.join("\n  ")));
-    }
-    let policy = load_parameters(config.build(0, device), parameters);
-    let policy = policy.map_err(|error| Error::file(&path, error))?;
+    let files = CheckpointFiles::open(folder)?;
+    let policy = files.load(config.build_with(WeightInit::blank(device)), Fit::exact(&rules))?;
     let end_id = family.text_config.eos_token_id.unwrap_or(2);
     Ok(Pretrained { policy, config, image_token_id: family.image_token_id, end_id })
 }
