@@ -8,8 +8,8 @@ use burn::{
     tensor::{Device, TensorData},
 };
 use kyoka_nn::{
-    CheckpointFiles, CheckpointLayout, DiskTensor, Dtype, Fit, LayerNorm, TensorInfo, WeightInit, WeightRule,
-    write_checkpoint, write_tensors,
+    CheckpointFiles, CheckpointLayout, DiskTensor, Dtype, Fit, Linear, Norm, NormKind, TensorInfo, WeightInit,
+    WeightRule, write_checkpoint, write_tensors,
 };
 
 fn info(dtype: Dtype, shape: &[usize]) -> TensorInfo {
@@ -274,12 +274,12 @@ fn folders_and_files_are_told_apart() {
 
 #[derive(Module, Debug)]
 struct Tiny {
-    qk: burn::nn::Linear,
-    norm: LayerNorm,
+    qk: Linear,
+    norm: Norm,
 }
 
 fn tiny(mut init: WeightInit) -> Tiny {
-    Tiny { qk: init.linear(45, 103, true), norm: LayerNorm::new(45, 1e-5, &init) }
+    Tiny { qk: init.linear(45, 103, true), norm: Norm::new(NormKind::Layer, 45, 1e-5, &init) }
 }
 
 fn tiny_rules() -> Vec<WeightRule> {
@@ -350,4 +350,17 @@ fn rows_of_the_rule_tell_what_a_sum_hides() {
     let faults = side_by_side().assemble(&files).unwrap_err();
     assert_eq!(faults.len(), 2);
     assert_eq!(faults[0].to_string(), "q.weight: expected shape [70, 45], got [33, 45]");
+}
+
+#[test]
+fn zeros_that_are_not_on_disk_come_and_go() {
+    let mut rule = WeightRule::linear("qkv", &["q".into(), "k".into(), "v".into()], true).remove(1);
+    rule.tensors[1] = WeightRule::ZEROS.to_owned();
+    let rule = rule.with_rows(&[2, 3, 1]);
+    let (_folder, files) = file_with(vec![tensor("q.bias", Dtype::F32, &[2]), tensor("v.bias", Dtype::F32, &[1])]);
+    let value = rule.assemble(&files).unwrap();
+    assert_eq!(value.try_to_vec::<f32>().unwrap(), [-100.0, -99.0, 0.0, 0.0, 0.0, -100.0]);
+    let back = rule.split(&value, &files.layout()).unwrap();
+    let names: Vec<&str> = back.iter().map(|tensor| tensor.name.as_str()).collect();
+    assert_eq!(names, ["q.bias", "v.bias"]);
 }

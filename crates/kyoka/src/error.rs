@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use kyoka_data::DataError;
+use kyoka_nn::CheckpointError;
 use kyoka_text::TextError;
 use kyoka_trainer::TrainError;
 
@@ -59,15 +60,15 @@ pub enum Error {
         /// Dotted names.
         fields: String,
     },
-    /// A checkpoint is faulty or does not fit.
-    #[error(transparent)]
-    Checkpoint(#[from] kyoka_nn::CheckpointError),
     /// A dataset is faulty.
     #[error(transparent)]
     Data(#[from] DataError),
     /// A tokenizer or a text is faulty.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// A checkpoint is faulty or does not fit.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// Training stopped.
     #[error(transparent)]
     Train(#[from] TrainError),

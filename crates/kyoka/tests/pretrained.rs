@@ -67,7 +67,7 @@ fn what_does_not_fit_is_listed() {
     let deeper = load(&config.replacen("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", 1));
     assert!(deeper.contains("layers.2") && deeper.contains("missing"), "{deeper}");
     let wider = load(&config.replace("\"vocab_size\": 61", "\"vocab_size\": 62"));
-    assert!(wider.contains("decoder.embedding") && wider.contains("[62, 24]"), "{wider}");
+    assert!(wider.contains("embed_tokens.weight") && wider.contains("[62, 24]"), "{wider}");
     fs::write(folder.path().join("model.safetensors"), b"\xff\xff\xff\xff\xff\xff\xff\x7f{}").unwrap();
     let truncated = load(&config);
     assert!(truncated.contains("model.safetensors"), "{truncated}");
