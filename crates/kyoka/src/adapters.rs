@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use burn::{
-    module::{Module, Param},
+    module::Param,
     tensor::{Tensor, TensorData},
 };
 use kyoka_core::nearest;

@@ -16,7 +16,7 @@ use rand::RngExt;
 use serde::Serialize;
 
 use crate::{
-    Error, Policy, PolicyConfig, load_policy, open_device,
+    Error, Policy, load_policy, open_device,
     pretrained::{Pretrained, is_pretrained, load_pretrained},
     run::peak_rss_mb,
 };
@@ -182,14 +182,15 @@ impl Bench {
         }
         let device = open_device(&options.device)?.autodiff();
         let folder = &options.checkpoint;
-        let Pretrained { policy, config, image_token_id, end_id } = if is_pretrained(folder) {
-            load_pretrained(folder, &device)?
+        let (policy, config, image_token_id, end_id) = if is_pretrained(folder) {
+            let Pretrained { policy, config, placeholders, end_ids, .. } = load_pretrained(folder, &device)?;
+            // A text model has no placeholder; its first token is as good as any.
+            (policy, config, placeholders.image.unwrap_or(0), end_ids.first().copied().unwrap_or(0))
         } else {
             let (policy, config, tokenizer) = load_policy(folder, &device)?;
-            let (image_token_id, end_id) = (tokenizer.banned_ids()[0], tokenizer.end_id());
-            Pretrained { policy, config, image_token_id, end_id }
+            (policy, config, tokenizer.banned_ids()[0], tokenizer.end_id())
         };
-        let image_tokens = image_tokens(&config);
+        let image_tokens = config.vision.as_ref().map_or(0, |vision| vision.fixed_tokens().unwrap_or(0));
         if let Some(expected) = options.image_tokens.filter(|&expected| expected != image_tokens) {
             let reason = format!("makes {image_tokens} tokens of a picture, not {expected}");
             return Err(Error::file(folder, reason));
@@ -223,13 +224,6 @@ impl Bench {
         session.optimizer = kyoka_trainer::AdamW::new(optimizer);
         session
     }
-}
-
-fn image_tokens(config: &PolicyConfig) -> usize {
-    config.vision.as_ref().map_or(0, |vision| {
-        let side = vision.encoder.patch_size;
-        vision.encoder.height / side * (vision.encoder.width / side) / vision.projector.fold
-    })
 }
 
 fn learning_rate() -> LearningRate {

@@ -61,6 +61,19 @@ pub struct PolicyConfig {
     pub source: Option<serde_json::Value>,
 }
 
+impl VisionConfig {
+    /// Tokens that every picture takes, where that does not depend on the picture.
+    pub(crate) fn fixed_tokens(&self) -> Option<usize> {
+        match &self.encoder {
+            ImageEncoderConfig::Vit(encoder) => {
+                let [rows, columns] = encoder.grid();
+                Some(rows * columns / self.projector.fold)
+            }
+            ImageEncoderConfig::Qwen(_) => None,
+        }
+    }
+}
+
 impl AudioConfig {
     /// Log-mel features of sounds padded or cut to `frames`.
     pub(crate) fn log_mel(num_mels: usize, frames: usize) -> LogMelConfig {

@@ -8,13 +8,13 @@ use kyoka_core::{
     Stream, stream_rng,
 };
 use kyoka_data::MediaStore;
-use kyoka_image::{ImageAugment, ImageEncoderConfig, ImageError, Picture};
+use kyoka_image::{ImageAugment, ImageError, Picture};
 use kyoka_rollout::LocalEngine;
 use kyoka_text::{PromptLayout, Tokenizer};
 use kyoka_trainer::{Task, TaskError};
 use serde::{Deserialize, Serialize};
 
-use crate::{Policy, PolicyConfig};
+use crate::{Policy, PolicyConfig, VisionConfig};
 
 /// Random changes of media while training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -79,13 +79,7 @@ impl MultimodalTask {
     /// Tokens that one medium takes; `None` if the policy lacks the sense.
     fn tokens_of(&self, modality: Modality) -> Option<usize> {
         match modality {
-            Modality::Image => self.config.vision.as_ref().and_then(|vision| match &vision.encoder {
-                ImageEncoderConfig::Vit(encoder) => {
-                    let [rows, columns] = encoder.grid();
-                    Some(rows * columns / vision.projector.fold)
-                }
-                ImageEncoderConfig::Qwen(_) => None,
-            }),
+            Modality::Image => self.config.vision.as_ref().and_then(VisionConfig::fixed_tokens),
             Modality::Audio => {
                 let audio = self.config.audio.as_ref()?;
                 Some(self.log_mel.as_ref()?.num_frames() / 2 / audio.projector.fold)

@@ -7,6 +7,7 @@ mod towers;
 use std::path::Path;
 
 use burn::tensor::Device;
+use serde_json::Value;
 use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
 
 pub use families::{Placeholders, is_known_family};
@@ -24,6 +25,8 @@ pub struct Pretrained {
     pub config: PolicyConfig,
     /// The tokens that stand for media.
     pub placeholders: Placeholders,
+    /// The tokens that end a completion.
+    pub end_ids: Vec<u32>,
     /// How its parameters are made of the tensors on disk.
     pub rules: Vec<WeightRule>,
 }
@@ -47,5 +50,26 @@ pub fn load_pretrained(folder: &Path, device: &Device) -> Result<Pretrained, Err
     let blank = config.build_with(&mut WeightInit::blank(device));
     let unused = |name: &str| unused.iter().any(|part| part.matches(name));
     let policy = files.load(blank, Fit { unused: &unused, ..Fit::exact(&rules) })?;
-    Ok(Pretrained { policy, config: PolicyConfig { source: Some(json), ..config }, placeholders, rules })
+    let end_ids = end_ids(folder, &json)?;
+    Ok(Pretrained { policy, config: PolicyConfig { source: Some(json), ..config }, placeholders, end_ids, rules })
+}
+
+/// The tokens that end a completion: those of `generation_config.json`, or else of the configuration.
+fn end_ids(folder: &Path, config: &Value) -> Result<Vec<u32>, Error> {
+    let path = folder.join("generation_config.json");
+    let generation = if path.exists() { read_json(&path)? } else { Value::Null };
+    let parts = ["text_config", "thinker_config"].map(|part| &config[part]);
+    let deeper = parts.map(|part| &part["text_config"]);
+    let places = [&generation, config].into_iter().chain(parts).chain(deeper);
+    for place in places {
+        let ids = match &place["eos_token_id"] {
+            Value::Null => continue,
+            Value::Array(ids) => ids.clone(),
+            one => vec![one.clone()],
+        };
+        let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+        let fail = || Error::file(&path, format!("eos_token_id: expected token ids, got {}", place["eos_token_id"]));
+        return ids.iter().map(|value| id(value).ok_or_else(fail)).collect();
+    }
+    Ok(Vec::new())
 }

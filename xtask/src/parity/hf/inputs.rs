@@ -3,9 +3,8 @@
 use anyhow::{Result, ensure};
 use kyoka::{
     Placeholders, Policy,
-    core::{AudioInput, ImageInput, Modality, ModalityEncoder, ModalitySpan, Prompt},
+    core::{AudioInput, ImageInput, Modality, ModalitySpan, Prompt},
 };
-use kyoka::image::ImageEncoder;
 
 use super::Golden;
 
@@ -264,9 +263,4 @@ fn audios(golden: &Golden) -> Result<Vec<AudioInput>> {
 /// Pictures and sounds for towers alone.
 pub fn media(golden: &Golden) -> Result<(Vec<ImageInput>, Vec<AudioInput>)> {
     Ok((images(golden)?, audios(golden)?))
-}
-
-/// Patches of a picture before they are folded.
-pub fn num_patches(encoder: &ImageEncoder, image: &ImageInput) -> usize {
-    encoder.num_positions(image)
 }
