@@ -45,12 +45,15 @@ pub struct Reward {
     pub parts: Vec<(String, f32)>,
     /// Verdicts on single steps, for process supervision.
     pub steps: Vec<StepVerdict>,
+    /// What the total is the sum of, weight and value each, for a credit that normalises them apart (GDPO); empty for a
+    /// reward of one piece. All completions of a prompt have the same terms.
+    pub terms: Vec<(f32, f32)>,
 }
 
 impl Reward {
     /// A reward with one part.
     pub fn graded(name: &str, value: f32) -> Self {
-        Self { total: Some(value), parts: vec![(name.to_owned(), value)], steps: Vec::new() }
+        Self { total: Some(value), parts: vec![(name.to_owned(), value)], ..Self::default() }
     }
 
     /// The explicit "cannot say".

@@ -1,12 +1,15 @@
 //! A recipe: everything that decides a run, as one TOML file.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use kyoka_core::{RewardFn, Sample, nearest};
 use kyoka_reward::{
     ExactAnswer, Format, NumericAnswer, RunningCount, SoftOverlong, StepAccuracy, WeightedSum,
 };
-use kyoka_trainer::{CheckpointPolicy, RlConfig, SftConfig};
+use kyoka_trainer::{CheckpointPolicy, PreferenceStageConfig, RlConfig, SftConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -39,6 +42,7 @@ pub(crate) struct Settings {
     pub augment: MediaAugment,
     pub sft: Option<SftConfig>,
     pub sft_continued: Option<SftConfig>,
+    pub preference: Option<PreferenceStageConfig>,
     pub rl: Option<RlConfig>,
     #[serde(default)]
     pub reward: Vec<RewardConfig>,
@@ -62,6 +66,9 @@ pub(crate) struct DataSettings {
 pub(crate) struct ModelSettings {
     /// Name of a configuration.
     pub config: String,
+    /// Folder of a run (its newest checkpoint) or of a checkpoint to start from; fresh weights if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -234,10 +241,11 @@ impl Recipe {
         let settings: Settings = self.table.clone().try_into().map_err(|error: toml::de::Error| {
             Error::Recipe { name: self.name.clone(), reason: with_nearest(error.message()) }
         })?;
-        if settings.sft.is_none() && settings.rl.is_none() {
+        let stages = [settings.sft.is_some(), settings.preference.is_some(), settings.rl.is_some()];
+        if stages == [false; 3] {
             return Err(Error::Recipe {
                 name: self.name.clone(),
-                reason: "expected a stage: [sft] or [rl]".into(),
+                reason: "expected a stage: [sft], [preference] or [rl]".into(),
             });
         }
         if settings.reward.is_empty() {
