@@ -31,26 +31,40 @@ impl RewardFn for WeightedSum {
     }
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let mut sum = Reward { total: Some(0.0), ..Reward::default() };
-        for (index, (weight, rule)) in self.rules.iter().enumerate() {
-            let reward = rule.score(context, completion)?;
-            if let Some(got) = reward.total.filter(|total| !total.is_finite()) {
-                let (reward, id) = (rule.name().to_owned(), context.sample.id.clone());
-                return Err(RewardError::NotFinite { reward, id, got });
-            }
-            if *weight != 0.0 {
-                sum.total = sum.total.zip(reward.total).map(|(sum, part)| sum + weight * part);
-                sum.terms.extend(reward.total.map(|total| (*weight, total)));
-            }
-            sum.parts.extend(reward.parts);
-            // Steps of different rules are different steps.
-            let own = reward.steps.into_iter();
-            sum.steps.extend(
-                own.map(|verdict| StepVerdict { step: verdict.step + index * STEPS_A_RULE, ..verdict }),
-            );
-        }
-        Ok(sum)
+        let rewards = self.score_group(context, std::slice::from_ref(completion))?;
+        Ok(rewards.into_iter().next().expect("one reward a completion"))
     }
+
+    fn score_group(
+        &self,
+        context: &RewardContext<'_>,
+        completions: &[Completion],
+    ) -> Result<Vec<Reward>, RewardError> {
+        let mut sums = vec![Reward { total: Some(0.0), ..Reward::default() }; completions.len()];
+        for (index, (weight, rule)) in self.rules.iter().enumerate() {
+            let rewards = rule.score_group(context, completions)?;
+            for (sum, reward) in sums.iter_mut().zip(rewards) {
+                if let Some(got) = reward.total.filter(|total| !total.is_finite()) {
+                    let (reward, id) = (rule.name().to_owned(), context.sample.id.clone());
+                    return Err(RewardError::NotFinite { reward, id, got });
+                }
+                add(sum, index, *weight, reward);
+            }
+        }
+        Ok(sums)
+    }
+}
+
+/// Adds the reward of rule number `index`.
+fn add(sum: &mut Reward, index: usize, weight: f32, reward: Reward) {
+    if weight != 0.0 {
+        sum.total = sum.total.zip(reward.total).map(|(sum, part)| sum + weight * part);
+        sum.terms.extend(reward.total.map(|total| (weight, total)));
+    }
+    sum.parts.extend(reward.parts);
+    // Steps of different rules are different steps.
+    let own = reward.steps.into_iter();
+    sum.steps.extend(own.map(|verdict| StepVerdict { step: verdict.step + index * STEPS_A_RULE, ..verdict }));
 }
 
 #[cfg(test)]

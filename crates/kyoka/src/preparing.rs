@@ -43,11 +43,12 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
     }
     check_rows(&settings, &task, &splits, config.decoder.max_positions)?;
     let mut pairs = BTreeMap::new();
-    if let Some(stage) = &settings.preference {
-        let path = split_path(&folder, &stage.data)?;
+    let compared = settings.preference.iter().map(|stage| &stage.data);
+    for name in compared.chain(settings.reward_model.iter().map(|stage| &stage.data)) {
+        let path = split_path(&folder, name)?;
         let rows = read_pairs(&path, ReadOptions { allow_outside: settings.data.allow_outside })?;
         check_pairs(&task, &rows, config.decoder.max_positions)?;
-        pairs.insert(stage.data.clone(), rows);
+        pairs.insert(name.clone(), rows);
     }
     Ok(Prepared { settings, task, splits, pairs, config, tokenizer_json })
 }

@@ -7,9 +7,9 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use kyoka_core::RolloutEngine;
+use kyoka_core::{CausalLm, RolloutEngine};
 use kyoka_trainer::{
-    AdamWConfig, CheckpointStore, EvalReport, EvalSummary, Evaluation, Observer, PreferenceStage, RlStage, Session, SftStage,
+    AdamWConfig, CheckpointStore, EvalReport, EvalSummary, Evaluation, Observer, PreferenceStage, RewardModelStage, RlStage, Session, SftStage,
     Stage, StepReport, TrainError, evaluate, load_weights,
 };
 use serde_json::json;
@@ -164,7 +164,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn execute(&self, model: Policy, observer: &mut dyn Observer) -> Result<Outcome, Error> {
         let Prepared { settings, task, splits, pairs, .. } = self.prepared;
-        let reward = settings.reward();
+        let reward = settings.reward(&model.device().without_autodiff())?;
         let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };
         let seed = self.options.seed;
         let mut stages: Vec<Box<dyn Stage<Policy> + '_>> = Vec::new();
@@ -175,6 +175,9 @@ impl Run<'_> {
         }
         if let Some(config) = &settings.preference {
             stages.push(Box::new(PreferenceStage::new(config, task, &pairs[&config.data], seed)?));
+        }
+        if let Some(config) = &settings.reward_model {
+            stages.push(Box::new(RewardModelStage::new(config, task, &pairs[&config.data], seed)?));
         }
         if let Some(config) = &settings.rl {
             stages.push(Box::new(RlStage::new(

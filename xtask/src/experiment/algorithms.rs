@@ -120,7 +120,7 @@ impl Runner<'_> {
             bail!("{algorithm}, seed {seed}: {status}; run again to go on");
         }
         let result = RunResult::of_run(&folder, algorithm, seed, settings)?;
-        println!("  {:?} in {:.0} s", result.accuracy, result.wall_s);
+        println!("  accuracy {:.3} on test in {:.0} s", result.part("test", "accuracy"), result.wall_s);
         results::append(&self.results, &result)?;
         if start.is_some() {
             fs::remove_dir_all(folder.join("checkpoints"))?;

@@ -35,7 +35,7 @@ fn of<'a>(results: &'a [RunResult], algorithm: &str) -> Vec<&'a RunResult> {
 }
 
 fn accuracies(results: &[RunResult], algorithm: &str, split: &str) -> Vec<f64> {
-    of(results, algorithm).iter().filter_map(|result| result.accuracy.get(split).copied()).collect()
+    of(results, algorithm).iter().map(|result| result.part(split, "accuracy")).collect()
 }
 
 fn with_results(page: &str, table: &str) -> Result<String> {
@@ -54,13 +54,14 @@ fn with_interval(values: &[f64]) -> String {
 /// The table of all algorithms that have a result, and what is missing.
 fn table(results: &[RunResult]) -> String {
     let mut lines = vec![
-        "| algorithm | test, by seed | test | test_voice | steps | trained tokens | minutes | peak MB |"
+        "| algorithm | test, by seed | test | test_voice | total on test | steps | trained tokens | minutes | peak MB |"
             .to_owned(),
-        "|---|---|---|---|---|---|---|---|".to_owned(),
+        "|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     if let Some(start) = of(results, "sft").first() {
-        let at = |split: &str| start.accuracy.get(split).copied().unwrap_or(f64::NAN);
-        lines.push(format!("| (SFT, the start) | | {:.3} | {:.3} | | | | |", at("test"), at("test_voice")));
+        let at = |split: &str| start.part(split, "accuracy");
+        let (test, voice, total) = (at("test"), at("test_voice"), start.total("test"));
+        lines.push(format!("| (SFT, the start) | | {test:.3} | {voice:.3} | {total:.3} | | | | |"));
     }
     let seeds = {
         let mut seeds: Vec<u64> =
@@ -92,10 +93,11 @@ fn row(name: &str, runs: &[&RunResult], results: &[RunResult]) -> String {
     let test = accuracies(results, name, "test");
     let seeds: Vec<String> = test.iter().map(|value| format!("{value:.3}")).collect();
     format!(
-        "| `{name}` | {} | {} | {} | {:.0} | {:.0} k | {:.2} | {:.0} |",
+        "| `{name}` | {} | {} | {} | {} | {:.0} | {:.0} k | {:.2} | {:.0} |",
         seeds.join(" / "),
         with_interval(&test),
         with_interval(&accuracies(results, name, "test_voice")),
+        with_interval(&runs.iter().map(|run| run.total("test")).collect::<Vec<_>>()),
         mean(|run| run.steps as f64),
         mean(|run| run.trained_tokens as f64) / 1e3,
         mean(|run| run.wall_s) / 60.0,
@@ -105,14 +107,18 @@ fn row(name: &str, runs: &[&RunResult], results: &[RunResult]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn result(algorithm: &str, seed: u64, test: f64) -> RunResult {
+        let parts = ["accuracy", "format", "heard", "tile", "running_count"];
+        let parts: BTreeMap<String, f64> = parts.map(|part| (part.to_owned(), test)).into();
         RunResult {
             algorithm: algorithm.to_owned(),
             seed,
             settings: Vec::new(),
-            accuracy: [("test".to_owned(), test), ("test_voice".to_owned(), test)].into(),
+            eval: ["test", "test_voice"].map(|split| (split.to_owned(), parts.clone())).into(),
             steps: 10,
             generated_tokens: 2000,
             trained_tokens: 1500,
@@ -126,9 +132,9 @@ mod tests {
         let results =
             [result("sft", 1, 0.3), result("grpo", 2, 0.5), result("grpo", 1, 0.4), result("rloo", 1, 0.6)];
         let table = table(&results);
-        assert!(table.contains("| (SFT, the start) | | 0.300 | 0.300 |"), "{table}");
+        assert!(table.contains("| (SFT, the start) | | 0.300 | 0.300 | 0.930 |"), "{table}");
         assert!(table.contains("| `grpo` | 0.400 / 0.500 | 0.450 ± 0.635 |"), "{table}");
-        assert!(table.contains("| `rloo` | 0.600 | 0.600 | 0.600 | 10 | 2 k | 1.50 | 200 |"), "{table}");
+        assert!(table.contains("| `rloo` | 0.600 | 0.600 | 0.600 | 1.860 | 10 | 2 k | 1.50 | 200 |"), "{table}");
         assert!(table.contains("grpo with seed 3") && table.contains("vapo with seed 1"), "{table}");
     }
 

@@ -12,15 +12,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {
     /// The preset, or `sft` for the start.
     pub algorithm: String,
     pub seed: u64,
     /// Settings that differ from the preset's.
     pub settings: Vec<String>,
-    /// Share of right answers by split.
-    pub accuracy: BTreeMap<String, f64>,
+    /// Means at the end, by split and reward part.
+    pub eval: BTreeMap<String, BTreeMap<String, f64>>,
     pub steps: u64,
     pub generated_tokens: u64,
     pub trained_tokens: u64,
@@ -36,9 +36,11 @@ impl RunResult {
         let summary: Value = serde_json::from_slice(&text)?;
         let moment = if algorithm == "sft" { "after_sft" } else { "after_rl" };
         let splits = summary["eval"].as_object().context("summary.json: no eval")?;
-        let accuracy = |(split, moments): (&String, &Value)| {
-            let accuracy = moments[moment]["accuracy"].as_f64();
-            Ok((split.clone(), accuracy.with_context(|| format!("{split}: no accuracy {moment}"))?))
+        let means = |(split, moments): (&String, &Value)| {
+            let means = moments[moment].as_object();
+            let means = means.with_context(|| format!("summary.json: {split}: nothing {moment}"))?.iter();
+            let means = means.filter_map(|(part, mean)| Some((part.clone(), mean.as_f64()?)));
+            Ok((split.clone(), means.collect()))
         };
         let count = |name: &str| summary[name].as_u64().unwrap_or(0);
         let number = |name: &str| summary[name].as_f64().unwrap_or(f64::NAN);
@@ -46,13 +48,25 @@ impl RunResult {
             algorithm: algorithm.to_owned(),
             seed,
             settings: settings.to_vec(),
-            accuracy: splits.iter().map(accuracy).collect::<Result<_>>()?,
+            eval: splits.iter().map(means).collect::<Result<_>>()?,
             steps: count("rl_steps"),
             generated_tokens: count("generated_tokens"),
             trained_tokens: count("trained_tokens"),
             wall_s: number("wall_s"),
             peak_rss_mb: number("peak_rss_mb"),
         })
+    }
+
+    /// A mean of the last evaluation; NaN if there is none.
+    pub fn part(&self, split: &str, part: &str) -> f64 {
+        self.eval.get(split).and_then(|parts| parts.get(part)).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The total that `rl.toml` rewards, of greedy completions: one label of five is heard, four are seen.
+    pub fn total(&self, split: &str) -> f64 {
+        let part = |name| self.part(split, name);
+        let words = (part("heard") + 4.0 * part("tile")) / 5.0;
+        part("accuracy") + 0.1 * part("format") + words + part("running_count")
     }
 }
 
@@ -102,6 +116,15 @@ mod tests {
     }
 
     #[test]
+    fn the_total_is_that_of_the_recipe() {
+        let parts = [("accuracy", 0.5), ("format", 1.0), ("heard", 1.0), ("tile", 0.5), ("running_count", 0.9)];
+        let parts = parts.map(|(part, mean)| (part.to_owned(), mean)).into();
+        let result = RunResult { eval: [("test".to_owned(), parts)].into(), ..RunResult::default() };
+        assert!((result.total("test") - (0.5 + 0.1 + 0.6 + 0.9)).abs() < 1e-12);
+        assert!(result.total("other").is_nan());
+    }
+
+    #[test]
     fn results_are_kept_a_line_each() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.jsonl");
@@ -116,7 +139,7 @@ mod tests {
         append(&path, &result).unwrap();
         append(&path, &result).unwrap();
         assert_eq!(read(&path).unwrap(), [result.clone(), result.clone()]);
-        assert_eq!((result.accuracy["test"], result.generated_tokens), (0.25, 90));
-        assert!(RunResult::of_run(folder.path(), "sft", 1, &[]).is_err(), "no accuracy after_sft");
+        assert_eq!((result.part("test", "accuracy"), result.generated_tokens), (0.25, 90));
+        assert!(RunResult::of_run(folder.path(), "sft", 1, &[]).is_err(), "nothing after_sft");
     }
 }

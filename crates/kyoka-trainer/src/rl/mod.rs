@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use kyoka_algorithms::{Algorithm, explained_variance, filter};
 use kyoka_core::{
-    Metrics, Prompt, RewardContext, RewardFn, Rollout, RolloutRequest, Sample, SamplingConfig,
+    Completion, Metrics, Prompt, RewardContext, RewardFn, Rollout, RolloutRequest, Sample, SamplingConfig,
 };
 use kyoka_data::Shuffled;
 
@@ -119,14 +119,16 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         add(metrics, "generated_tokens", generated as f64);
         add(metrics, "time/rollout_s", started.elapsed().as_secs_f64());
         let started = Instant::now();
-        let judge = |sample, rollout: &Rollout| {
-            let completion = self.task.read(rollout, self.config.sampling.max_new_tokens);
-            let reward = self.reward.score(&RewardContext { sample }, &completion)?;
-            Ok::<_, TrainError>((completion, reward))
+        let judge = |sample, rollouts: &[Rollout]| {
+            let limit = self.config.sampling.max_new_tokens;
+            let completions: Vec<Completion> =
+                rollouts.iter().map(|rollout| self.task.read(rollout, limit)).collect();
+            let rewards = self.reward.score_group(&RewardContext { sample }, &completions)?;
+            Ok::<_, TrainError>(completions.into_iter().zip(rewards))
         };
         let judged = rows.into_iter().zip(groups).enumerate().map(|(slot, (row, group))| {
             let sample = &self.samples[row];
-            let greedy = likeliest.get(slot).map(|group| judge(sample, &group.rollouts[0])).transpose()?;
+            let greedy = likeliest.get(slot).map(|group| judge(sample, &group.rollouts)).transpose()?;
             let mut judged = JudgedGroup {
                 sample,
                 row,
@@ -135,10 +137,10 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
                 rollouts: Vec::new(),
                 completions: Vec::new(),
                 rewards: Vec::new(),
-                greedy_total: greedy.and_then(|(_, reward)| reward.total),
+                greedy_total: greedy.and_then(|mut judged| judged.next()?.1.total),
             };
-            for rollout in group.rollouts {
-                let (completion, reward) = judge(sample, &rollout)?;
+            let verdicts = judge(sample, &group.rollouts)?;
+            for (rollout, (completion, reward)) in group.rollouts.into_iter().zip(verdicts) {
                 if reward.total.is_some() {
                     judged.rollouts.push(rollout);
                     judged.completions.push(completion);
