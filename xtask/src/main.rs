@@ -3,6 +3,7 @@
 
 mod bench;
 mod data;
+mod experiment;
 mod new;
 #[cfg(feature = "parity")]
 mod parity;
@@ -51,11 +52,23 @@ enum Command {
         /// Its name in snake_case
         name: String,
     },
+    /// Rerun an experiment of docs/experiments in parts, and write its table and plot
+    Experiment {
+        #[command(subcommand)]
+        experiment: Experiment,
+    },
     /// Make a bundled dataset again, byte for byte
     Data {
         #[command(subcommand)]
         dataset: Dataset,
     },
+}
+
+#[derive(Subcommand)]
+enum Experiment {
+    /// Every algorithm from the same supervised checkpoint on spoken-count: hours, but it can be stopped and goes on
+    #[command(after_help = "Example:\n  cargo xtask experiment algorithms --only grpo,dapo --seeds 1")]
+    Algorithms(experiment::AlgorithmsArgs),
 }
 
 #[derive(Subcommand)]
@@ -80,6 +93,9 @@ fn main() -> Result<()> {
         Command::Parity { folders, json } => parity::run(&folders, json),
         #[cfg(not(feature = "parity"))]
         Command::Parity { .. } => with_parity(),
+        Command::Experiment { experiment: Experiment::Algorithms(arguments) } => {
+            experiment::run_algorithms(root, &arguments)
+        }
         Command::Data { dataset: Dataset::SpokenCount { fashion } } => {
             data::spoken_count::make(root, &fashion)
         }

@@ -166,6 +166,8 @@ pub enum CorrectionKind {
     TruncateToken,
     /// Sequence weights cut at `correction_high`.
     TruncateSequence,
+    /// Geometric means of a sequence's weights, cut at `correction_high`.
+    TruncateGeometric,
     /// Tokens with a weight outside `[correction_low, correction_high]` are dropped.
     MaskToken,
     /// Completions whose weight lies outside are dropped.
@@ -199,6 +201,17 @@ pub struct ReferenceRefresh {
     pub decay: f64,
 }
 
+/// Selective Sample Replay, see [`crate::filter::ReplayBuffer`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReplaySettings {
+    /// Share of the whole batch that is replayed, in (0, 1).
+    pub share: f64,
+    /// Completions kept.
+    pub capacity: usize,
+    /// Power of `|A|` that the chance of a draw is proportional to.
+    pub alpha: f64,
+}
+
 /// Which samples and tokens take part, see [`crate::filter`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleFilters {
@@ -207,8 +220,8 @@ pub struct SampleFilters {
     pub mask_overlong: bool,
     /// After credit, keep this share of each group (`filter::strongest`); freed room may take further prompts.
     pub keep_share: f64,
-    /// Share of each batch that is replayed (`filter::ReplayBuffer`); 0 keeps no buffer.
-    pub replay_share: f64,
+    /// Completions of earlier steps that are trained again; none keeps no buffer.
+    pub replay: Option<ReplaySettings>,
     /// Drop bad completions that the policy has left behind (`filter::keeps_on_policy`), before each update.
     pub off_policy_threshold: Option<f64>,
     /// Share of the step's tokens with the highest entropy that are trained (`filter::top_entropy_mask`); 1 trains all

@@ -10,8 +10,8 @@ use crate::{
         PassAtKBest, ProcessGrpo, Reinforce, ReinforcePlusPlus, ReinforcePlusPlusBaseline, Remax, Rloo,
     },
     algorithm::{
-        CorrectionKind, Credit, CriticKind, CriticSettings, LossKind, ReferenceRefresh, SampleFilters,
-        in_range,
+        CorrectionKind, Credit, CriticKind, CriticSettings, LossKind, ReferenceRefresh, ReplaySettings,
+        SampleFilters, in_range,
     },
     policy_loss::{
         Cispo, ClipCov, ClippedLoss, Dppo, Gmpo, Gspo, GspoToken, KlCov, Opmd, PolicyDivergence,
@@ -63,7 +63,11 @@ impl AlgorithmConfig {
             filters: SampleFilters {
                 mask_overlong: self.mask_overlong,
                 keep_share: self.keep_share,
-                replay_share: self.replay_share,
+                replay: unless_zero(self.replay_share).map(|share| ReplaySettings {
+                    share,
+                    capacity: self.replay_capacity,
+                    alpha: self.replay_alpha,
+                }),
                 off_policy_threshold: unless_zero(self.off_policy_threshold),
                 top_entropy_share: self.top_entropy_share,
             },
@@ -77,9 +81,12 @@ impl AlgorithmConfig {
         match self.advantage {
             Credit::Reinforce => Box::new(Reinforce),
             Credit::Grpo => Box::new(Grpo::default()),
-            Credit::ProcessGrpo => {
-                Box::new(ProcessGrpo { step_weight: self.step_weight, ..ProcessGrpo::default() })
-            }
+            Credit::ProcessGrpo => Box::new(ProcessGrpo {
+                outcome_weight: self.outcome_weight,
+                step_weight: self.step_weight,
+                step_credit: self.step_credit,
+                ..ProcessGrpo::default()
+            }),
             Credit::DrGrpo => Box::new(DrGrpo::default()),
             Credit::Rloo => Box::new(Rloo::default()),
             Credit::ReinforcePlusPlus => Box::new(ReinforcePlusPlus { gamma }),
@@ -168,6 +175,7 @@ impl AlgorithmConfig {
             CorrectionKind::None => return None,
             CorrectionKind::TruncateToken => (WeightLevel::Token, truncate),
             CorrectionKind::TruncateSequence => (WeightLevel::Sequence, truncate),
+            CorrectionKind::TruncateGeometric => (WeightLevel::Geometric, truncate),
             CorrectionKind::MaskToken => (WeightLevel::Token, mask),
             CorrectionKind::MaskSequence => (WeightLevel::Sequence, mask),
             CorrectionKind::MaskGeometric => (WeightLevel::Geometric, mask),
@@ -178,6 +186,8 @@ impl AlgorithmConfig {
     fn check_ranges(&self) -> Result<(), AlgorithmError> {
         let at_least_0 = [
             ("step_weight", self.step_weight),
+            ("outcome_weight", self.outcome_weight),
+            ("replay_alpha", self.replay_alpha),
             ("dual_clip", self.dual_clip),
             ("ratio_ceiling", self.ratio_ceiling),
             ("anchor", self.anchor),
@@ -231,6 +241,8 @@ impl AlgorithmConfig {
         in_range(self.cov_high > self.cov_low, "cov_high", "a number above cov_low", self.cov_high)?;
         let high = self.correction_high;
         in_range(high > self.correction_low, "correction_high", "a number above correction_low", high)?;
+        let capacity = self.replay_capacity;
+        in_range(capacity >= 1, "replay_capacity", "at least 1", capacity as f64)?;
         in_range(self.pass_k >= 1, "pass_k", "at least 1", self.pass_k as f64)?;
         in_range(
             self.updates_per_batch >= 1,
@@ -265,6 +277,13 @@ impl AlgorithmConfig {
             format!(
                 "the loss Reinforce has no ratio to the old policy: expected updates_per_batch = 1, got {updates}"
             )
+        } else if self.replay_share > 0.0 && loss == LossKind::Reinforce {
+            "replayed completions are of older policies, and the loss Reinforce has no ratio to them: expected \
+             replay_share = 0"
+                .to_owned()
+        } else if self.replay_share > 0.0 && has_critic {
+            "the value targets of replayed completions are of older policies: expected replay_share = 0 with a critic"
+                .to_owned()
         } else if bounds && !clips {
             format!("dual_clip and ratio_ceiling belong to the loss Clipped, got {loss:?}")
         } else if self.kl_coef == 0.0 && self.kl_target > 0.0 {
@@ -333,6 +352,17 @@ mod tests {
             refused(AlgorithmConfig { advantage: Credit::PassAtK, pass_k: 8, ..grpo() }, 4),
             "algorithm: PassAtK compares the completions of a prompt: expected group_size of at least 8, got 4"
         );
+    }
+
+    #[test]
+    fn replay_needs_a_ratio_and_no_critic() {
+        let replaying = |preset| AlgorithmConfig { replay_share: 0.5, ..AlgorithmConfig::preset(preset) };
+        let replay = replaying(Preset::Grpo).build(4).unwrap().filters.replay.unwrap();
+        assert_eq!((replay.share, replay.capacity, replay.alpha), (0.5, 512, 1.0));
+        assert!(refused(replaying(Preset::Reinforce), 4).contains("no ratio"));
+        assert!(refused(replaying(Preset::Ppo), 4).contains("value targets"));
+        let empty = AlgorithmConfig { replay_capacity: 0, ..replaying(Preset::Grpo) };
+        assert_eq!(refused(empty, 4), "algorithm: replay_capacity: expected at least 1, got 0");
     }
 
     #[test]

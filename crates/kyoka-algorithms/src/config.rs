@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     KlEstimator, KlPlacement, Preset, Reduction,
+    advantage::StepCredit,
     algorithm::{CorrectionKind, Credit, CriticKind, LossKind},
 };
 
@@ -42,8 +43,12 @@ macro_rules! settings {
 settings! {
     /// How credit is assigned.
     advantage: Credit,
-    /// Process supervision: weight of step credit against outcome credit; at least 0.
+    /// Process supervision: weight of step credit; at least 0.
     step_weight: f64,
+    /// Process supervision: weight of outcome credit; at least 0.
+    outcome_weight: f64,
+    /// Process supervision: which tokens get a step's credit.
+    step_credit: StepCredit,
     /// Pass@k: tries; at least 1 and at most the group size.
     pass_k: usize,
     /// REINFORCE++ and the GAE family: discount of the next token, in [0, 1].
@@ -130,6 +135,10 @@ settings! {
     keep_share: f64,
     /// Share of the batch that is replayed (Selective Sample Replay), in [0, 1).
     replay_share: f64,
+    /// Selective Sample Replay: completions kept, the newest; at least 1.
+    replay_capacity: usize,
+    /// Selective Sample Replay: a completion is drawn in proportion to `|A|` to this power; 0 draws evenly.
+    replay_alpha: f64,
     /// Mean drift in nats beyond which bad completions are dropped; 0 drops none.
     off_policy_threshold: f64,
     /// Share of the tokens with the highest entropy that is trained, in (0, 1].

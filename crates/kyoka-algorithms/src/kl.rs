@@ -31,6 +31,8 @@ pub enum KlEstimator {
     StraightThroughK1,
     /// k3 times `p / p_old`: unbiased off policy too, value and gradient (DeepSeek-V3.2, arXiv 2512.02556, section 3.1).
     ImportanceWeighted,
+    /// No estimate: the sum over the whole vocabulary, [`full_kl`], from the logits of both policies.
+    Full,
 }
 
 /// Greatest magnitude of [`KlEstimator::K3Clamped`].
@@ -50,7 +52,7 @@ pub struct KlInput {
 }
 
 impl KlEstimator {
-    /// The estimate per token, 0 outside the mask.
+    /// The estimate per token, 0 outside the mask; see [`evaluate_bounded`](Self::evaluate_bounded).
     ///
     /// # Shapes
     /// - output: `[R, T]`
@@ -64,7 +66,7 @@ impl KlEstimator {
     /// - output: `[R, T]`
     ///
     /// # Panics
-    /// If the shapes disagree.
+    /// If the shapes disagree, or for [`KlEstimator::Full`], which sampled tokens cannot give.
     pub fn evaluate_bounded(self, input: KlInput, log_ratio_bound: f64) -> Tensor<2> {
         let KlInput { policy_logprobs, reference_logprobs, old_logprobs, loss_mask } = input;
         let expected = policy_logprobs.dims();
@@ -88,6 +90,7 @@ impl KlEstimator {
                 let log_ratio = (policy_logprobs - old_logprobs).mask_fill(outside, 0.0);
                 k3(d) * log_ratio.clamp(-log_ratio_bound, log_ratio_bound).exp()
             }
+            Self::Full => panic!("kl: expected an estimator of sampled tokens, got Full; see full_kl"),
         }
     }
 }

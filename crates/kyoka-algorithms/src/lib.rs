@@ -18,7 +18,7 @@ mod value_loss;
 pub use adaptive_kl::AdaptiveKl;
 pub use algorithm::{
     Algorithm, AlgorithmError, CorrectionKind, Credit, CriticKind, CriticSettings, LossKind, Preset,
-    ReferenceRefresh, SampleFilters,
+    ReferenceRefresh, ReplaySettings, SampleFilters,
 };
 pub use config::{AlgorithmConfig, AlgorithmOverrides};
 pub use correction::{Correction, MismatchMetrics, WeightBound, WeightLevel};

@@ -2,6 +2,7 @@
 
 use crate::{
     AlgorithmConfig, KlEstimator, KlPlacement, Preset, Reduction,
+    advantage::StepCredit,
     algorithm::{CorrectionKind, Credit, CriticKind, LossKind},
 };
 
@@ -22,6 +23,8 @@ fn grpo() -> AlgorithmConfig {
     AlgorithmConfig {
         advantage: Credit::Grpo,
         step_weight: 1.0,
+        outcome_weight: 1.0,
+        step_credit: StepCredit::AtStep,
         pass_k: 4,
         gamma: 1.0,
         lambda: 0.95,
@@ -64,6 +67,8 @@ fn grpo() -> AlgorithmConfig {
         mask_overlong: false,
         keep_share: 1.0,
         replay_share: 0.0,
+        replay_capacity: 512,
+        replay_alpha: 1.0,
         off_policy_threshold: 0.0,
         top_entropy_share: 1.0,
         updates_per_batch: 1,

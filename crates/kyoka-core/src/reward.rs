@@ -45,12 +45,15 @@ pub struct Reward {
     pub parts: Vec<(String, f32)>,
     /// Verdicts on single steps, for process supervision.
     pub steps: Vec<StepVerdict>,
+    /// What the total is the sum of, weight and value each, for a credit that normalises them apart (GDPO); empty for a
+    /// reward of one piece. All completions of a prompt have the same terms.
+    pub terms: Vec<(f32, f32)>,
 }
 
 impl Reward {
     /// A reward with one part.
     pub fn graded(name: &str, value: f32) -> Self {
-        Self { total: Some(value), parts: vec![(name.to_owned(), value)], steps: Vec::new() }
+        Self { total: Some(value), parts: vec![(name.to_owned(), value)], ..Self::default() }
     }
 
     /// The explicit "cannot say".
@@ -75,6 +78,15 @@ pub trait RewardFn: Send + Sync {
 
     /// The reward of one completion.
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError>;
+
+    /// The rewards of several completions of one prompt, for judges that read the prompt once for all of them.
+    fn score_group(
+        &self,
+        context: &RewardContext<'_>,
+        completions: &[Completion],
+    ) -> Result<Vec<Reward>, RewardError> {
+        completions.iter().map(|completion| self.score(context, completion)).collect()
+    }
 }
 
 /// Why a completion could not be judged.
@@ -89,6 +101,16 @@ pub enum RewardError {
         id: String,
         /// What it lacks.
         field: &'static str,
+    },
+    /// The judge could not do its work.
+    #[error("reward {reward}: row {id}: {source}")]
+    Failed {
+        /// The judge.
+        reward: String,
+        /// The row.
+        id: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The rule gave something that is not a number.
     #[error("reward {reward}: row {id}: expected a finite number, got {got}")]

@@ -19,6 +19,8 @@ pub enum Stream {
     Rollout = 4,
     /// Making of datasets.
     Data = 5,
+    /// Completions that are replayed.
+    Replay = 6,
 }
 
 /// A generator for one purpose at one place.

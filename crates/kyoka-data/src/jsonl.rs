@@ -38,11 +38,15 @@ struct Row {
 /// `id`, an empty prompt, placeholders that do not match the media, media outside the folder. Whether the media can
 /// be decoded is not looked at here.
 pub fn read_jsonl(path: &Path, options: ReadOptions) -> Result<Vec<Sample>, DataError> {
-    let (samples, faults) = scan_jsonl(path, options)?;
-    match (faults.is_empty(), samples.is_empty()) {
+    all_good(path, scan_jsonl(path, options)?)
+}
+
+/// All rows, if there is one and none is faulty.
+pub(crate) fn all_good<T>(path: &Path, (rows, faults): (Vec<T>, Vec<RowFault>)) -> Result<Vec<T>, DataError> {
+    match (faults.is_empty(), rows.is_empty()) {
         (false, _) => Err(DataError::Rows(faults)),
         (true, true) => Err(DataError::Empty { path: path.to_owned() }),
-        (true, false) => Ok(samples),
+        (true, false) => Ok(rows),
     }
 }
 
@@ -51,9 +55,18 @@ pub fn read_jsonl(path: &Path, options: ReadOptions) -> Result<Vec<Sample>, Data
 /// # Errors
 /// If the file cannot be read at all.
 pub fn scan_jsonl(path: &Path, options: ReadOptions) -> Result<(Vec<Sample>, Vec<RowFault>), DataError> {
+    scan_rows(path, options, |_, sample| Ok(sample))
+}
+
+/// The good rows of a file, and the faults of the others; `finish` makes a row of a line and its sample.
+pub(crate) fn scan_rows<T>(
+    path: &Path,
+    options: ReadOptions,
+    finish: impl Fn(&[u8], Sample) -> Result<T, Faults>,
+) -> Result<(Vec<T>, Vec<RowFault>), DataError> {
     let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
     let folder = Folder::of(path);
-    let (mut samples, mut faults) = (Vec::new(), Vec::new());
+    let (mut rows, mut faults) = (Vec::new(), Vec::new());
     let mut line_of_id = HashMap::new();
     for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
@@ -74,15 +87,19 @@ pub fn scan_jsonl(path: &Path, options: ReadOptions) -> Result<(Vec<Sample>, Vec
                 }
                 None => {
                     sample.origin = (path.to_owned(), line_number);
-                    samples.push(sample);
+                    match finish(line, sample) {
+                        Ok(row) => rows.push(row),
+                        Err(found) => faults.extend(found.into_iter().map(fault)),
+                    }
                 }
             },
         }
     }
-    Ok((samples, faults))
+    Ok((rows, faults))
 }
 
-type Faults = Vec<(Option<&'static str>, String)>;
+/// Fields with what is wrong with them.
+pub(crate) type Faults = Vec<(Option<&'static str>, String)>;
 
 fn parse_row(line: &[u8], folder: &Folder<'_>, options: ReadOptions) -> Result<Sample, Faults> {
     let text = std::str::from_utf8(line).map_err(|error| vec![(None, format!("invalid UTF-8: {error}"))])?;

@@ -8,7 +8,7 @@ const STEPS_A_RULE: usize = 1 << 20;
 /// The weighted sum of rules; all their parts and step verdicts are kept.
 ///
 /// If a rule with a weight other than 0 leaves a completion ungraded, the sum is ungraded. A weight of 0 logs the
-/// parts and passes step verdicts on without moving the total.
+/// parts and passes step verdicts on without moving the total. Rules that move it are the terms of the sum.
 pub struct WeightedSum {
     rules: Vec<(f32, Box<dyn RewardFn>)>,
 }
@@ -31,25 +31,40 @@ impl RewardFn for WeightedSum {
     }
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let mut sum = Reward { total: Some(0.0), ..Reward::default() };
-        for (index, (weight, rule)) in self.rules.iter().enumerate() {
-            let reward = rule.score(context, completion)?;
-            if let Some(got) = reward.total.filter(|total| !total.is_finite()) {
-                let (reward, id) = (rule.name().to_owned(), context.sample.id.clone());
-                return Err(RewardError::NotFinite { reward, id, got });
-            }
-            if *weight != 0.0 {
-                sum.total = sum.total.zip(reward.total).map(|(sum, part)| sum + weight * part);
-            }
-            sum.parts.extend(reward.parts);
-            // Steps of different rules are different steps.
-            let own = reward.steps.into_iter();
-            sum.steps.extend(
-                own.map(|verdict| StepVerdict { step: verdict.step + index * STEPS_A_RULE, ..verdict }),
-            );
-        }
-        Ok(sum)
+        let rewards = self.score_group(context, std::slice::from_ref(completion))?;
+        Ok(rewards.into_iter().next().expect("one reward a completion"))
     }
+
+    fn score_group(
+        &self,
+        context: &RewardContext<'_>,
+        completions: &[Completion],
+    ) -> Result<Vec<Reward>, RewardError> {
+        let mut sums = vec![Reward { total: Some(0.0), ..Reward::default() }; completions.len()];
+        for (index, (weight, rule)) in self.rules.iter().enumerate() {
+            let rewards = rule.score_group(context, completions)?;
+            for (sum, reward) in sums.iter_mut().zip(rewards) {
+                if let Some(got) = reward.total.filter(|total| !total.is_finite()) {
+                    let (reward, id) = (rule.name().to_owned(), context.sample.id.clone());
+                    return Err(RewardError::NotFinite { reward, id, got });
+                }
+                add(sum, index, *weight, reward);
+            }
+        }
+        Ok(sums)
+    }
+}
+
+/// Adds the reward of rule number `index`.
+fn add(sum: &mut Reward, index: usize, weight: f32, reward: Reward) {
+    if weight != 0.0 {
+        sum.total = sum.total.zip(reward.total).map(|(sum, part)| sum + weight * part);
+        sum.terms.extend(reward.total.map(|total| (weight, total)));
+    }
+    sum.parts.extend(reward.parts);
+    // Steps of different rules are different steps.
+    let own = reward.steps.into_iter();
+    sum.steps.extend(own.map(|verdict| StepVerdict { step: verdict.step + index * STEPS_A_RULE, ..verdict }));
 }
 
 #[cfg(test)]
@@ -78,6 +93,15 @@ mod tests {
         assert_eq!(sum(&[(1.0, Some(0.5)), (2.0, Some(0.25))]).unwrap(), Some(1.0));
         assert_eq!(sum(&[(1.0, Some(0.5)), (2.0, None)]).unwrap(), None);
         assert_eq!(sum(&[(1.0, Some(0.5)), (0.0, None)]).unwrap(), Some(0.5));
+    }
+
+    #[test]
+    fn rules_that_move_the_total_are_its_terms() {
+        let fixed = |value| Box::new(Fixed(Some(value))) as Box<dyn RewardFn>;
+        let rules = WeightedSum::new(vec![(2.0, fixed(0.5)), (0.0, fixed(7.0)), (-1.0, fixed(0.25))]);
+        let sample = sample(None, &[]);
+        let reward = rules.score(&RewardContext { sample: &sample }, &completion("x")).unwrap();
+        assert_eq!((reward.total, reward.terms), (Some(0.75), vec![(2.0, 0.5), (-1.0, 0.25)]));
     }
 
     #[test]

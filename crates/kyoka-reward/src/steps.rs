@@ -60,7 +60,7 @@ impl RewardFn for StepAccuracy {
         let stopped = (stated.len() <= labels.len()).then_some(end).flatten();
         let stopped = stopped.map(|token| StepVerdict { step: labels.len(), token, value: 1.0 });
         let steps = made.chain(missing).chain(stopped).collect();
-        Ok(Reward { total: Some(total), parts, steps })
+        Ok(Reward { total: Some(total), parts, steps, ..Reward::default() })
     }
 }
 

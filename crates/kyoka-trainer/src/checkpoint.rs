@@ -26,6 +26,15 @@ pub struct Progress {
     pub step: usize,
     /// Rows consumed in it.
     pub position: u64,
+    /// Tokens generated in it, those of greedy baselines and of groups thrown away included.
+    #[serde(default)]
+    pub generated_tokens: u64,
+    /// Tokens that moved the policy in it, each counted once a step.
+    #[serde(default)]
+    pub trained_tokens: u64,
+    /// Whether its end was evaluated.
+    #[serde(default)]
+    pub evaluated: bool,
     /// Whether the stage's optimizer and reference are set up.
     pub started: bool,
     /// Best value of the watched metric so far, over all stages.
@@ -76,6 +85,8 @@ pub struct Checkpoint<M: TrainableLm> {
     pub reference: Option<M>,
     /// The critic with its optimizer, if the run has one.
     pub critic: Option<CriticState<M>>,
+    /// What the stage under way has to remember.
+    pub stage_state: Option<Vec<u8>>,
 }
 
 /// What a checkpoint is written from.
@@ -90,6 +101,8 @@ pub struct SavedState<'a, M: TrainableLm> {
     pub reference: Option<&'a M>,
     /// The critic with its optimizer, if the run has one.
     pub critic: Option<&'a CriticState<M>>,
+    /// What the stage under way has to remember.
+    pub stage_state: Option<Vec<u8>>,
     /// Whether evaluation likes it most so far.
     pub best: bool,
 }
@@ -139,7 +152,7 @@ impl CheckpointStore {
         stage_name: &str,
         state: SavedState<'_, M>,
     ) -> Result<PathBuf, TrainError> {
-        let SavedState { model, optimizer, progress, reference, critic, best } = state;
+        let SavedState { model, optimizer, progress, reference, critic, stage_state, best } = state;
         let name = format!("{}-{stage_name}-{:06}", progress.stage, progress.step);
         let (optimizer_steps, moments) = optimizer.state();
         let mut files: Vec<(String, Vec<u8>)> = vec![
@@ -148,6 +161,7 @@ impl CheckpointStore {
         ];
         files.extend(reference.map(|reference| ("reference.safetensors".into(), pack(weights(reference)))));
         files.extend(self.extra_files.iter().cloned());
+        files.extend(stage_state.map(|bytes| ("stage.json".into(), bytes)));
         let mut critic_steps = None;
         if let Some(CriticState { critic, optimizer }) = critic {
             let (steps, moments) = optimizer.state();
@@ -235,7 +249,12 @@ impl<M: TrainableLm> Checkpoint<M> {
             }),
             None => None,
         };
-        Ok(Self { model, optimizer, progress, reference, critic })
+        let stage_path = path.join("stage.json");
+        let stage_state = match stage_path.is_file() {
+            true => Some(fs::read(&stage_path).map_err(|error| failed(&stage_path, error))?),
+            false => None,
+        };
+        Ok(Self { model, optimizer, progress, reference, critic, stage_state })
     }
 }
 

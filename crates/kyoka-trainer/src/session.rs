@@ -70,8 +70,13 @@ pub trait Stage<M: TrainableLm> {
     /// `sft` or `rl`.
     fn name(&self) -> &'static str;
 
-    /// Steps to take.
+    /// Steps to take at most.
     fn total_steps(&self) -> usize;
+
+    /// Whether the stage ends where the run stands.
+    fn is_done(&self, progress: &Progress) -> bool {
+        progress.step >= self.total_steps()
+    }
 
     /// Steps between evaluations; 0 evaluates at the end only.
     fn eval_every(&self) -> usize;
@@ -87,6 +92,19 @@ pub trait Stage<M: TrainableLm> {
     /// Whether a critic is wanted, and if so, whether with a trunk of its own.
     fn critic(&self) -> Option<bool> {
         None
+    }
+
+    /// What the stage itself must remember to go on after a restart, for `stage.json` of a checkpoint.
+    fn state(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Takes over what [`state`](Self::state) gave.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    fn restore(&mut self, _state: &[u8]) -> Result<(), String> {
+        Ok(())
     }
 
     /// One step; updates the session's model.
@@ -111,6 +129,8 @@ pub struct Session<M: TrainableLm> {
     pub stop: Arc<AtomicBool>,
     /// Where checkpoints go.
     pub checkpoints: CheckpointStore,
+    /// What the stage under way had to remember, with the file it came from.
+    stage_state: Option<(PathBuf, Vec<u8>)>,
 }
 
 /// Evaluates the policy on every watched split. The first one's accuracy decides what is best.
@@ -128,6 +148,7 @@ impl<M: TrainableLm> Session<M> {
             seed,
             stop: Arc::default(),
             checkpoints,
+            stage_state: None,
         }
     }
 
@@ -143,6 +164,7 @@ impl<M: TrainableLm> Session<M> {
         self.model = loaded.model;
         self.reference = loaded.reference.map(|reference| reference.valid());
         self.critic = loaded.critic;
+        self.stage_state = loaded.stage_state.map(|state| (path.join("stage.json"), state));
         Ok(Some(path))
     }
 
@@ -171,8 +193,15 @@ impl<M: TrainableLm> Session<M> {
             self.optimizer = AdamW::new(settings);
             self.reference = stage.wants_reference().then(|| self.model.valid());
             self.critic = stage.critic().map(|own| CriticState::new(&self.model, own, settings));
+        } else if let Some((path, state)) = self.stage_state.take() {
+            let broken = |reason| TrainError::Checkpoint { path, reason };
+            stage.restore(&state).map_err(broken)?;
         }
-        while self.progress.step < stage.total_steps() {
+        // A run killed during the last evaluation makes up for it.
+        if self.progress.step > 0 && stage.is_done(&self.progress) && !self.progress.evaluated {
+            self.evaluate_and_save(stage, observer, evaluate)?;
+        }
+        while !stage.is_done(&self.progress) {
             let started = Instant::now();
             let report = stage.step(self)?;
             self.progress.step += 1;
@@ -181,25 +210,36 @@ impl<M: TrainableLm> Session<M> {
                 *self.progress.phase_s.entry(phase.to_owned()).or_default() += seconds;
             }
             observer.on_step(&report)?;
-            let done = self.progress.step == stage.total_steps();
+            let done = stage.is_done(&self.progress);
             let due = |every: usize| every > 0 && self.progress.step.is_multiple_of(every);
             let (eval_due, save_due) = (due(stage.eval_every()), due(self.checkpoints.policy().every));
             self.progress.elapsed_s += started.elapsed().as_secs_f64();
             let stopping = self.stop.load(Ordering::Relaxed);
             // The steps are kept before anything else can fail.
             let save_now = done || eval_due || save_due || stopping;
-            let saved = if save_now { Some(self.save(stage.name(), false)?) } else { None };
+            let saved = if save_now { Some(self.save(stage, false)?) } else { None };
             if let Some(path) = saved.filter(|_| stopping && !done) {
                 let (stage, step) = (stage.name(), self.progress.step);
                 return Err(TrainError::Interrupted { stage, step, checkpoint: path.display().to_string() });
             }
             if done || eval_due {
-                let started = Instant::now();
-                let best = self.evaluate(stage.name(), observer, evaluate)?;
-                self.progress.elapsed_s += started.elapsed().as_secs_f64();
-                self.save(stage.name(), best)?;
+                self.evaluate_and_save(stage, observer, evaluate)?;
             }
         }
+        Ok(())
+    }
+
+    fn evaluate_and_save(
+        &mut self,
+        stage: &dyn Stage<M>,
+        observer: &mut dyn Observer,
+        evaluate: EvaluateFn<'_, M>,
+    ) -> Result<(), TrainError> {
+        let started = Instant::now();
+        let best = self.evaluate(stage.name(), observer, evaluate)?;
+        self.progress.elapsed_s += started.elapsed().as_secs_f64();
+        self.progress.evaluated = stage.is_done(&self.progress);
+        self.save(stage, best)?;
         Ok(())
     }
 
@@ -224,13 +264,17 @@ impl<M: TrainableLm> Session<M> {
         Ok(best)
     }
 
-    fn save(&self, stage: &str, best: bool) -> Result<PathBuf, TrainError> {
-        let (model, optimizer, progress) = (&self.model, &self.optimizer, &self.progress);
-        let reference = self.reference.as_ref();
-        self.checkpoints.save(
-            stage,
-            SavedState { model, optimizer, progress, reference, critic: self.critic.as_ref(), best },
-        )
+    fn save(&self, stage: &dyn Stage<M>, best: bool) -> Result<PathBuf, TrainError> {
+        let state = SavedState {
+            model: &self.model,
+            optimizer: &self.optimizer,
+            progress: &self.progress,
+            reference: self.reference.as_ref(),
+            critic: self.critic.as_ref(),
+            stage_state: stage.state(),
+            best,
+        };
+        self.checkpoints.save(stage.name(), state)
     }
 
     /// Clips the gradients and takes one optimizer step; returns the norm before clipping.

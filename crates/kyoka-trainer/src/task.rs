@@ -12,8 +12,14 @@ pub trait Task: Sync {
     /// same place gives the same random changes, `None` gives none.
     fn prompt(&self, sample: &Sample, augment: Option<&[u64]>) -> Result<Prompt, TaskError>;
 
+    /// Token ids of a completion's text, end token included.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TaskError>;
+
     /// Token ids of the row's worked completion, end token included.
-    fn target(&self, sample: &Sample) -> Result<Vec<u32>, TaskError>;
+    fn target(&self, sample: &Sample) -> Result<Vec<u32>, TaskError> {
+        let text = sample.completion.as_deref();
+        self.encode(text.ok_or("the row has no worked completion, which SFT needs")?)
+    }
 
     /// A completion as rewards see it.
     fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion;

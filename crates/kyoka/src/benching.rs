@@ -131,6 +131,10 @@ impl Task for RandomTask {
         Ok(prompt)
     }
 
+    fn encode(&self, _: &str) -> Result<Vec<u32>, TaskError> {
+        Err("random words are not encoded from text".into())
+    }
+
     fn target(&self, sample: &Sample) -> Result<Vec<u32>, TaskError> {
         Ok(self.words(&sample.id, TEXT_STEP.1 - self.prompt_tokens))
     }
@@ -153,7 +157,7 @@ impl RewardFn for EvenShare {
 
     fn score(&self, _: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
         let share = completion.text.parse().expect("the task writes a number");
-        Ok(Reward { total: Some(share), parts: Vec::new(), steps: Vec::new() })
+        Ok(Reward { total: Some(share), ..Reward::default() })
     }
 }
 
@@ -243,6 +247,7 @@ pub fn bench_step(options: &BenchOptions) -> Result<StepTimes, Error> {
     let bench = Bench::load(options)?;
     let optimizer = AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() };
     let config = RlConfig {
+        max_generated_tokens: 0,
         data: "random".to_owned(),
         steps: options.steps + 1,
         prompts_per_step: options.prompts,

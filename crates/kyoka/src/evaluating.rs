@@ -39,7 +39,7 @@ pub fn evaluate_checkpoint(options: &EvalOptions) -> Result<EvalSummary, Error> 
     let samples = read_split(&folder, &options.split, settings.data.allow_outside)?;
     let task = MultimodalTask::new(tokenizer, config.clone(), settings.augment, 0).with_blank(options.blank);
     check_lengths(&task, &samples, settings.eval.max_new_tokens, config.decoder.max_positions)?;
-    let reward = settings.reward();
+    let reward = settings.reward(&device)?;
     let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };
     let evaluation = Evaluation {
         task: &task,

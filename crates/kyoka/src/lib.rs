@@ -8,6 +8,7 @@ mod device;
 mod error;
 mod evaluating;
 mod generating;
+mod learned_reward;
 mod policy;
 mod preparing;
 mod pretrained;

@@ -1,9 +1,13 @@
 //! From a recipe to rows, task and sizes that are known to fit together, before anything runs.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use kyoka_core::Sample;
-use kyoka_data::{DataError, ReadOptions, RowFault, read_jsonl};
+use kyoka_data::{DataError, PreferenceRow, ReadOptions, RowFault, read_jsonl, read_pairs};
 use kyoka_text::Tokenizer;
 use kyoka_trainer::Task;
 
@@ -15,6 +19,8 @@ pub(crate) struct Prepared {
     pub task: MultimodalTask,
     /// Rows by split.
     pub splits: BTreeMap<String, Vec<Sample>>,
+    /// Comparisons by split.
+    pub pairs: BTreeMap<String, Vec<PreferenceRow>>,
     pub config: PolicyConfig,
     pub tokenizer_json: Vec<u8>,
 }
@@ -36,11 +42,40 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
         }
     }
     check_rows(&settings, &task, &splits, config.decoder.max_positions)?;
-    Ok(Prepared { settings, task, splits, config, tokenizer_json })
+    let mut pairs = BTreeMap::new();
+    let compared = settings.preference.iter().map(|stage| &stage.data);
+    for name in compared.chain(settings.reward_model.iter().map(|stage| &stage.data)) {
+        let path = split_path(&folder, name)?;
+        let rows = read_pairs(&path, ReadOptions { allow_outside: settings.data.allow_outside })?;
+        check_pairs(&task, &rows, config.decoder.max_positions)?;
+        pairs.insert(name.clone(), rows);
+    }
+    Ok(Prepared { settings, task, splits, pairs, config, tokenizer_json })
+}
+
+/// Refuses comparisons that cannot be encoded or do not fit the model.
+fn check_pairs(task: &MultimodalTask, rows: &[PreferenceRow], limit: usize) -> Result<(), Error> {
+    for (field, text) in [
+        ("chosen", (|row| &row.chosen) as fn(&PreferenceRow) -> &String),
+        ("rejected", |row| &row.rejected),
+    ] {
+        let fault = |row: &PreferenceRow| match (task.encode(text(row)), task.prompt_len(&row.sample)) {
+            (Err(error), _) => Some((field, error.to_string())),
+            (_, Err(error)) => Some(("prompt", error.to_string())),
+            (Ok(ids), Ok(prompt)) => too_long(prompt, ids.len(), limit).map(|message| (field, message)),
+        };
+        refuse_faults(rows.iter().map(|row| (&row.sample, fault(row))))?;
+    }
+    Ok(())
 }
 
 /// The rows of `<folder>/<split>.jsonl`.
 pub(crate) fn read_split(folder: &Path, split: &str, allow_outside: bool) -> Result<Vec<Sample>, Error> {
+    Ok(read_jsonl(&split_path(folder, split)?, ReadOptions { allow_outside })?)
+}
+
+/// The file of a split, if there is one.
+fn split_path(folder: &Path, split: &str) -> Result<PathBuf, Error> {
     let path = folder.join(format!("{split}.jsonl"));
     // A name, not a way out of the folder.
     if !path.is_file() || Path::new(split).components().count() != 1 {
@@ -51,7 +86,7 @@ pub(crate) fn read_split(folder: &Path, split: &str, allow_outside: bool) -> Res
         known.sort();
         return Err(Error::UnknownSplit { name: split.to_owned(), path, known: known.join(", ") });
     }
-    Ok(read_jsonl(&path, ReadOptions { allow_outside })?)
+    Ok(path)
 }
 
 /// Refuses rows that lack what a stage needs or cannot fit the model, before anything runs.
@@ -69,16 +104,17 @@ fn check_rows(
                 too_long(prompt, target.len(), limit).map(|message| ("completion", message))
             }
         };
-        refuse_faults(&splits[&config.data], fault)?;
+        refuse_faults(splits[&config.data].iter().map(|sample| (sample, fault(sample))))?;
     }
     let judged = settings.rl.iter().map(|rl| (&rl.data, rl.sampling.max_new_tokens));
     let judged = judged.chain(settings.eval.splits.iter().map(|split| (split, settings.eval.max_new_tokens)));
     for (split, new_tokens) in judged {
         check_lengths(task, &splits[split], new_tokens, limit)?;
-        refuse_faults(&splits[split], |sample| {
+        let fault = |sample: &Sample| {
             let missing = settings.reward.iter().find_map(|reward| reward.missing_field(sample));
             missing.map(|(field, reward)| (field, format!("missing, which the reward {reward} needs")))
-        })?;
+        };
+        refuse_faults(splits[split].iter().map(|sample| (sample, fault(sample))))?;
     }
     Ok(())
 }
@@ -95,21 +131,21 @@ pub(crate) fn check_lengths(
     new_tokens: usize,
     limit: usize,
 ) -> Result<(), Error> {
-    refuse_faults(samples, |sample| match task.prompt_len(sample) {
+    let fault = |sample: &Sample| match task.prompt_len(sample) {
         Ok(prompt) => too_long(prompt, new_tokens, limit).map(|message| ("prompt", message)),
         Err(error) => Some(("prompt", error.to_string())),
-    })
+    };
+    refuse_faults(samples.iter().map(|sample| (sample, fault(sample))))
 }
 
-/// Lists every row in which `fault` finds something, with its field.
-fn refuse_faults(
-    samples: &[Sample],
-    fault: impl Fn(&Sample) -> Option<(&'static str, String)>,
-) -> Result<(), Error> {
-    let faults: Vec<RowFault> = samples
-        .iter()
-        .filter_map(|sample| {
-            let (field, message) = fault(sample)?;
+/// A row, and what is wrong with it, if anything: the field and the fault.
+type Examined<'a> = (&'a Sample, Option<(&'static str, String)>);
+
+/// Lists every row that has a fault.
+fn refuse_faults<'a>(rows: impl Iterator<Item = Examined<'a>>) -> Result<(), Error> {
+    let faults: Vec<RowFault> = rows
+        .filter_map(|(sample, fault)| {
+            let (field, message) = fault?;
             let (file, line) = sample.origin.clone();
             Some(RowFault { file, line, field: Some(field.to_owned()), message })
         })

@@ -1,16 +1,20 @@
 //! A recipe: everything that decides a run, as one TOML file.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use kyoka_core::{RewardFn, Sample, nearest};
 use kyoka_reward::{
     ExactAnswer, Format, NumericAnswer, RunningCount, SoftOverlong, StepAccuracy, WeightedSum,
 };
-use kyoka_trainer::{CheckpointPolicy, RlConfig, SftConfig};
+use burn::tensor::Device;
+use kyoka_trainer::{CheckpointPolicy, PreferenceStageConfig, RewardModelConfig, RlConfig, SftConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::{Error, MediaAugment};
+use crate::{Error, MediaAugment, learned_reward::LearnedReward};
 
 /// Recipes that come with the program.
 const BUNDLED: [(&str, &str); 3] = [
@@ -39,6 +43,8 @@ pub(crate) struct Settings {
     pub augment: MediaAugment,
     pub sft: Option<SftConfig>,
     pub sft_continued: Option<SftConfig>,
+    pub preference: Option<PreferenceStageConfig>,
+    pub reward_model: Option<RewardModelConfig>,
     pub rl: Option<RlConfig>,
     #[serde(default)]
     pub reward: Vec<RewardConfig>,
@@ -62,6 +68,9 @@ pub(crate) struct DataSettings {
 pub(crate) struct ModelSettings {
     /// Name of a configuration.
     pub config: String,
+    /// Folder of a run (its newest checkpoint) or of a checkpoint to start from; fresh weights if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,6 +102,9 @@ pub struct RewardConfig {
     /// Tolerance of `numeric_answer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relative_tolerance: Option<f64>,
+    /// Folder of the run (its newest checkpoint) or of the checkpoint with the model of `learned`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
 }
 
 /// The rules a recipe can name.
@@ -111,11 +123,13 @@ pub enum RewardKind {
     RunningCount,
     /// See [`SoftOverlong`].
     SoftOverlong,
+    /// The score of a reward model that a stage `[reward_model]` trained.
+    Learned,
 }
 
 impl RewardConfig {
-    fn build(&self) -> Box<dyn RewardFn> {
-        match self.kind {
+    fn build(&self, device: &Device) -> Result<Box<dyn RewardFn>, Error> {
+        Ok(match self.kind {
             RewardKind::ExactAnswer => Box::new(ExactAnswer),
             RewardKind::NumericAnswer => {
                 Box::new(self.relative_tolerance.map_or_else(NumericAnswer::default, |relative_tolerance| {
@@ -131,7 +145,11 @@ impl RewardConfig {
             RewardKind::SoftOverlong => {
                 Box::new(SoftOverlong { buffer_tokens: self.buffer_tokens.unwrap_or(16) })
             }
-        }
+            RewardKind::Learned => {
+                let folder = self.model.as_deref().expect("checked when the recipe was read");
+                Box::new(LearnedReward::load(folder, device)?)
+            }
+        })
     }
 }
 
@@ -234,10 +252,16 @@ impl Recipe {
         let settings: Settings = self.table.clone().try_into().map_err(|error: toml::de::Error| {
             Error::Recipe { name: self.name.clone(), reason: with_nearest(error.message()) }
         })?;
-        if settings.sft.is_none() && settings.rl.is_none() {
+        let stages = [
+            settings.sft.is_some(),
+            settings.preference.is_some(),
+            settings.reward_model.is_some(),
+            settings.rl.is_some(),
+        ];
+        if stages == [false; 4] {
             return Err(Error::Recipe {
                 name: self.name.clone(),
-                reason: "expected a stage: [sft] or [rl]".into(),
+                reason: "expected a stage: [sft], [preference], [reward_model] or [rl]".into(),
             });
         }
         if settings.reward.is_empty() {
@@ -259,8 +283,12 @@ impl Recipe {
 
 impl Settings {
     /// The sum of the recipe's rewards.
-    pub(crate) fn reward(&self) -> WeightedSum {
-        WeightedSum::new(self.reward.iter().map(|reward| (reward.weight, reward.build())).collect())
+    ///
+    /// # Errors
+    /// If a reward model cannot be loaded.
+    pub(crate) fn reward(&self, device: &Device) -> Result<WeightedSum, Error> {
+        let rule = |reward: &RewardConfig| Ok((reward.weight, reward.build(device)?));
+        Ok(WeightedSum::new(self.reward.iter().map(rule).collect::<Result<_, Error>>()?))
     }
 
     /// Texts that end a completion.
@@ -282,6 +310,10 @@ impl Settings {
         }
         if let Some(reward) = self.reward.iter().find(|reward| !reward.weight.is_finite()) {
             return Err(format!("reward {:?}: expected a finite weight, got {}", reward.kind, reward.weight));
+        }
+        let homeless = |reward: &&RewardConfig| reward.kind == RewardKind::Learned && reward.model.is_none();
+        if self.reward.iter().any(|reward| homeless(&reward)) {
+            return Err("reward Learned: expected `model`, the folder of its run, got none".to_owned());
         }
         let measures_answer = |reward: &&RewardConfig| {
             matches!(reward.kind, RewardKind::ExactAnswer | RewardKind::NumericAnswer)

@@ -180,8 +180,7 @@ impl Task for MultimodalTask {
         Ok(prompt)
     }
 
-    fn target(&self, sample: &Sample) -> Result<Vec<u32>, TaskError> {
-        let text = sample.completion.as_deref().ok_or("the row has no worked completion, which SFT needs")?;
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TaskError> {
         let mut ids = self.tokenizer.encode(text)?;
         ids.push(self.tokenizer.end_id());
         Ok(ids)

@@ -7,15 +7,17 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use kyoka_core::RolloutEngine;
+use kyoka_core::{CausalLm, RolloutEngine};
 use kyoka_trainer::{
-    AdamWConfig, CheckpointStore, EvalReport, EvalSummary, Evaluation, Observer, RlStage, Session, SftStage,
-    Stage, StepReport, TrainError, evaluate,
+    AdamWConfig, CheckpointStore, EvalReport, EvalSummary, Evaluation, Observer, PreferenceStage, RewardModelStage, RlStage, Session, SftStage,
+    Stage, StepReport, TrainError, evaluate, load_weights,
 };
 use serde_json::json;
 
 use crate::{
-    Error, Policy, Recipe, open_device,
+    Error, Policy, Recipe,
+    evaluating::locate,
+    open_device,
     preparing::{Prepared, prepare},
     recipe::{Settings, limited},
     run::{RunLog, RunSummary, peak_rss_mb, write_report},
@@ -85,8 +87,21 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     }
     let prepared = prepare(settings, options.seed)?;
     let run = Run { recipe, options, run_folder: &run_folder, prepared: &prepared };
-    let model = prepared.config.build(options.seed, &device.autodiff());
+    let fresh = prepared.config.build(options.seed, &device.autodiff());
+    let model = started(fresh, &prepared)?;
     run.execute(model, observer)
+}
+
+/// The policy that the recipe starts from: fresh, or with the weights of a checkpoint.
+fn started(fresh: Policy, prepared: &Prepared) -> Result<Policy, Error> {
+    let Some(start) = &prepared.settings.model.start else { return Ok(fresh) };
+    let (_, checkpoint) = locate(start)?;
+    let path = checkpoint.join("tokenizer.json");
+    let tokenizer = fs::read(&path).map_err(|error| Error::file(&path, error))?;
+    if tokenizer != prepared.tokenizer_json {
+        return Err(Error::file(path, "expected the dataset's tokenizer, got another one"));
+    }
+    Ok(load_weights(&checkpoint.join("model.safetensors"), fresh)?)
 }
 
 fn new_run_folder(recipe: &Recipe, options: &TrainOptions) -> Result<PathBuf, Error> {
@@ -148,8 +163,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn execute(&self, model: Policy, observer: &mut dyn Observer) -> Result<Outcome, Error> {
-        let Prepared { settings, task, splits, .. } = self.prepared;
-        let reward = settings.reward();
+        let Prepared { settings, task, splits, pairs, .. } = self.prepared;
+        let reward = settings.reward(&model.device().without_autodiff())?;
         let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };
         let seed = self.options.seed;
         let mut stages: Vec<Box<dyn Stage<Policy> + '_>> = Vec::new();
@@ -157,6 +172,12 @@ impl Run<'_> {
             if let Some(config) = config {
                 stages.push(Box::new(SftStage::new(name, config, task, &splits[&config.data], seed)?));
             }
+        }
+        if let Some(config) = &settings.preference {
+            stages.push(Box::new(PreferenceStage::new(config, task, &pairs[&config.data], seed)?));
+        }
+        if let Some(config) = &settings.reward_model {
+            stages.push(Box::new(RewardModelStage::new(config, task, &pairs[&config.data], seed)?));
         }
         if let Some(config) = &settings.rl {
             stages.push(Box::new(RlStage::new(
@@ -225,6 +246,8 @@ impl Run<'_> {
             device: self.options.device.clone(),
             wall_s: session.progress.elapsed_s,
             rl_steps: if stages.last() == Some(&"rl") { session.progress.step } else { 0 },
+            generated_tokens: session.progress.generated_tokens,
+            trained_tokens: session.progress.trained_tokens,
             params: burn::module::Module::num_params(&session.model),
             peak_rss_mb: peak_rss_mb(),
             phase_s: session.progress.phase_s.clone(),

@@ -37,7 +37,7 @@ pub use opo::Opo;
 pub use outcome::{Singleton, returns_to_go};
 pub use pass_at_k::{PassAtK, pass_at_k};
 pub use pass_at_k_best::PassAtKBest;
-pub use process_grpo::ProcessGrpo;
+pub use process_grpo::{ProcessGrpo, StepCredit};
 pub use reinforce::Reinforce;
 pub use reinforce_plus_plus::ReinforcePlusPlus;
 pub use reinforce_plus_plus_baseline::ReinforcePlusPlusBaseline;

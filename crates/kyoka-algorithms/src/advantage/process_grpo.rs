@@ -1,16 +1,28 @@
 //! Process-supervised GRPO: credit where a step was made (after arXiv 2402.03300, section 4.1.3).
 //!
-//! Every token gets the outcome advantage of GRPO. Verdicts on steps are normalised over the completions of the group
-//! that made the same step, and added, weighted, at the step's token.
+//! The paper's form, [`StepCredit::ToGo`] with an outcome weight of 0: the verdicts on all steps of the group are
+//! normalised together, and `A_t` is the sum of those that end at or after token `t`.
 //!
-//! Deviation 1: the paper adds a step's normalised reward to all tokens up to the step's end; here it goes to the
-//! step's token alone. A later step then earns nothing for an earlier one, and a step that the whole group gets right
-//! or wrong gives no credit anywhere.
-//! Deviation 2: verdicts are normalised per step, not over all steps of the group.
+//! Deviation 1, the default [`StepCredit::AtStep`]: verdicts are normalised over the completions of the group that made
+//! the same step, and go to the step's token alone. A later step then earns nothing for an earlier one, and a step that
+//! the whole group gets right or wrong gives no credit anywhere.
+//! Deviation 2: every token gets the outcome advantage of GRPO besides, weighted.
 
 use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
+use serde::{Deserialize, Serialize};
 
 use super::{Grpo, outcome::mean_std};
+
+/// Which tokens get a step's credit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepCredit {
+    /// The token that states the step, normalised over verdicts on the same step. The default.
+    #[default]
+    AtStep,
+    /// Every token up to it, normalised over all verdicts of the group: the paper's.
+    ToGo,
+}
 
 /// Outcome credit everywhere, step credit at the step.
 #[derive(Debug, Clone, Copy)]
@@ -19,13 +31,15 @@ pub struct ProcessGrpo {
     pub outcome_weight: f64,
     /// Weight of the step advantage. Default 1.
     pub step_weight: f64,
+    /// Which tokens get a step's credit. Default the step's own.
+    pub step_credit: StepCredit,
     /// Added to the standard deviations. Default 1e-6.
     pub epsilon: f64,
 }
 
 impl Default for ProcessGrpo {
     fn default() -> Self {
-        Self { outcome_weight: 1.0, step_weight: 1.0, epsilon: 1e-6 }
+        Self { outcome_weight: 1.0, step_weight: 1.0, step_credit: StepCredit::AtStep, epsilon: 1e-6 }
     }
 }
 
@@ -71,14 +85,18 @@ impl ProcessGrpo {
             }
         }
         verdicts.sort_by_key(|&(step, ..)| step);
+        let to_go = self.step_credit == StepCredit::ToGo;
         let mut values = Vec::new();
-        for verdicts in verdicts.chunk_by(|a, b| a.0 == b.0) {
+        for verdicts in verdicts.chunk_by(|a, b| to_go || a.0 == b.0) {
             values.clear();
             values.extend(verdicts.iter().map(|&(.., value)| value));
             let (mean, std) = mean_std(&values);
             for &(_, completion, token, value) in verdicts {
                 let credit = self.step_weight * (value - mean) / (std + self.epsilon);
-                rows[completion][token] += credit as f32;
+                let length = rows[completion].len();
+                assert!(token < length, "step of completion {completion}: expected a token below {length}, got {token}");
+                let first = if to_go { 0 } else { token };
+                rows[completion][first..=token].iter_mut().for_each(|value| *value += credit as f32);
             }
         }
         Ok(())
@@ -109,6 +127,24 @@ mod tests {
         for (row, sign) in advantages.iter().zip([1.0, -1.0]) {
             assert!((row[1] - sign * half).abs() < 1e-5);
             assert_eq!((row[0], row[2]), (0.0, 0.0));
+        }
+    }
+
+    #[test]
+    fn the_papers_form_sums_what_is_still_to_come() {
+        let group = GroupRewards {
+            totals: vec![5.0, 0.0],
+            lengths: vec![3, 2],
+            steps: vec![vec![step(0, 0, 1.0), step(1, 2, 0.0)], vec![step(0, 1, 1.0), step(1, 1, 2.0)]],
+            ..Default::default()
+        };
+        let paper =
+            ProcessGrpo { outcome_weight: 0.0, step_credit: StepCredit::ToGo, ..ProcessGrpo::default() };
+        let advantages = paper.estimate(&[group]).unwrap().per_token;
+        // All verdicts 1, 0, 1, 2: mean 1, variance 2 / 3.
+        let unit = (1.5_f32).sqrt();
+        for (got, expected) in advantages.concat().iter().zip([-unit, -unit, -unit, unit, unit]) {
+            assert!((got - expected).abs() < 1e-5, "{advantages:?}");
         }
     }
 

@@ -1,7 +1,9 @@
 //! CPPO: only the completions with the largest advantages are trained (arXiv 2503.22342, section 4.2).
 //!
-//! Of a group of `G` the `k = floor(G (1 - P))` with the largest `|A|` are kept; the room they leave is filled with
+//! Of a group of `G` the `k = floor(G (1 - P))` with the largest `|A|` are kept; the paper fills the room they leave with
 //! completions of further prompts.
+//!
+//! Deviation 1: the trainer leaves the room free, so that a step stays cheaper; `rl.prompts_per_step` fills it.
 
 /// Places of the completions to keep, in order: the `floor(share * G)` with the largest `|A|`, at least one.
 ///

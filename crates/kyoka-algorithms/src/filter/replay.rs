@@ -32,6 +32,11 @@ impl<T: Clone> ReplayBuffer<T> {
         self.items.push_back((advantage, item));
     }
 
+    /// All samples, the oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.items.iter().map(|(_, item)| item)
+    }
+
     /// Samples held.
     pub fn len(&self) -> usize {
         self.items.len()

@@ -161,7 +161,17 @@ impl PreferenceConfig {
             let reason = format!("{:?} has no label_smoothing; expected 0, got {smoothing}", self.loss);
             return Err(AlgorithmError::NoMeaning { reason });
         }
-        Ok(())
+        let is_dpo = smooths || self.loss == PreferenceKind::DpoHinge;
+        for (field, set, read) in [
+            ("reference_free", self.reference_free, is_dpo),
+            ("length_normalised", self.length_normalised, is_dpo || self.loss == PreferenceKind::Ipo),
+        ] {
+            if set && !read {
+                let reason = format!("{:?} has no {field}; expected false, got true", self.loss);
+                return Err(AlgorithmError::NoMeaning { reason });
+            }
+        }
+        in_range(self.gamma.is_finite(), "gamma", "a finite number", self.gamma)
     }
 
     /// Whether the trainer must keep a reference policy.
@@ -186,6 +196,8 @@ mod tests {
         assert!(config.validate().is_ok() && config.needs_reference());
         let bad = PreferenceConfig { beta: 0.0, ..config.clone() }.validate().unwrap_err();
         assert_eq!(bad.to_string(), "algorithm: beta: expected a number above 0, got 0");
+        let free = PreferenceConfig { reference_free: true, ..config.clone() }.validate().unwrap_err();
+        assert_eq!(free.to_string(), "algorithm: Ipo has no reference_free; expected false, got true");
         let smoothed = PreferenceConfig { label_smoothing: 0.1, ..config }.validate().unwrap_err();
         assert_eq!(smoothed.to_string(), "algorithm: Ipo has no label_smoothing; expected 0, got 0.1");
     }

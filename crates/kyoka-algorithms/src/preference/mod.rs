@@ -8,6 +8,7 @@ mod config;
 mod dpo;
 mod ipo;
 mod kto;
+mod loss;
 mod mpo;
 mod pairs;
 mod simpo;
@@ -17,6 +18,7 @@ pub use config::{PreferenceConfig, PreferenceKind, PreferenceOverrides, Preferen
 pub use dpo::{Dpo, DpoForm};
 pub use ipo::Ipo;
 pub use kto::{Kto, KtoInput};
+pub use loss::PreferenceLoss;
 pub use mpo::Mpo;
 pub use pairs::Pairs;
 pub use simpo::Simpo;

@@ -52,15 +52,13 @@ impl Mpo {
             + generation * self.generation_weight
     }
 
-    /// The reward shift after a batch: `0.99 shift + 0.01 mean` over the rewards `beta l` of both sides.
-    pub fn next_reward_shift(&self, pairs: &Pairs) -> f64 {
-        let (chosen, rejected) = pairs.log_ratios();
-        let rewards: Vec<f64> =
-            chosen.into_data().iter::<f64>().chain(rejected.into_data().iter::<f64>()).collect();
-        if rewards.is_empty() {
+    /// The reward shift after a batch: `0.99 shift + 0.01 mean` over the rewards `beta l`, given the log-ratios of both
+    /// sides; without any it stays.
+    pub fn next_reward_shift(&self, log_ratios: &[f64]) -> f64 {
+        if log_ratios.is_empty() {
             return self.reward_shift;
         }
-        let mean = self.beta * rewards.iter().sum::<f64>() / rewards.len() as f64;
+        let mean = self.beta * log_ratios.iter().sum::<f64>() / log_ratios.len() as f64;
         0.99 * self.reward_shift + 0.01 * mean
     }
 }
@@ -71,6 +69,13 @@ mod tests {
         super::tests::{assert_close, evaluate},
         *,
     };
+
+    #[test]
+    fn the_reward_shift_follows_the_mean_reward() {
+        let mpo = Mpo { beta: 0.5, reward_shift: 1.0, ..Mpo::default() };
+        assert!((mpo.next_reward_shift(&[3.0, -1.0]) - (0.99 + 0.01 * 0.5)).abs() < 1e-12);
+        assert_eq!(mpo.next_reward_shift(&[]), 1.0);
+    }
 
     #[test]
     fn hand_case() {

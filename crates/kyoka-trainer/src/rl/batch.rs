@@ -1,14 +1,11 @@
-//! The completions of a step: packed into micro-batches, scored, differentiated.
+//! The completions of a step, packed into micro-batches, and what the loss needs of them.
 
-use burn::{
-    optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Bool, Device, Tensor, TensorData},
-};
-use kyoka_algorithms::{Algorithm, CriticKind, KlInput, KlPlacement, ValueLossInput, entropy, value_loss};
-use kyoka_core::{CausalLm, Metrics, PackedGroup, PolicyLossInput, Rollout};
+use burn::tensor::{Bool, Device, Tensor, TensorData};
+use kyoka_algorithms::Algorithm;
+use kyoka_core::{PackedGroup, Rollout};
 
 use super::groups::JudgedGroup;
-use crate::{Critic, PackItem, TrainableLm, plan_micro_batches};
+use crate::{PackItem, plan_micro_batches};
 
 /// All completions of a step, numbered group by group.
 pub(super) struct Rows<'a> {
@@ -145,187 +142,8 @@ impl Credited {
             && (penalised || imitated || self.advantages[row].iter().any(|&advantage| advantage != 0.0))
     }
 
-    fn counted(&self, row: usize) -> usize {
+    /// Tokens of a completion that count.
+    pub fn counted(&self, row: usize) -> usize {
         self.mask[row].iter().filter(|&&counts| counts).count()
     }
-}
-
-/// Sums over the tokens of a step.
-#[derive(Default)]
-struct Sums {
-    loss: f64,
-    ratio: f64,
-    clipped: f64,
-    drift: f64,
-    kl: f64,
-    entropy: f64,
-    value_loss: f64,
-    tokens: f64,
-}
-
-/// Loss and gradients of the policy; of a critic's head too, where it sits on the policy's trunk.
-pub(super) struct PolicyGradients {
-    pub loss: f64,
-    pub policy: GradientsParams,
-    pub head: Option<GradientsParams>,
-}
-
-/// The loss over the whole step and its gradients, micro-batch by micro-batch.
-pub(super) fn policy_gradients<M: TrainableLm>(
-    (model, reference, critic): (&M, Option<&M>, Option<&Critic<M>>),
-    (rows, credited): (&Rows<'_>, &Credited),
-    algorithm: &Algorithm,
-    metrics: &mut Metrics,
-) -> PolicyGradients {
-    let shared = critic.filter(|critic| critic.trunk.is_none()).zip(algorithm.critic);
-    let trains = |row: usize| shared.is_some() || credited.trains(row, algorithm);
-    let right_tokens: usize =
-        (0..credited.right.len()).filter(|&row| credited.right[row]).map(|row| credited.counted(row)).sum();
-    let mut policy = GradientsAccumulator::new();
-    let mut head = GradientsAccumulator::new();
-    let mut sums = Sums::default();
-    for batch in rows.micro_batches(trains) {
-        let (policy_logprobs, hidden) = if shared.is_some() || algorithm.entropy.is_some() {
-            let (logprobs, hidden) = model.score_with_hidden(&batch.packed);
-            (logprobs, Some(hidden))
-        } else {
-            (model.score(&batch.packed), None)
-        };
-        let device = policy_logprobs.device().without_autodiff();
-        let table = |value: &dyn Fn(Row<'_>, usize) -> f32| batch.table(&device, value);
-        let old_logprobs = table(&|row, t| credited.old_logprobs[row.number][t]);
-        let loss_mask = batch.mask(&device, &|row, t| credited.mask[row.number][t]);
-        let outside = loss_mask.clone().bool_not();
-        let weights = table(&|row, _| credited.weights[row.number]).mask_fill(outside.clone(), 0.0);
-        let output = algorithm.loss.evaluate(PolicyLossInput {
-            policy_logprobs: policy_logprobs.clone(),
-            old_logprobs: old_logprobs.clone(),
-            advantages: table(&|row, t| credited.advantages[row.number][t]),
-            loss_mask: loss_mask.clone(),
-        });
-        let mut per_token = output.per_token;
-        if !credited.corrections.is_empty() {
-            per_token = per_token * table(&|row, t| credited.corrections[row.number][t] as f32);
-        }
-        if let (Some(kl), Some(reference)) = (algorithm.kl, reference)
-            && kl.placement == KlPlacement::Loss
-        {
-            let divergence = kl.estimator.evaluate(KlInput {
-                policy_logprobs: policy_logprobs.clone(),
-                reference_logprobs: reference.score(&batch.packed),
-                old_logprobs: old_logprobs.clone(),
-                loss_mask: loss_mask.clone(),
-            });
-            sums.kl += sum(divergence.clone());
-            per_token = per_token + divergence * credited.kl_coef;
-        }
-        if let (Some(_), Some(hidden)) = (algorithm.entropy, &hidden) {
-            let entropies = entropies(model, hidden.clone(), loss_mask.clone());
-            sums.entropy += sum(entropies.clone());
-            per_token = per_token - entropies * credited.entropy_coef;
-        }
-        let mut loss = (per_token * weights.clone()).sum();
-        if let (Some((critic, settings)), Some(hidden)) = (shared, hidden) {
-            let value_loss = value_losses(critic.values(hidden), &batch, credited, settings.value_clip);
-            let value_loss = (value_loss * weights).sum();
-            sums.value_loss += scalar(&value_loss);
-            loss = loss + value_loss * settings.value_coef;
-        }
-        if algorithm.nll_coef > 0.0 && right_tokens > 0 {
-            let share = algorithm.nll_coef / right_tokens as f64;
-            let imitated =
-                batch.mask(&device, &|row, t| credited.right[row.number] && credited.mask[row.number][t]);
-            loss = loss - policy_logprobs.clone().mask_fill(imitated.bool_not(), 0.0).sum() * share;
-        }
-        let drift = (policy_logprobs.inner() - old_logprobs).mask_fill(outside, 0.0);
-        sums.loss += scalar(&loss);
-        sums.ratio += sum(drift.clone().exp() * loss_mask.float());
-        sums.clipped += sum(output.clipped.float());
-        sums.drift = f64::max(sums.drift, f64::from(drift.abs().max().into_scalar::<f32>()));
-        sums.tokens += batch.rows.iter().map(|row| credited.counted(row.number)).sum::<usize>() as f64;
-        let mut gradients = loss.backward();
-        if let Some((critic, _)) = shared {
-            head.accumulate(critic, GradientsParams::from_module(&mut gradients, critic));
-        }
-        policy.accumulate(model, GradientsParams::from_grads(gradients, model));
-    }
-    let tokens = sums.tokens.max(1.0);
-    metrics.set("ratio/mean", sums.ratio / tokens);
-    metrics.set("ratio/max_abs_log", sums.drift);
-    metrics.set("clip_share", sums.clipped / tokens);
-    if algorithm.kl.is_some_and(|kl| kl.placement == KlPlacement::Loss) {
-        metrics.set("kl", sums.kl / tokens);
-    }
-    if algorithm.entropy.is_some() {
-        metrics.set("entropy/policy", sums.entropy / tokens);
-    }
-    if shared.is_some() {
-        metrics.set("value_loss", sums.value_loss);
-    }
-    PolicyGradients { loss: sums.loss, policy: policy.grads(), head: shared.is_some().then(|| head.grads()) }
-}
-
-/// The value loss of a critic and its gradients, over the whole step. A critic without a trunk of its own gets those of
-/// its head alone: the policy's trunk stays as it is.
-pub(super) fn critic_gradients<M: TrainableLm>(
-    (critic, model): (&Critic<M>, &M),
-    (rows, credited): (&Rows<'_>, &Credited),
-    algorithm: &Algorithm,
-) -> (f64, GradientsParams) {
-    let settings = algorithm.critic.expect("a critic is trained only where the algorithm has one");
-    let mut accumulator = GradientsAccumulator::new();
-    let mut total = 0.0;
-    for batch in rows.micro_batches(|row| credited.weights[row] > 0.0) {
-        let values = match &critic.trunk {
-            Some(trunk) => critic.values(trunk.score_with_hidden(&batch.packed).1),
-            None => critic.values(model.score_with_hidden(&batch.packed).1.detach()),
-        };
-        let device = values.device().without_autodiff();
-        let losses = value_losses(values, &batch, credited, settings.value_clip);
-        let weights = batch.table(&device, &|row, t| {
-            if credited.mask[row.number][t] { credited.weights[row.number] } else { 0.0 }
-        });
-        let loss = (losses * weights).sum();
-        total += scalar(&loss);
-        let gradients = (loss * settings.value_coef).backward();
-        accumulator.accumulate(critic, GradientsParams::from_grads(gradients, critic));
-    }
-    (total, accumulator.grads())
-}
-
-/// Whether the algorithm's critic has a trunk of its own.
-pub(super) fn own_trunk(algorithm: &Algorithm) -> Option<bool> {
-    algorithm.critic.map(|critic| critic.kind == CriticKind::Separate)
-}
-
-/// Entropies of the policy at every token, `[R, T]`.
-pub(super) fn entropies<M: CausalLm>(model: &M, hidden: Tensor<3>, mask: Tensor<2, Bool>) -> Tensor<2> {
-    let [r, t, d] = hidden.dims();
-    let logits = model.logits(hidden.reshape([r * t, d]));
-    let [_, vocab] = logits.dims();
-    entropy(logits.reshape([r, t, vocab]), mask, 1.0)
-}
-
-fn value_losses(
-    values: Tensor<2>,
-    batch: &MicroBatch<'_>,
-    credited: &Credited,
-    clip: Option<f64>,
-) -> Tensor<2> {
-    let device = values.device().without_autodiff();
-    let input = ValueLossInput {
-        values,
-        old_values: batch.table(&device, &|row, t| credited.values[row.number][t]),
-        targets: batch.table(&device, &|row, t| credited.value_targets[row.number][t]),
-        loss_mask: batch.mask(&device, &|row, t| credited.mask[row.number][t]),
-    };
-    value_loss(input, clip)
-}
-
-fn scalar(loss: &Tensor<1>) -> f64 {
-    f64::from(loss.clone().into_scalar::<f32>())
-}
-
-fn sum(tensor: Tensor<2>) -> f64 {
-    f64::from(tensor.sum().into_scalar::<f32>())
 }

@@ -1,12 +1,16 @@
 //! From judged completions to what the loss needs of each token.
 
-use burn::module::Module;
-use kyoka_algorithms::{Algorithm, KlInput, KlPlacement, MismatchMetrics, advantage::Gae, filter};
+use burn::{module::Module, tensor::Tensor};
+use kyoka_algorithms::{
+    Algorithm, Kl, KlEstimator, KlInput, KlPlacement, MismatchMetrics, advantage::Gae, filter, full_kl,
+};
 use kyoka_core::{AdvantageError, AdvantageEstimator, GroupRewards, Metrics, StopReason};
 
 use super::{
-    batch::{Credited, Rows, entropies},
+    batch::{Credited, MicroBatch, Rows},
     groups::JudgedGroup,
+    loss::{entropies, log_distribution},
+    replay::{Replayed, magnitude},
 };
 use crate::{Critic, Session, TrainableLm};
 
@@ -14,7 +18,11 @@ use crate::{Critic, Session, TrainableLm};
 pub(super) struct StepState<'a, 'b, M: TrainableLm> {
     pub algorithm: &'a Algorithm,
     pub session: &'a Session<M>,
-    pub groups: &'a [JudgedGroup<'b>],
+    /// Groups of this step, without those that are replayed.
+    pub fresh: &'a [JudgedGroup<'b>],
+    /// Completions of earlier steps with the credit of then; the last rows.
+    pub replayed: &'a [Replayed],
+    /// All of them.
     pub rows: &'a Rows<'b>,
     pub max_new_tokens: usize,
     /// The critic is still on its own: its targets are returns, and the policy stays.
@@ -35,7 +43,7 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
             let critic: Critic<M> = state.critic.valid();
             rows.tokens(|batch| critic.evaluate(&model, &batch.packed))
         });
-        let mut rewards: Vec<GroupRewards> = self.groups.iter().map(JudgedGroup::group_rewards).collect();
+        let mut rewards: Vec<GroupRewards> = self.fresh.iter().map(JudgedGroup::group_rewards).collect();
         self.punish_divergence(&mut rewards, kl_coef, metrics);
         if let Some(values) = &values {
             let mut next = values.iter();
@@ -48,25 +56,25 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         } else {
             algorithm.advantage.estimate(&rewards)?
         };
+        let replayed = self.replayed.iter();
+        let advantages =
+            estimated.per_token.into_iter().chain(replayed.clone().map(|item| item.advantages.clone()));
+        let right = self.fresh.iter().flat_map(|group| group.rewards.iter().map(JudgedGroup::is_right));
         let mut credited = Credited {
-            advantages: estimated.per_token,
+            advantages: advantages.collect(),
             value_targets: estimated.value_targets,
             values: values.unwrap_or_default(),
-            right: self
-                .groups
-                .iter()
-                .flat_map(|group| group.rewards.iter().map(JudgedGroup::is_right))
-                .collect(),
+            right: right.chain(replayed.map(|item| item.right)).collect(),
             kl_coef,
             entropy_coef,
             ..Credited::default()
         };
         self.correct_mismatch(&model, sampled, &mut credited, metrics);
         self.filter(&model, &mut credited);
+        self.keep_strongest(&mut credited);
         let lengths: Vec<usize> =
             credited.mask.iter().map(|row| row.iter().filter(|&&counts| counts).count()).collect();
         credited.weights = algorithm.reduction.weights(&lengths, self.max_new_tokens);
-        self.keep_strongest(&mut credited);
         Ok(credited)
     }
 
@@ -81,14 +89,9 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         if kl.placement != KlPlacement::Reward {
             return;
         }
-        let divergence = self.rows.tokens(|batch| {
-            let reference_logprobs = reference.score(&batch.packed);
-            let device = reference_logprobs.device();
-            let policy_logprobs = batch.table(&device, &|row, t| row.rollout.logprobs[t]);
-            let loss_mask = batch.mask(&device, &|_, _| true);
-            let old_logprobs = policy_logprobs.clone();
-            kl.estimator.evaluate(KlInput { policy_logprobs, reference_logprobs, old_logprobs, loss_mask })
-        });
+        let model = self.session.model.valid();
+        let mut divergence = self.rows.tokens(|batch| divergence(kl, (&model, reference), batch));
+        divergence.truncate(rewards.iter().map(|group| group.totals.len()).sum());
         let tokens = divergence.iter().flatten().count().max(1) as f64;
         metrics.set("kl", divergence.iter().flatten().map(|&value| f64::from(value)).sum::<f64>() / tokens);
         let mut next = divergence.into_iter();
@@ -143,21 +146,39 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         }
     }
 
-    /// Leaves out all but the completions of each group with the largest advantages.
+    /// Takes from the mask all but the completions of each group with the largest advantages.
     fn keep_strongest(&self, credited: &mut Credited) {
         let share = self.algorithm.filters.keep_share;
         if share >= 1.0 {
             return;
         }
         let mut first = 0;
-        for group in self.groups {
+        for group in self.fresh {
             let rows = first..first + group.rollouts.len();
             first = rows.end;
-            let size = |row: &Vec<f32>| row.iter().map(|a| a.abs()).sum::<f32>() / row.len().max(1) as f32;
-            let sizes: Vec<f32> = credited.advantages[rows.clone()].iter().map(size).collect();
+            let sizes: Vec<f32> =
+                credited.advantages[rows.clone()].iter().map(|row| magnitude(row)).collect();
             let kept = filter::strongest(&sizes, share);
             let dropped = (0..sizes.len()).filter(|place| !kept.contains(place));
-            dropped.for_each(|place| credited.weights[rows.start + place] = 0.0);
+            dropped.for_each(|place| credited.mask[rows.start + place].fill(false));
         }
     }
+}
+
+/// The divergence of the policy that sampled from the reference, at every token.
+fn divergence<M: TrainableLm>(
+    kl: Kl,
+    (model, reference): (&M, &M),
+    batch: &MicroBatch<'_>,
+) -> Tensor<2> {
+    let device = model.device();
+    let loss_mask = batch.mask(&device, &|_, _| true);
+    if kl.estimator == KlEstimator::Full {
+        let distribution = |model: &M| log_distribution(model, model.score_with_hidden(&batch.packed).1);
+        return full_kl(distribution(model), distribution(reference), loss_mask);
+    }
+    let reference_logprobs = reference.score(&batch.packed);
+    let policy_logprobs = batch.table(&device, &|row, t| row.rollout.logprobs[t]);
+    let old_logprobs = policy_logprobs.clone();
+    kl.estimator.evaluate(KlInput { policy_logprobs, reference_logprobs, old_logprobs, loss_mask })
 }

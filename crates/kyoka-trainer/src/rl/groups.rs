@@ -10,6 +10,9 @@ use crate::{SampleRecord, evaluate::PartMeans};
 /// A prompt with its judged completions.
 pub(super) struct JudgedGroup<'a> {
     pub sample: &'a Sample,
+    /// The sample's row of the split, and the place of its random changes.
+    pub row: usize,
+    pub place: [u64; 4],
     pub prompt: Prompt,
     pub rollouts: Vec<Rollout>,
     pub completions: Vec<Completion>,
@@ -49,10 +52,17 @@ impl JudgedGroup<'_> {
             let steps = reward.steps.iter();
             steps.map(|v| CreditedStep { step: v.step, token: v.token, value: v.value }).collect()
         };
+        let terms = |reward: &Reward| match reward.terms.is_empty() {
+            true => vec![(1.0, reward.total.expect("ungraded completions were left out"))],
+            false => reward.terms.clone(),
+        };
+        let terms: Vec<Vec<(f32, f32)>> = self.rewards.iter().map(terms).collect();
         GroupRewards {
             totals: self.totals(),
             lengths: self.rollouts.iter().map(|rollout| rollout.token_ids.len()).collect(),
             steps: self.rewards.iter().map(credited).collect(),
+            parts: terms.iter().map(|terms| terms.iter().map(|&(_, value)| value).collect()).collect(),
+            part_weights: terms.first().into_iter().flatten().map(|&(weight, _)| weight).collect(),
             greedy_total: self.greedy_total,
             ..GroupRewards::default()
         }
@@ -76,7 +86,6 @@ pub(super) fn log_rewards(groups: &[JudgedGroup<'_>], metrics: &mut Metrics) {
     metrics.set("entropy", -logprobs.sum::<f64>() / tokens.max(1) as f64);
     let flat = groups.iter().filter(|group| group.is_flat()).count();
     metrics.set("zero_variance_share", flat as f64 / groups.len().max(1) as f64);
-    metrics.set("generated_tokens", tokens as f64);
 }
 
 /// A completion for the log.

@@ -1,101 +1,39 @@
 //! Reinforcement learning: sample groups, judge, credit, update.
 
 mod batch;
+mod config;
 mod credit;
 mod groups;
+mod loss;
+mod replay;
 
 use std::time::Instant;
 
-use kyoka_algorithms::{Algorithm, AlgorithmOverrides, Preset, explained_variance, filter};
-use kyoka_core::{Metrics, RewardContext, RewardFn, Rollout, RolloutRequest, Sample, SamplingConfig};
-use kyoka_data::Shuffled;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
+use kyoka_algorithms::{Algorithm, explained_variance, filter};
+use kyoka_core::{
+    Completion, Metrics, Prompt, RewardContext, RewardFn, Rollout, RolloutRequest, Sample, SamplingConfig,
 };
+use kyoka_data::Shuffled;
 
+pub use self::config::RlConfig;
 pub(crate) use self::groups::record;
 use self::{
-    batch::{Credited, Rows, critic_gradients, own_trunk, policy_gradients},
+    batch::{Credited, Rows},
     credit::StepState,
     groups::{JudgedGroup, log_rewards},
+    loss::{Objective, critic_gradients, own_trunk},
+    replay::{Replay, Replayed},
 };
 use crate::{
-    AdamWConfig, EngineFactory, LearningRate, Session, Stage, StepReport, Task, TrainError, TrainableLm,
-    averaged, evaluate::row_error, sft::default_budget,
+    AdamWConfig, EngineFactory, LearningRate, Progress, Session, Stage, StepReport, Task, TrainError,
+    TrainableLm, averaged, evaluate::row_error,
 };
-
-/// Settings of the stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RlConfig {
-    /// Name of the split whose answers are rewards.
-    pub data: String,
-    /// Steps.
-    pub steps: usize,
-    /// Prompts a step.
-    pub prompts_per_step: usize,
-    /// Completions a prompt.
-    pub group_size: usize,
-    /// A preset by name, or a table of a `preset` and single fields that differ from it.
-    #[serde(default, deserialize_with = "named_or_table")]
-    pub algorithm: AlgorithmOverrides,
-    /// How completions are drawn.
-    #[serde(default)]
-    pub sampling: SamplingConfig,
-    /// Learning rate.
-    pub learning_rate: LearningRate,
-    /// Optimizer.
-    #[serde(default)]
-    pub optimizer: AdamWConfig,
-    /// Random changes of pictures and sounds, the same for all completions of a prompt. Default true.
-    #[serde(default = "yes")]
-    pub augment: bool,
-    /// Rounds of further prompts that dynamic sampling may draw. Default 3.
-    #[serde(default = "three")]
-    pub max_refills: usize,
-    /// Most tokens a micro-batch. Default 8192.
-    #[serde(default = "default_budget")]
-    pub tokens_per_micro_batch: usize,
-    /// Steps between evaluations; 0 evaluates at the end only.
-    #[serde(default)]
-    pub eval_every: usize,
-}
-
-/// `"vapo"`, or `{ preset = "vapo", clip_high = 0.3 }`.
-fn named_or_table<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AlgorithmOverrides, D::Error> {
-    struct NameOrTable;
-    impl<'de> Visitor<'de> for NameOrTable {
-        type Value = AlgorithmOverrides;
-
-        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            formatter.write_str("the name of a preset, or a table with `preset` and settings")
-        }
-
-        fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
-            let preset = Some(Preset::deserialize(name.into_deserializer())?);
-            Ok(AlgorithmOverrides { preset, ..AlgorithmOverrides::default() })
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Self::Value, A::Error> {
-            AlgorithmOverrides::deserialize(MapAccessDeserializer::new(table))
-        }
-    }
-    deserializer.deserialize_any(NameOrTable)
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn three() -> usize {
-    3
-}
 
 /// The stage: policy, rewards and algorithm meet here.
 pub struct RlStage<'a, M> {
     config: &'a RlConfig,
     algorithm: Algorithm,
+    replay: Option<Replay>,
     task: &'a dyn Task,
     reward: &'a dyn RewardFn,
     engine: EngineFactory<'a, M>,
@@ -123,23 +61,9 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         let algorithm = config.algorithm.resolve().build(config.group_size);
         let algorithm =
             algorithm.map_err(|e| bad("rl.algorithm", "a combination that works", e.to_string()))?;
-        if algorithm.filters.replay_share > 0.0 {
-            return Err(bad(
-                "rl.algorithm.replay_share",
-                "0: the trainer keeps no replay buffer yet",
-                "more".into(),
-            ));
-        }
-        if algorithm.advantage.needs_parts() {
-            let got = "gdpo".to_owned();
-            return Err(bad(
-                "rl.algorithm.advantage",
-                "a credit that takes the total: parts are not weighted apart yet",
-                got,
-            ));
-        }
         Ok(Self {
             config,
+            replay: algorithm.filters.replay.map(Replay::new),
             algorithm,
             task,
             reward,
@@ -147,6 +71,13 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
             samples,
             order: Shuffled::new(samples.len(), seed),
         })
+    }
+
+    /// The prompt of a row; the same place gives the same random changes.
+    fn prompt(&self, row: usize, place: &[u64]) -> Result<Prompt, TrainError> {
+        let sample = &self.samples[row];
+        let prompt = self.task.prompt(sample, self.config.augment.then_some(place));
+        prompt.map_err(|source| row_error(sample, source))
     }
 
     /// Samples and judges one round of prompts; moves the data position.
@@ -159,15 +90,12 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         let started = Instant::now();
         let step = session.progress.step;
         let position = session.progress.position;
-        let samples: Vec<&Sample> =
-            (0..count as u64).map(|slot| &self.samples[self.order.row(position + slot)]).collect();
+        let rows: Vec<usize> = (0..count as u64).map(|slot| self.order.row(position + slot)).collect();
         session.progress.position += count as u64;
-        let mut prompts = Vec::with_capacity(count);
-        for (slot, sample) in samples.iter().enumerate() {
-            let place = [1, session.progress.stage as u64, position, slot as u64];
-            let prompt = self.task.prompt(sample, self.config.augment.then_some(&place));
-            prompts.push(prompt.map_err(|source| row_error(sample, source))?);
-        }
+        let stage = session.progress.stage as u64;
+        let place = |slot: usize| [1, stage, position, slot as u64];
+        let prompts = rows.iter().enumerate().map(|(slot, &row)| self.prompt(row, &place(slot)));
+        let prompts = prompts.collect::<Result<Vec<Prompt>, _>>()?;
         let engine = (self.engine)(session.model.valid());
         let generate = |group_size, sampling: &SamplingConfig| {
             let request = RolloutRequest {
@@ -185,25 +113,34 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
             true => generate(1, &SamplingConfig { temperature: 0.0, ..self.config.sampling.clone() })?,
             false => Vec::new(),
         };
+        let generated: usize =
+            groups.iter().chain(&likeliest).flat_map(|g| &g.rollouts).map(|r| r.token_ids.len()).sum();
+        session.progress.generated_tokens += generated as u64;
+        add(metrics, "generated_tokens", generated as f64);
         add(metrics, "time/rollout_s", started.elapsed().as_secs_f64());
         let started = Instant::now();
-        let judge = |sample, rollout: &Rollout| {
-            let completion = self.task.read(rollout, self.config.sampling.max_new_tokens);
-            let reward = self.reward.score(&RewardContext { sample }, &completion)?;
-            Ok::<_, TrainError>((completion, reward))
+        let judge = |sample, rollouts: &[Rollout]| {
+            let limit = self.config.sampling.max_new_tokens;
+            let completions: Vec<Completion> =
+                rollouts.iter().map(|rollout| self.task.read(rollout, limit)).collect();
+            let rewards = self.reward.score_group(&RewardContext { sample }, &completions)?;
+            Ok::<_, TrainError>(completions.into_iter().zip(rewards))
         };
-        let judged = samples.into_iter().zip(groups).enumerate().map(|(slot, (sample, group))| {
-            let greedy = likeliest.get(slot).map(|group| judge(sample, &group.rollouts[0])).transpose()?;
+        let judged = rows.into_iter().zip(groups).enumerate().map(|(slot, (row, group))| {
+            let sample = &self.samples[row];
+            let greedy = likeliest.get(slot).map(|group| judge(sample, &group.rollouts)).transpose()?;
             let mut judged = JudgedGroup {
                 sample,
+                row,
+                place: place(slot),
                 prompt: group.prompt,
                 rollouts: Vec::new(),
                 completions: Vec::new(),
                 rewards: Vec::new(),
-                greedy_total: greedy.and_then(|(_, reward)| reward.total),
+                greedy_total: greedy.and_then(|mut judged| judged.next()?.1.total),
             };
-            for rollout in group.rollouts {
-                let (completion, reward) = judge(sample, &rollout)?;
+            let verdicts = judge(sample, &group.rollouts)?;
+            for (rollout, (completion, reward)) in group.rollouts.into_iter().zip(verdicts) {
                 if reward.total.is_some() {
                     judged.rollouts.push(rollout);
                     judged.completions.push(completion);
@@ -258,12 +195,25 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         self.config.steps
     }
 
+    fn is_done(&self, progress: &Progress) -> bool {
+        let limit = self.config.max_generated_tokens;
+        progress.step >= self.config.steps || (limit > 0 && progress.generated_tokens >= limit)
+    }
+
     fn eval_every(&self) -> usize {
         self.config.eval_every
     }
 
     fn optimization(&self) -> (LearningRate, AdamWConfig) {
         (self.config.learning_rate, self.config.optimizer)
+    }
+
+    fn state(&self) -> Option<Vec<u8>> {
+        self.replay.as_ref().map(Replay::state)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), String> {
+        self.replay.as_mut().map_or(Ok(()), |replay| replay.restore(state, self.samples.len()))
     }
 
     fn wants_reference(&self) -> bool {
@@ -277,20 +227,30 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
     fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
         let step = session.progress.step;
         let mut metrics = Metrics::default();
-        let groups = self.gather(session, &mut metrics)?;
+        let mut groups = self.gather(session, &mut metrics)?;
         let started = Instant::now();
+        let num_fresh = groups.len();
+        let replayed = self.draw_replayed(session, &groups);
+        for item in &replayed {
+            groups.push(item.group(&self.samples[item.row], self.prompt(item.row, &item.place)?));
+        }
         let rows = Rows::new(&groups, self.config.tokens_per_micro_batch);
         let pretraining = self.algorithm.critic.is_some_and(|critic| step < critic.pretrain_steps);
         let state = StepState {
             algorithm: &self.algorithm,
             session,
-            groups: &groups,
+            fresh: &groups[..num_fresh],
+            replayed: &replayed,
             rows: &rows,
             max_new_tokens: self.config.sampling.max_new_tokens,
             pretraining,
         };
         let credited = state.credit(&mut metrics);
         let mut credited = credited.map_err(|source| TrainError::Advantage { step: step + 1, source })?;
+        if let Some(replay) = &mut self.replay {
+            replay.keep(&groups[..num_fresh], &credited);
+            metrics.set("replayed", replayed.len() as f64);
+        }
         if !credited.values.is_empty() {
             let (values, targets) = (credited.values.concat(), credited.value_targets.concat());
             metrics.set("explained_variance", explained_variance(&values, &targets));
@@ -304,9 +264,10 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         };
         let trained_tokens = if pretraining { 0 } else { trained(&credited) };
         metrics.set("trained_tokens", trained_tokens as f64);
+        session.progress.trained_tokens += trained_tokens as u64;
         let names = || groups.iter().map(|group| group.sample.id.as_str()).collect::<Vec<_>>().join(" ");
         for number in 0..self.algorithm.updates_per_batch {
-            if number > 0 {
+            if number > 0 || !replayed.is_empty() {
                 self.drop_left_behind(session, &rows, &mut credited);
             }
             let update = Update { rows: &rows, credited: &credited, learning_rate, names: &names };
@@ -320,7 +281,7 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         self.adapt(session, rows.iter().count(), &mut metrics);
         metrics.set("time/train_s", started.elapsed().as_secs_f64());
         let samples =
-            groups.iter().take(2).map(|g| record(g.sample, &g.completions[0], &g.rewards[0])).collect();
+            groups[..num_fresh].iter().take(2).map(|g| record(g.sample, &g.completions[0], &g.rewards[0])).collect();
         let idle = trained_tokens == 0 && !pretraining;
         let warning = idle.then(|| {
             "all completions of every prompt earned the same; nothing to learn from this step".to_owned()
@@ -340,6 +301,13 @@ struct Update<'a> {
 }
 
 impl<M: TrainableLm> RlStage<'_, M> {
+    /// Completions of earlier steps to train along.
+    fn draw_replayed(&self, session: &Session<M>, fresh: &[JudgedGroup<'_>]) -> Vec<Replayed> {
+        let Some(replay) = &self.replay else { return Vec::new() };
+        let place = [session.progress.stage as u64, session.progress.step as u64];
+        replay.draw(fresh.iter().map(|group| group.rollouts.len()).sum(), session.seed, &place)
+    }
+
     fn update_policy(
         &self,
         session: &mut Session<M>,
@@ -348,8 +316,14 @@ impl<M: TrainableLm> RlStage<'_, M> {
     ) -> Result<(), TrainError> {
         let Update { rows, credited, learning_rate, names } = *update;
         let critic = session.critic.as_ref().map(|state| &state.critic);
-        let models = (&session.model, session.reference.as_ref(), critic);
-        let gradients = policy_gradients(models, (rows, credited), &self.algorithm, metrics);
+        let objective = Objective {
+            model: &session.model,
+            reference: session.reference.as_ref(),
+            shared: critic.filter(|critic| critic.trunk.is_none()).zip(self.algorithm.critic),
+            credited,
+            algorithm: &self.algorithm,
+        };
+        let gradients = objective.gradients(rows, metrics);
         if !gradients.loss.is_finite() {
             return Err(session.not_finite("rl", "loss", names()));
         }
@@ -370,8 +344,9 @@ impl<M: TrainableLm> RlStage<'_, M> {
     ) -> Result<(), TrainError> {
         let Update { rows, credited, learning_rate, names } = *update;
         let state = session.critic.as_ref().expect("the stage asked for a critic");
-        let (loss, gradients) =
-            critic_gradients((&state.critic, &session.model), (rows, credited), &self.algorithm);
+        let settings = self.algorithm.critic.expect("the stage asked for a critic");
+        let models = (&state.critic, &session.model);
+        let (loss, gradients) = critic_gradients(models, (rows, credited), settings);
         if !loss.is_finite() {
             return Err(session.not_finite("rl", "value loss", names()));
         }
@@ -424,27 +399,4 @@ impl<M: TrainableLm> RlStage<'_, M> {
 fn add(metrics: &mut Metrics, name: &str, value: f64) {
     let before = metrics.get(name).unwrap_or(0.0);
     metrics.set(name, before + value);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_algorithm_is_a_name_or_a_table() {
-        #[derive(Debug, Deserialize)]
-        struct Recipe {
-            #[serde(deserialize_with = "named_or_table")]
-            algorithm: AlgorithmOverrides,
-        }
-        let read = |text: &str| serde_json::from_str::<Recipe>(text);
-        let named = read(r#"{"algorithm": "vapo"}"#).unwrap().algorithm;
-        assert_eq!(named.preset, Some(Preset::Vapo));
-        let table = read(r#"{"algorithm": {"preset": "vapo", "clip_high": 0.3}}"#).unwrap().algorithm;
-        assert_eq!(table, AlgorithmOverrides { clip_high: Some(0.3), ..named });
-        let unknown = read(r#"{"algorithm": {"clip_hihg": 0.3}}"#).unwrap_err().to_string();
-        assert!(unknown.contains("clip_hihg"), "{unknown}");
-        let nobody = read(r#"{"algorithm": "vappo"}"#).unwrap_err().to_string();
-        assert!(nobody.contains("vappo"), "{nobody}");
-    }
 }

@@ -1,0 +1,104 @@
+//! Learning from pairs, from the recipe to the checkpoint: preference training, a reward model, and the model as reward.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+const GOOD: &str = "<think> bag </think> <answer> 1 </answer>";
+const BAD: &str = "<think> coat </think> <answer> 0 </answer>";
+
+/// A dataset of pairs and of questions, both about nothing but text.
+fn write_data(home: &Path, pairs: &str) {
+    let data = home.join("mine");
+    fs::create_dir_all(&data).unwrap();
+    let tokenizer = include_bytes!("../../kyoka-text/tests/tiny_tokenizer.json");
+    fs::write(data.join("tokenizer.json"), tokenizer).unwrap();
+    fs::write(data.join("pairs.jsonl"), pairs).unwrap();
+    let question = |id: usize| format!("{{\"id\": \"q{id}\", \"prompt\": \"bag\", \"answer\": \"1\"}}\n");
+    fs::write(data.join("test.jsonl"), (0..3).map(question).collect::<String>()).unwrap();
+}
+
+fn pair(id: usize, chosen: &str, rejected: &str) -> String {
+    let row = serde_json::json!({"id": id.to_string(), "prompt": "bag", "chosen": chosen, "rejected": rejected});
+    format!("{row}\n")
+}
+
+fn train(home: &Path, recipe: &str, out: &str) -> Output {
+    let common = "[data]\ndataset = 'mine'\n[model]\nconfig = 'tiny'\n[eval]\nsplits = ['test']\nmax_new_tokens = 6\n";
+    fs::write(home.join("recipe.toml"), format!("{common}{recipe}")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kyoka"));
+    command.env("KYOKA_DATA_DIR", home.join("data")).current_dir(home);
+    command.args(["train", "recipe.toml", "--quiet", "--out", out]).output().unwrap()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A number of the last step of a stage, from the run's log.
+fn last_metric(run: &Path, stage: &str, name: &str) -> f64 {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let of_stage = lines.filter(|line| line["stage"] == stage && line["metrics"].is_object());
+    of_stage.last().unwrap()["metrics"][name].as_f64().unwrap()
+}
+
+const REWARD: &str = "[[reward]]\nkind = 'exact_answer'\nweight = 1.0\n";
+
+#[test]
+fn pairs_train_a_policy_and_a_reward_model_that_rewards_the_next_run() {
+    let home = tempfile::tempdir().unwrap();
+    let pairs: String = (0..4).map(|id| pair(id, GOOD, BAD)).collect();
+    write_data(home.path(), &pairs);
+    let stages = "[preference]\ndata = 'pairs'\nsteps = 6\nbatch_size = 2\nalgorithm = 'dpo'\nlearning_rate = { peak = 1e-3 }\n\
+                  [reward_model]\ndata = 'pairs'\nsteps = 8\nbatch_size = 2\nlearning_rate = { peak = 1e-3 }\n";
+    let output = train(home.path(), &format!("{stages}{REWARD}"), "pairs");
+    assert!(output.status.success(), "{}", errors(&output));
+    let run = home.path().join("pairs");
+    assert_eq!(last_metric(&run, "preference", "preference/accuracy"), 1.0);
+    assert_eq!(last_metric(&run, "reward_model", "preference/accuracy"), 1.0);
+    let rl = "[rl]\ndata = 'test'\nsteps = 1\nprompts_per_step = 2\ngroup_size = 4\nlearning_rate = { peak = 1e-3 }\n\
+              sampling = { max_new_tokens = 6 }\n";
+    let learned = "[[reward]]\nkind = 'learned'\nweight = 1.0\nmodel = 'pairs'\n";
+    let output = train(home.path(), &format!("{rl}{learned}"), "rl");
+    assert!(output.status.success(), "{}", errors(&output));
+    assert!(last_metric(&home.path().join("rl"), "rl", "reward/learned").is_finite());
+}
+
+#[test]
+fn faulty_pairs_and_settings_are_refused_with_their_place() {
+    let home = tempfile::tempdir().unwrap();
+    let stage = |algorithm: &str| {
+        format!(
+            "[preference]\ndata = 'pairs'\nsteps = 1\nbatch_size = 2\nalgorithm = {algorithm}\nlearning_rate = {{ peak = 1e-3 }}\n{REWARD}"
+        )
+    };
+    let refused = |pairs: &str, recipe: &str| {
+        write_data(home.path(), pairs);
+        let output = train(home.path(), recipe, "run");
+        assert!(!output.status.success() && !home.path().join("run").exists(), "{recipe}");
+        errors(&output)
+    };
+    let good = pair(0, GOOD, BAD);
+    let message = refused(&format!("{good}{}", pair(1, GOOD, "")), &stage("'dpo'"));
+    assert!(message.contains("mine/pairs.jsonl:2: rejected: expected a completion"), "{message}");
+    let message = refused(&pair(0, &"bag ".repeat(600), BAD), &stage("'dpo'"));
+    assert!(message.contains("pairs.jsonl:1: chosen") && message.contains("512 positions"), "{message}");
+    let message = refused(&good, &stage("'dop'"));
+    assert!(message.contains("did you mean `dpo`?"), "{message}");
+    let message = refused(&good, &stage("{ preset = 'kto', beta = 0.0 }"));
+    assert!(message.contains("beta: expected a number above 0, got 0"), "{message}");
+    let message = refused(&good, &stage("{ preset = 'kto', label_smoothing = 0.1 }"));
+    assert!(message.contains("Kto has no label_smoothing"), "{message}");
+    let message = refused(&good, &stage("'dpo'").replace("batch_size = 2", "batch_size = 0"));
+    assert!(message.contains("preference.batch_size: expected at least 1, got 0"), "{message}");
+    let homeless = stage("'dpo'").replace("exact_answer", "learned");
+    let message = refused(&good, &homeless);
+    assert!(message.contains("expected `model`, the folder of its run"), "{message}");
+    let gone = homeless.replace("weight = 1.0", "weight = 1.0\nmodel = 'nowhere'");
+    let message = refused(&good, &gone);
+    assert!(message.contains("nowhere"), "{message}");
+}

@@ -1,0 +1,305 @@
+//! Learning from comparisons: DPO and its kin.
+
+mod config;
+mod pair;
+mod reference;
+
+use std::{collections::BTreeSet, time::Instant};
+
+use burn::{
+    optim::{GradientsAccumulator, GradientsParams},
+    tensor::{Device, Tensor},
+};
+use kyoka_algorithms::preference::{Pairs, PreferenceConfig, PreferenceLoss};
+use kyoka_core::Metrics;
+use kyoka_data::{PreferenceRow, Shuffled};
+
+pub use self::config::PreferenceStageConfig;
+pub(crate) use self::pair::{Comparison, micro_batches, numbers, vector};
+use self::{
+    pair::{score_mismatched, score_pairs},
+    reference::{ReferenceLogprobs, ReferenceTable, reference_logprobs},
+};
+use crate::{
+    AdamWConfig, LearningRate, Session, Stage, StepReport, Task, TrainError, TrainableLm, averaged,
+};
+
+/// Trains the policy on pairs of a preferred and a rejected completion.
+pub struct PreferenceStage<'a> {
+    config: &'a PreferenceStageConfig,
+    algorithm: PreferenceConfig,
+    loss: PreferenceLoss,
+    task: &'a dyn Task,
+    rows: &'a [PreferenceRow],
+    order: Shuffled,
+    /// What the reference thinks, where it stays as it is.
+    table: ReferenceTable,
+}
+
+impl<'a> PreferenceStage<'a> {
+    /// A stage over `rows`, in an order that `seed` decides.
+    ///
+    /// # Errors
+    /// If a setting is out of range.
+    pub fn new(
+        config: &'a PreferenceStageConfig,
+        task: &'a dyn Task,
+        rows: &'a [PreferenceRow],
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let bad = |field, expected, got: String| TrainError::Config { field, expected, got };
+        if config.batch_size == 0 {
+            return Err(bad("preference.batch_size", "at least 1", "0".into()));
+        }
+        let decay = config.reference_decay;
+        if !(0.0..1.0).contains(&decay) {
+            return Err(bad("preference.reference_decay", "a number in [0, 1)", decay.to_string()));
+        }
+        let algorithm = config.algorithm.resolve();
+        let loss = algorithm.build();
+        let loss =
+            loss.map_err(|e| bad("preference.algorithm", "a combination that works", e.to_string()))?;
+        if config.reference_every > 0 && !algorithm.needs_reference() {
+            let got = config.reference_every.to_string();
+            return Err(bad("preference.reference_every", "0: the loss reads no reference", got));
+        }
+        let order = Shuffled::new(rows.len(), seed);
+        Ok(Self { config, algorithm, loss, task, rows, order, table: ReferenceTable::default() })
+    }
+
+    fn comparison(&self, row: usize) -> Result<Comparison, TrainError> {
+        Comparison::new(self.task, self.rows, row, self.loss.needs_mismatched())
+    }
+
+    /// Whether the reference's log-probabilities are computed once.
+    fn is_frozen(&self) -> bool {
+        self.algorithm.needs_reference() && self.config.reference_every == 0
+    }
+
+    /// Fills the table before the first step: the policy still is the reference.
+    fn remember_reference<M: TrainableLm>(&mut self, session: &Session<M>) -> Result<(), TrainError> {
+        if !self.is_frozen() || !self.table.is_empty() {
+            return Ok(());
+        }
+        if session.progress.step > 0 {
+            let path = session.checkpoints.latest().unwrap_or_default().join("stage.json");
+            let reason = "expected the reference's log-probabilities, got none".to_owned();
+            return Err(TrainError::Checkpoint { path, reason });
+        }
+        let visits = (self.config.steps * self.config.batch_size).min(self.rows.len()) as u64;
+        // A first epoch visits every row once, so the first rows of the order are all that are ever visited.
+        let visited: BTreeSet<usize> = (0..visits).map(|position| self.order.row(position)).collect();
+        let rows: Vec<usize> = visited.into_iter().collect();
+        let budget = self.config.tokens_per_micro_batch;
+        let model = session.model.valid();
+        self.table = ReferenceTable::compute(&model, &rows, budget, |row| self.comparison(row))?;
+        Ok(())
+    }
+
+    /// The reference's log-probabilities of a batch.
+    fn reference<M: TrainableLm>(
+        &self,
+        session: &Session<M>,
+        rows: &[usize],
+        batch: &[Comparison],
+    ) -> Vec<ReferenceLogprobs> {
+        match &session.reference {
+            Some(reference) => reference_logprobs(reference, batch, self.config.tokens_per_micro_batch),
+            None => {
+                let unread = ReferenceLogprobs { chosen: 0.0, rejected: 0.0, mismatched: None };
+                rows.iter().map(|&row| self.table.get(row).unwrap_or(unread)).collect()
+            }
+        }
+    }
+
+    /// The loss with the state of the run in it.
+    fn loss_now<M: TrainableLm>(&self, session: &Session<M>) -> PreferenceLoss {
+        let mut loss = self.loss;
+        if let (PreferenceLoss::Mpo(mpo), Some(&shift)) =
+            (&mut loss, session.progress.coefs.get(REWARD_SHIFT))
+        {
+            mpo.reward_shift = shift;
+        }
+        loss
+    }
+}
+
+/// Name of MPO's running mean of rewards among the run's coefficients.
+const REWARD_SHIFT: &str = "reward_shift";
+
+/// What a batch gave.
+struct Scores {
+    loss: f64,
+    gradients: GradientsParams,
+    chosen_logprobs: Vec<f32>,
+    rejected_logprobs: Vec<f32>,
+    /// `log p / p_ref` of both sides.
+    chosen_log_ratios: Vec<f32>,
+    rejected_log_ratios: Vec<f32>,
+    /// KTO's reference point.
+    reference_point: Option<f64>,
+}
+
+/// A batch with what the reference thinks of it.
+struct Batch<'a> {
+    pairs: &'a [Comparison],
+    reference: &'a [ReferenceLogprobs],
+    token_budget: usize,
+}
+
+impl Batch<'_> {
+    /// `log p / p_ref` of the mismatched completions, without gradient.
+    fn mismatched_log_ratios<M: TrainableLm>(&self, model: &M) -> Vec<f32> {
+        let mut ratios = Vec::new();
+        for places in micro_batches(self.pairs, self.token_budget) {
+            let reference = places.iter().filter_map(|&place| self.reference[place].mismatched);
+            let policy = score_mismatched(model, self.pairs, &places);
+            ratios.extend(policy.into_iter().zip(reference).map(|(policy, reference)| policy - reference));
+        }
+        ratios
+    }
+
+    fn pairs(&self, device: &Device, places: &[usize], logprobs: [Tensor<1>; 2]) -> Pairs {
+        let [chosen_logprobs, rejected_logprobs] = logprobs;
+        let of = |value: &dyn Fn(usize) -> f32| vector(device, places, value);
+        Pairs {
+            chosen_logprobs,
+            rejected_logprobs,
+            reference_chosen: of(&|place| self.reference[place].chosen),
+            reference_rejected: of(&|place| self.reference[place].rejected),
+            chosen_lengths: of(&|place| self.pairs[place].chosen.len() as f32),
+            rejected_lengths: of(&|place| self.pairs[place].rejected.len() as f32),
+        }
+    }
+
+    /// The mean loss over the batch, its gradients, and what there is to log.
+    fn evaluate<M: TrainableLm>(&self, model: &M, loss: PreferenceLoss) -> Scores {
+        let mut accumulator = GradientsAccumulator::new();
+        let mut scores = Scores {
+            loss: 0.0,
+            gradients: GradientsParams::new(),
+            chosen_logprobs: Vec::new(),
+            rejected_logprobs: Vec::new(),
+            chosen_log_ratios: Vec::new(),
+            rejected_log_ratios: Vec::new(),
+            reference_point: None,
+        };
+        let device = model.device().without_autodiff();
+        let mismatched = match loss.needs_mismatched() {
+            true => self.mismatched_log_ratios(&model.valid()),
+            false => Vec::new(),
+        };
+        let all: Vec<usize> = (0..mismatched.len()).collect();
+        let mismatched = vector(&device, &all, |place| mismatched[place]);
+        if let PreferenceLoss::Kto(kto) = loss {
+            let point = kto.reference_point(mismatched.clone());
+            scores.reference_point = Some(f64::from(point.into_scalar::<f32>()));
+        }
+        for places in micro_batches(self.pairs, self.token_budget) {
+            let (chosen, rejected) = score_pairs(model, self.pairs, &places);
+            scores.chosen_logprobs.extend(numbers(chosen.clone()));
+            scores.rejected_logprobs.extend(numbers(rejected.clone()));
+            let pairs = self.pairs(&device, &places, [chosen, rejected]);
+            let (chosen, rejected) = pairs.log_ratios();
+            scores.chosen_log_ratios.extend(numbers(chosen));
+            scores.rejected_log_ratios.extend(numbers(rejected));
+            let total = loss.evaluate(pairs, mismatched.clone()).sum() * (1.0 / self.pairs.len() as f64);
+            scores.loss += f64::from(total.clone().into_scalar::<f32>());
+            accumulator.accumulate(model, GradientsParams::from_grads(total.backward(), model));
+        }
+        scores.gradients = accumulator.grads();
+        scores
+    }
+}
+
+impl Scores {
+    fn report(&self, beta: f64, metrics: &mut Metrics) {
+        let mean = |values: &[f32]| {
+            values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len().max(1) as f64
+        };
+        let sides = self.chosen_log_ratios.iter().zip(&self.rejected_log_ratios);
+        let right = sides.filter(|(chosen, rejected)| chosen > rejected).count();
+        metrics.set("loss", self.loss);
+        metrics.set("preference/accuracy", right as f64 / self.chosen_log_ratios.len().max(1) as f64);
+        let margin = mean(&self.chosen_log_ratios) - mean(&self.rejected_log_ratios);
+        metrics.set("preference/margin", beta * margin);
+        metrics.set("logprob/chosen", mean(&self.chosen_logprobs));
+        metrics.set("logprob/rejected", mean(&self.rejected_logprobs));
+        if let Some(point) = self.reference_point {
+            metrics.set("preference/reference_point", point);
+        }
+    }
+}
+
+impl<M: TrainableLm> Stage<M> for PreferenceStage<'_> {
+    fn name(&self) -> &'static str {
+        "preference"
+    }
+
+    fn total_steps(&self) -> usize {
+        self.config.steps
+    }
+
+    fn eval_every(&self) -> usize {
+        self.config.eval_every
+    }
+
+    fn optimization(&self) -> (LearningRate, AdamWConfig) {
+        (self.config.learning_rate, self.config.optimizer)
+    }
+
+    fn wants_reference(&self) -> bool {
+        self.config.reference_every > 0
+    }
+
+    fn state(&self) -> Option<Vec<u8>> {
+        (!self.table.is_empty()).then(|| self.table.state())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), String> {
+        self.table = ReferenceTable::from_state(state)?;
+        Ok(())
+    }
+
+    fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
+        let started = Instant::now();
+        let (step, position) = (session.progress.step, session.progress.position);
+        self.remember_reference(session)?;
+        let rows: Vec<usize> =
+            (0..self.config.batch_size as u64).map(|slot| self.order.row(position + slot)).collect();
+        let pairs = rows.iter().map(|&row| self.comparison(row)).collect::<Result<Vec<_>, _>>()?;
+        let reference = self.reference(session, &rows, &pairs);
+        let names =
+            || rows.iter().map(|&row| self.rows[row].sample.id.as_str()).collect::<Vec<_>>().join(" ");
+        let token_budget = self.config.tokens_per_micro_batch;
+        let batch = Batch { pairs: &pairs, reference: &reference, token_budget };
+        let loss = self.loss_now(session);
+        let scores = batch.evaluate(&session.model, loss);
+        if !scores.loss.is_finite() {
+            return Err(session.not_finite("preference", "loss", names()));
+        }
+        let mut metrics = Metrics::default();
+        scores.report(self.algorithm.beta, &mut metrics);
+        if let PreferenceLoss::Mpo(mpo) = loss {
+            let ratios = scores.chosen_log_ratios.iter().chain(&scores.rejected_log_ratios);
+            let ratios: Vec<f64> = ratios.map(|&ratio| f64::from(ratio)).collect();
+            session.progress.coefs.insert(REWARD_SHIFT.to_owned(), mpo.next_reward_shift(&ratios));
+        }
+        let learning_rate = self.config.learning_rate.at(step, self.config.steps);
+        let norm = session.update("preference", learning_rate, scores.gradients, &names)?;
+        session.progress.position += rows.len() as u64;
+        if self.config.reference_every > 0
+            && (step + 1).is_multiple_of(self.config.reference_every)
+            && let Some(reference) = session.reference.take()
+        {
+            let moved = averaged(reference, &session.model.valid(), self.config.reference_decay);
+            session.reference = Some(moved);
+        }
+        metrics.set("grad_norm", norm);
+        metrics.set("learning_rate", learning_rate);
+        metrics.set("tokens", pairs.iter().map(Comparison::num_tokens).sum::<usize>() as f64);
+        metrics.set("time/train_s", started.elapsed().as_secs_f64());
+        let (step, total_steps) = (step + 1, self.config.steps);
+        Ok(StepReport { stage: "preference", step, total_steps, metrics, samples: Vec::new(), warning: None })
+    }
+}

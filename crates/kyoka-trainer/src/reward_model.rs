@@ -1,0 +1,203 @@
+//! A reward model from comparisons: a scalar head that reads a completion to its end (Bradley-Terry).
+
+use std::time::Instant;
+
+use burn::{
+    module::Module,
+    optim::{GradientsAccumulator, GradientsParams},
+    tensor::{Tensor, TensorData},
+};
+use kyoka_algorithms::preference::BradleyTerry;
+use kyoka_core::{Metrics, PackedGroup, Prompt};
+use kyoka_data::{PreferenceRow, Shuffled};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AdamWConfig, Critic, LearningRate, Session, Stage, StepReport, Task, TrainError, TrainableLm,
+    preference::{Comparison, micro_batches, numbers},
+    sft::default_budget,
+};
+
+/// Settings of the stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardModelConfig {
+    /// Name of the split with a `chosen` and a `rejected` completion a row.
+    pub data: String,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Pairs a step.
+    pub batch_size: usize,
+    /// Weight of the term that pulls rewards to a mean of 0; at least 0. Default 0.01.
+    #[serde(default = "hundredth")]
+    pub center_coef: f64,
+    /// Learning rate.
+    pub learning_rate: LearningRate,
+    /// Optimizer.
+    #[serde(default)]
+    pub optimizer: AdamWConfig,
+    /// Most tokens a micro-batch; a pair is never split. Default 8192.
+    #[serde(default = "default_budget")]
+    pub tokens_per_micro_batch: usize,
+    /// Steps between evaluations; 0 evaluates at the end only.
+    #[serde(default)]
+    pub eval_every: usize,
+}
+
+fn hundredth() -> f64 {
+    0.01
+}
+
+/// Trains a reward model that starts from the policy; the policy stays as it is.
+///
+/// The model is the session's critic and lies in `critic.safetensors` of a checkpoint.
+pub struct RewardModelStage<'a> {
+    config: &'a RewardModelConfig,
+    task: &'a dyn Task,
+    rows: &'a [PreferenceRow],
+    order: Shuffled,
+}
+
+impl<'a> RewardModelStage<'a> {
+    /// A stage over `rows`, in an order that `seed` decides.
+    ///
+    /// # Errors
+    /// If a setting is out of range.
+    pub fn new(
+        config: &'a RewardModelConfig,
+        task: &'a dyn Task,
+        rows: &'a [PreferenceRow],
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let bad = |field, expected, got: String| Err(TrainError::Config { field, expected, got });
+        if config.batch_size == 0 {
+            return bad("reward_model.batch_size", "at least 1", "0".into());
+        }
+        let coef = config.center_coef;
+        if !(coef.is_finite() && coef >= 0.0) {
+            return bad("reward_model.center_coef", "a finite number of at least 0", coef.to_string());
+        }
+        Ok(Self { config, task, rows, order: Shuffled::new(rows.len(), seed) })
+    }
+}
+
+impl<M: TrainableLm> Critic<M> {
+    /// What completions of a prompt are worth: the value when all but the end token has been read.
+    ///
+    /// # Panics
+    /// If the critic has no trunk of its own, or a completion is empty.
+    pub fn rewards(&self, prompt: &Prompt, completions: &[&[u32]]) -> Vec<f32> {
+        let group = PackedGroup { prompt, completions: completions.to_vec() };
+        numbers(self.last_values(&[group]))
+    }
+
+    /// The value before the last token of every completion, `[R]`.
+    fn last_values(&self, groups: &[PackedGroup<'_>]) -> Tensor<1> {
+        let trunk = self.trunk.as_ref().expect("a reward model has a trunk of its own");
+        let values = self.values(trunk.score_with_hidden(groups).1);
+        let [r, t] = values.dims();
+        let lengths = groups.iter().flat_map(|group| group.completions.iter().map(|ids| ids.len()));
+        let mut last = vec![0.0_f32; r * t];
+        lengths.enumerate().for_each(|(row, length)| last[row * t + length - 1] = 1.0);
+        let device = values.device().without_autodiff();
+        let last: Tensor<2> = Tensor::from_data(TensorData::new(last, [r, t]), &device);
+        (values * last).sum_dim(1).reshape([r])
+    }
+}
+
+/// What a batch gave.
+struct Scores {
+    loss: f64,
+    gradients: GradientsParams,
+    chosen: Vec<f32>,
+    rejected: Vec<f32>,
+}
+
+fn evaluate<M: TrainableLm>(critic: &Critic<M>, batch: &[Comparison], config: &RewardModelConfig) -> Scores {
+    let bradley_terry = BradleyTerry { center_coef: config.center_coef };
+    let mut accumulator = GradientsAccumulator::new();
+    let gradients = GradientsParams::new();
+    let mut scores = Scores { loss: 0.0, gradients, chosen: Vec::new(), rejected: Vec::new() };
+    for places in micro_batches(batch, config.tokens_per_micro_batch) {
+        let group = |&place: &usize| PackedGroup {
+            prompt: &batch[place].prompt,
+            completions: vec![&batch[place].chosen, &batch[place].rejected],
+        };
+        let groups: Vec<PackedGroup<'_>> = places.iter().map(group).collect();
+        let rewards = critic.last_values(&groups).reshape([places.len(), 2]);
+        let column = |place: usize| rewards.clone().narrow(1, place, 1).reshape([places.len()]);
+        scores.chosen.extend(numbers(column(0)));
+        scores.rejected.extend(numbers(column(1)));
+        let total = bradley_terry.evaluate(column(0), column(1), None).sum() * (1.0 / batch.len() as f64);
+        scores.loss += f64::from(total.clone().into_scalar::<f32>());
+        accumulator.accumulate(critic, GradientsParams::from_grads(total.backward(), critic));
+    }
+    scores.gradients = accumulator.grads();
+    scores
+}
+
+impl<M: TrainableLm> Stage<M> for RewardModelStage<'_> {
+    fn name(&self) -> &'static str {
+        "reward_model"
+    }
+
+    fn total_steps(&self) -> usize {
+        self.config.steps
+    }
+
+    fn eval_every(&self) -> usize {
+        self.config.eval_every
+    }
+
+    fn optimization(&self) -> (LearningRate, AdamWConfig) {
+        (self.config.learning_rate, self.config.optimizer)
+    }
+
+    fn critic(&self) -> Option<bool> {
+        Some(true)
+    }
+
+    fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
+        let started = Instant::now();
+        let (step, position) = (session.progress.step, session.progress.position);
+        let rows: Vec<usize> =
+            (0..self.config.batch_size as u64).map(|slot| self.order.row(position + slot)).collect();
+        let comparison = |&row: &usize| Comparison::new(self.task, self.rows, row, false);
+        let batch = rows.iter().map(comparison).collect::<Result<Vec<_>, _>>()?;
+        let names =
+            || rows.iter().map(|&row| self.rows[row].sample.id.as_str()).collect::<Vec<_>>().join(" ");
+        let state = session.critic.as_ref().expect("the stage asked for a critic");
+        let scores = evaluate(&state.critic, &batch, self.config);
+        if !scores.loss.is_finite() {
+            return Err(session.not_finite("reward_model", "loss", names()));
+        }
+        let learning_rate = self.config.learning_rate.at(step, self.config.steps);
+        session.update_critic(learning_rate, scores.gradients, &names)?;
+        session.progress.position += rows.len() as u64;
+        let sides = || scores.chosen.iter().zip(&scores.rejected);
+        let mut metrics = Metrics::default();
+        metrics.set("loss", scores.loss);
+        let right = sides().filter(|(chosen, rejected)| chosen > rejected).count();
+        metrics.set("preference/accuracy", right as f64 / batch.len() as f64);
+        let margin = sides().map(|(chosen, rejected)| f64::from(chosen - rejected)).sum::<f64>();
+        metrics.set("preference/margin", margin / batch.len() as f64);
+        metrics.set("learning_rate", learning_rate);
+        metrics.set("tokens", batch.iter().map(Comparison::num_tokens).sum::<usize>() as f64);
+        metrics.set("time/train_s", started.elapsed().as_secs_f64());
+        let (step, total_steps) = (step + 1, self.config.steps);
+        let stage = "reward_model";
+        Ok(StepReport { stage, step, total_steps, metrics, samples: Vec::new(), warning: None })
+    }
+}
+
+/// The weights of a reward model in a checkpoint, for a model of the same shape; without gradients.
+///
+/// # Errors
+/// If the checkpoint holds no reward model, or one of another shape.
+pub fn load_reward_model<M: TrainableLm>(
+    checkpoint: &std::path::Path,
+    policy: &M,
+) -> Result<Critic<M>, TrainError> {
+    let path = checkpoint.join("critic.safetensors");
+    Ok(crate::load_weights(&path, Critic::new(policy, true))?.valid())
+}

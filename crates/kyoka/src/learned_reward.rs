@@ -1,0 +1,60 @@
+//! A reward model that was trained in a run, as a reward.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn};
+use kyoka_trainer::{Critic, Task, TaskError, load_reward_model};
+
+use crate::{Error, MediaAugment, MultimodalTask, Policy, evaluating::locate, load_policy};
+
+/// The score of a reward model, as it is; algorithms that compare completions need no scale.
+pub(crate) struct LearnedReward {
+    model: Critic<Policy>,
+    task: MultimodalTask,
+}
+
+impl LearnedReward {
+    /// The reward model in the newest checkpoint of a run, or in a checkpoint.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
+        let (_, checkpoint) = locate(folder)?;
+        let (policy, config, tokenizer) = load_policy(&checkpoint, device)?;
+        let model = load_reward_model(&checkpoint, &policy)?;
+        Ok(Self { model, task: MultimodalTask::new(tokenizer, config, MediaAugment::default(), 0) })
+    }
+
+    fn values(
+        &self,
+        context: &RewardContext<'_>,
+        completions: &[Completion],
+    ) -> Result<Vec<f32>, TaskError> {
+        let prompt = self.task.prompt(context.sample, None)?;
+        let ids = completions.iter().map(|completion| self.task.encode(&completion.text));
+        let ids = ids.collect::<Result<Vec<_>, _>>()?;
+        Ok(self.model.rewards(&prompt, &ids.iter().map(Vec::as_slice).collect::<Vec<_>>()))
+    }
+}
+
+impl RewardFn for LearnedReward {
+    fn name(&self) -> &str {
+        "learned"
+    }
+
+    fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
+        let rewards = self.score_group(context, std::slice::from_ref(completion))?;
+        Ok(rewards.into_iter().next().expect("one reward a completion"))
+    }
+
+    fn score_group(
+        &self,
+        context: &RewardContext<'_>,
+        completions: &[Completion],
+    ) -> Result<Vec<Reward>, RewardError> {
+        let failed = |source| {
+            let (reward, id) = (self.name().to_owned(), context.sample.id.clone());
+            RewardError::Failed { reward, id, source }
+        };
+        let values = self.values(context, completions).map_err(failed)?;
+        Ok(values.into_iter().map(|value| Reward::graded(self.name(), value)).collect())
+    }
+}
