@@ -32,9 +32,16 @@ pub struct EncoderLayerConfig {
     /// Whether the MLP is gated: `down(silu(gate(x)) * up(x))`. The activation is then `silu`.
     #[serde(default)]
     pub gated: bool,
+    /// Biases on queries, keys and values. Default true.
+    #[serde(default = "yes")]
+    pub qkv_bias: bool,
     /// Whether each branch is scaled channel by channel before it is added (arXiv 2103.17239).
     #[serde(default)]
     pub layer_scale: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl EncoderLayerConfig {
@@ -48,7 +55,8 @@ impl EncoderLayerConfig {
             "encoder layer: {num_heads} heads do not divide the width {d_model}"
         );
         let (activation, norm) = (Activation::Gelu, NormKind::Layer);
-        Self { d_model, num_heads, d_hidden, norm_epsilon, activation, norm, gated: false, layer_scale: false }
+        let (gated, qkv_bias, layer_scale) = (false, true, false);
+        Self { d_model, num_heads, d_hidden, norm_epsilon, activation, norm, gated, qkv_bias, layer_scale }
     }
 
     /// The heads of its attention.
@@ -88,7 +96,7 @@ impl EncoderLayer {
         let scale = |init: &WeightInit| config.layer_scale.then(|| init.ones([d_model]));
         Self {
             attention_norm: norm(init),
-            qkv: init.linear(d_model, 3 * d_model, true),
+            qkv: init.linear(d_model, 3 * d_model, config.qkv_bias),
             out: init.residual_linear(d_model, d_model, true, 3),
             attention_scale: scale(init),
             mlp_norm: norm(init),

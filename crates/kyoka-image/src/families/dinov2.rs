@@ -46,16 +46,14 @@ impl Dinov2 {
     /// The tower's sizes.
     ///
     /// # Errors
-    /// If heads or patches do not divide, or queries, keys and values have no biases.
+    /// If heads or patches do not divide.
     pub fn config(&self) -> Result<VitConfig, String> {
-        if !self.qkv_bias {
-            return Err("qkv_bias: expected true, got false".to_owned());
-        }
         let d_model = self.hidden_size.get();
         let d_hidden = self.d_hidden(d_model)?;
         let num_heads = self.num_attention_heads.get();
         let layer = encoder_layer([d_model, d_hidden], num_heads, self.layer_norm_eps, self.hidden_act)?;
-        let layer = EncoderLayerConfig { gated: self.use_swiglu_ffn, layer_scale: true, ..layer };
+        let (gated, qkv_bias) = (self.use_swiglu_ffn, self.qkv_bias);
+        let layer = EncoderLayerConfig { gated, qkv_bias, layer_scale: true, ..layer };
         let (side, patch) = (self.image_size.get(), self.patch_size.get());
         if side < patch {
             return Err(format!("image_size: expected at least one patch of {patch}, got {side}"));
@@ -89,7 +87,7 @@ impl Dinov2 {
         rules.extend(layer_norms(ours, theirs, &[("norm", "layernorm")]));
         for layer in 0..config.num_layers {
             let (ours, theirs) = (format!("{ours}layers.{layer}."), format!("{theirs}encoder.layer.{layer}."));
-            rules.extend(linears(&ours, &theirs, config.layer.d_model, ATTENTION));
+            rules.extend(linears(&ours, &theirs, config.layer.d_model, attention(config.layer.qkv_bias)));
             rules.extend(linears(&ours, &theirs, config.layer.d_hidden, mlp(config.layer.gated, split_gates)));
             rules.extend(layer_norms(&ours, &theirs, &[("attention_norm", "norm1"), ("mlp_norm", "norm2")]));
             for (part, name) in [("attention_scale", "layer_scale1"), ("mlp_scale", "layer_scale2")] {
@@ -102,10 +100,15 @@ impl Dinov2 {
 
 type Linears = &'static [(&'static str, &'static [&'static str], bool)];
 
-const ATTENTION: Linears = &[
-    ("qkv", &["attention.attention.query", "attention.attention.key", "attention.attention.value"], true),
-    ("out", &["attention.output.dense"], true),
-];
+const QKV: &[&str] =
+    &["attention.attention.query", "attention.attention.key", "attention.attention.value"];
+
+fn attention(qkv_bias: bool) -> Linears {
+    match qkv_bias {
+        true => &[("qkv", QKV, true), ("out", &["attention.output.dense"], true)],
+        false => &[("qkv", QKV, false), ("out", &["attention.output.dense"], true)],
+    }
+}
 
 fn mlp(gated: bool, split_gates: bool) -> Linears {
     match (gated, split_gates) {

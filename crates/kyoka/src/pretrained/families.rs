@@ -59,8 +59,14 @@ impl Unused {
     }
 }
 
-/// Asks whether a tensor of a name is on disk.
-pub(crate) type OnDisk<'a> = &'a dyn Fn(&str) -> bool;
+/// What is asked about the tensors on disk.
+#[derive(Clone, Copy)]
+pub(crate) struct OnDisk<'a> {
+    /// Whether there is one of a name.
+    pub has: &'a dyn Fn(&str) -> bool,
+    /// Whether two hold the same.
+    pub same: &'a dyn Fn(&str, &str) -> bool,
+}
 
 type ReadFamily = fn(&Value, OnDisk<'_>) -> Result<Family, String>;
 
@@ -97,7 +103,7 @@ pub(crate) fn read_family(json: &Value, on_disk: OnDisk<'_>) -> Result<Family, S
 
 /// The first prefix under which the tensor is found, or else the first of all.
 fn prefix(on_disk: OnDisk<'_>, tensor: &str, prefixes: &[&str]) -> String {
-    let found = prefixes.iter().find(|prefix| on_disk(&format!("{prefix}{tensor}")));
+    let found = prefixes.iter().find(|prefix| (on_disk.has)(&format!("{prefix}{tensor}")));
     found.or(prefixes.first()).map(|prefix| (*prefix).to_owned()).unwrap_or_default()
 }
 
@@ -118,9 +124,14 @@ fn decoder(
     let mut parsed: TextConfig = parse(text)?;
     parsed.tie_word_embeddings = whole["tie_word_embeddings"].as_bool().or(parsed.tie_word_embeddings);
     let head = prefix(on_disk, "lm_head.weight", heads) + "lm_head";
-    let tied = !on_disk(&format!("{head}.weight"));
-    let config = parsed.config(family, tied)?;
     let theirs = prefix(on_disk, "embed_tokens.weight", prefixes);
+    let (output, embedding) = (format!("{head}.weight"), format!("{theirs}embed_tokens.weight"));
+    let alone = !(on_disk.has)(&output);
+    if !alone && !(on_disk.same)(&output, &embedding) {
+        // Two matrices that differ are two, whatever the configuration says; so `transformers` has it.
+        parsed.tie_word_embeddings = Some(false);
+    }
+    let config = parsed.config(family, alone)?;
     let rules = Decoder::weight_rules(&config, "decoder.", &theirs, &head);
     let mut unused = Unused::tables();
     if config.tie_embeddings {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
 
 pub use families::{Placeholders, is_known_family};
-pub(crate) use families::{Family, read_family};
+pub(crate) use families::{Family, OnDisk, read_family};
 pub(crate) use json::read_json;
 pub use towers::{PretrainedTower, load_audio_encoder, load_image_encoder};
 
@@ -44,8 +44,11 @@ pub fn load_pretrained(folder: &Path, device: &Device) -> Result<Pretrained, Err
     let path = folder.join("config.json");
     let json = read_json(&path)?;
     let files = CheckpointFiles::open(folder)?;
-    let family = read_family(&json, &|name| files.info(name).is_some())
-        .map_err(|reason| Error::file(&path, reason))?;
+    let on_disk = OnDisk {
+        has: &|name| files.info(name).is_some(),
+        same: &|a, b| files.info(a) == files.info(b) && files.bytes(a) == files.bytes(b),
+    };
+    let family = read_family(&json, on_disk).map_err(|reason| Error::file(&path, reason))?;
     let Family { config, rules, unused, placeholders } = family;
     let blank = config.build_with(&mut WeightInit::blank(device));
     let unused = |name: &str| unused.iter().any(|part| part.matches(name));

@@ -16,7 +16,7 @@ use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
 use serde_json::Value;
 
 use super::{
-    families::{OnDisk, Unused},
+    families::Unused,
     json::{parse, read_json},
 };
 use crate::Error;
@@ -47,11 +47,11 @@ fn unknown(json: &Value, known: &[&str]) -> String {
     format!("model_type: expected one of {}, got {name}{hint}", known.join(", "))
 }
 
-fn first_found(on_disk: OnDisk<'_>, tensor: &str, prefixes: &[&'static str]) -> &'static str {
+fn first_found(on_disk: &dyn Fn(&str) -> bool, tensor: &str, prefixes: &[&'static str]) -> &'static str {
     prefixes.iter().copied().find(|prefix| on_disk(&format!("{prefix}{tensor}"))).unwrap_or(prefixes[0])
 }
 
-fn image_tower(json: &Value, on_disk: OnDisk<'_>, ours: &str) -> Result<ImageTower, String> {
+fn image_tower(json: &Value, on_disk: &dyn Fn(&str) -> bool, ours: &str) -> Result<ImageTower, String> {
     let vision = if json["vision_config"].is_object() { &json["vision_config"] } else { json };
     let parts = |names: &[&str]| names.iter().map(|name| Unused::Prefix((*name).to_owned())).collect::<Vec<_>>();
     let mut unused = Unused::tables();

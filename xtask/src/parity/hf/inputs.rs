@@ -29,7 +29,8 @@ struct Queue<T> {
 }
 
 impl Batch {
-    pub fn read(golden: &Golden) -> Result<Self> {
+    /// `patch` is the frames and the squares' side of a model that takes pictures cut into patches.
+    pub fn read(golden: &Golden, patch: (usize, usize)) -> Result<Self> {
         let shape = golden.shape("in.input_ids")?;
         ensure!(shape.len() == 2, "in.input_ids: expected [B, T], got {shape:?}");
         let columns = shape[1];
@@ -42,7 +43,7 @@ impl Batch {
         let row = |values: &[i64], b: usize| values[b * columns..(b + 1) * columns].to_vec();
         let rows = 0..shape[0];
         Ok(Self {
-            images: images(golden)?,
+            images: images(golden, patch)?,
             audios: audios(golden)?,
             kept: rows
                 .clone()
@@ -140,16 +141,16 @@ impl<T> Queue<T> {
     }
 }
 
-fn images(golden: &Golden) -> Result<Vec<ImageInput>> {
+fn images(golden: &Golden, patch: (usize, usize)) -> Result<Vec<ImageInput>> {
     let mut found = Vec::new();
     if golden.has("in.image_grid_thw") {
-        found.extend(folded(golden, "in.pixel_values", "in.image_grid_thw", None)?);
+        found.extend(folded(golden, ["in.pixel_values", "in.image_grid_thw"], None, patch)?);
     } else if golden.has("in.pixel_values") {
         found.extend(plain(golden)?);
     }
     if golden.has("in.video_grid_thw") {
         let seconds = golden.has("in.second_per_grid_ts").then(|| golden.floats("in.second_per_grid_ts"));
-        found.extend(folded(golden, "in.pixel_values_videos", "in.video_grid_thw", seconds.transpose()?)?);
+        found.extend(folded(golden, ["in.pixel_values_videos", "in.video_grid_thw"], seconds.transpose()?, patch)?);
     }
     Ok(found)
 }
@@ -180,15 +181,12 @@ fn plain(golden: &Golden) -> Result<Vec<ImageInput>> {
 /// Pictures cut into patches by the processors of Qwen2-VL, put together again.
 fn folded(
     golden: &Golden,
-    pixels: &str,
-    grids: &str,
+    [pixels, grids]: [&str; 2],
     seconds: Option<Vec<f32>>,
+    (frames, merge): (usize, usize),
 ) -> Result<Vec<ImageInput>> {
     let (values, grids) = (golden.floats(pixels)?, golden.integers(grids)?);
     let width = golden.shape(pixels)?[1];
-    // Two frames a patch and squares of two patches, as all published checkpoints have them, unless the notes differ.
-    let note = |name: &str, usual: u64| golden.notes[name].as_u64().unwrap_or(usual) as usize;
-    let (frames, merge) = (note("temporal_patch_size", 2), note("spatial_merge_size", 2));
     let side = (width / 3 / frames).isqrt();
     ensure!(side * side * 3 * frames == width, "{pixels}: {width} values are no patch of {frames} frames");
     let mut start = 0;
@@ -262,5 +260,5 @@ fn audios(golden: &Golden) -> Result<Vec<AudioInput>> {
 
 /// Pictures and sounds for towers alone.
 pub fn media(golden: &Golden) -> Result<(Vec<ImageInput>, Vec<AudioInput>)> {
-    Ok((images(golden)?, audios(golden)?))
+    Ok((images(golden, (1, 1))?, audios(golden)?))
 }

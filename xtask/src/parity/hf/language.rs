@@ -13,6 +13,7 @@ use kyoka::{
         AudioInput, CausalLm, ImageInput, ModalityEncoder, ParameterPath, PackedGroup, Prompt, RolloutEngine,
         RolloutRequest, SamplingConfig,
     },
+    image::ImageEncoderConfig,
     load_pretrained,
     nn::CheckpointFiles,
     rollout::LocalEngine,
@@ -25,8 +26,12 @@ use crate::parity::report::{Checks, Precision};
 const GREEDY_TOKENS: usize = 16;
 
 pub fn run(folder: &Path, golden: &Golden, checks: &mut Checks) -> Result<()> {
-    let batch = Batch::read(golden)?;
     let plain = load_pretrained(folder, &Device::flex())?;
+    let patch = match plain.config.vision.as_ref().map(|vision| &vision.encoder) {
+        Some(ImageEncoderConfig::Qwen(encoder)) => (encoder.temporal_patch_size, encoder.merge_size),
+        _ => (1, 1),
+    };
+    let batch = Batch::read(golden, patch)?;
     features(&plain, &batch, golden, checks)?;
     hidden_rows(&plain, &batch, golden, checks)?;
     positions(&plain, &batch, golden, checks)?;
