@@ -97,14 +97,24 @@ where
         rows.select(0, indices(&sources, &device))
     }
 
+    /// The rows of a pass over groups.
+    pub(crate) fn packing(&self, groups: &[PackedGroup<'_>]) -> Packing {
+        Packing::new(groups)
+    }
+
+    /// Embeddings of a pass over groups: those of the prompts, then those of the completions' rows.
+    pub(crate) fn pass_input(&self, groups: &[PackedGroup<'_>], packing: &Packing) -> Tensor<2> {
+        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
+        let input = self.embed_prompts(&prompts);
+        if packing.completion_ids.is_empty() {
+            return input;
+        }
+        Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0)
+    }
+
     /// Hidden rows of the positions that predict, one a target, not normed.
     fn predicting_rows(&self, groups: &[PackedGroup<'_>], packing: &Packing) -> Tensor<2> {
-        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
-        let mut input = self.embed_prompts(&prompts);
-        if !packing.completion_ids.is_empty() {
-            input = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
-        }
-        self.decoder.forward_packed(input, packing)
+        self.decoder.forward_packed(self.pass_input(groups, packing), packing)
     }
 }
 
@@ -143,31 +153,25 @@ where
     }
 
     fn retain(&self, cache: &mut DecoderCache, rows: &[usize]) {
-        match cache {
-            DecoderCache::Host(cache) => cache.retain(rows),
-            DecoderCache::Device(cache) => cache.retain(rows, &self.device()),
-        }
+        cache.retain(rows, &self.device());
     }
 
     fn append(&self, cache: &mut DecoderCache, more: DecoderCache) {
-        match (cache, more) {
-            (DecoderCache::Host(cache), DecoderCache::Host(more)) => cache.append(more),
-            _ => panic!("cache: rows cannot join a rectangle under way; ask `can_append` first"),
-        }
+        cache.append(more);
     }
 
-    fn can_append(&self) -> bool {
+    fn is_on_host(&self) -> bool {
         caches_on_host(&self.device())
     }
 
     fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2> {
-        let packing = Packing::new(groups);
+        let packing = self.packing(groups);
         let hidden = self.predicting_rows(groups, &packing);
         packing.unpack(self.decoder.target_logprobs(hidden, &packing.targets)).squeeze_dim(2)
     }
 
     fn score_with_hidden(&self, groups: &[PackedGroup<'_>]) -> (Tensor<2>, Tensor<3>) {
-        let packing = Packing::new(groups);
+        let packing = self.packing(groups);
         let hidden = self.predicting_rows(groups, &packing);
         let logprobs = self.decoder.target_logprobs(hidden.clone(), &packing.targets);
         (packing.unpack(logprobs).squeeze_dim(2), packing.unpack(self.decoder.normed(hidden)))
