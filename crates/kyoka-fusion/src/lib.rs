@@ -6,6 +6,7 @@ mod decoder_layer;
 mod multimodal;
 mod packing;
 mod projector;
+mod recompute;
 
 pub use cache::DecoderCache;
 pub use decoder::{Decoder, DecoderConfig};

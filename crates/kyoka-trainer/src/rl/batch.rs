@@ -8,13 +8,15 @@ use kyoka_algorithms::{Algorithm, CriticKind, KlInput, KlPlacement, ValueLossInp
 use kyoka_core::{CausalLm, Metrics, PackedGroup, PolicyLossInput, Rollout};
 
 use super::groups::JudgedGroup;
-use crate::{Critic, PackItem, TrainableLm, plan_micro_batches};
+use crate::{Critic, PackItem, Pass, PassKind, TrainableLm, plan_micro_batches};
 
 /// All completions of a step, numbered group by group.
 pub(super) struct Rows<'a> {
     groups: &'a [JudgedGroup<'a>],
     first_row: Vec<usize>,
     token_budget: usize,
+    /// Whether layers are computed again on the way back.
+    recompute: bool,
 }
 
 /// A completion of a micro-batch.
@@ -32,12 +34,12 @@ pub(super) struct MicroBatch<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub fn new(groups: &'a [JudgedGroup<'a>], token_budget: usize) -> Self {
+    pub fn new(groups: &'a [JudgedGroup<'a>], token_budget: usize, recompute: bool) -> Self {
         let first = groups.iter().scan(0, |next, group| {
             *next += group.rollouts.len();
             Some(*next - group.rollouts.len())
         });
-        Self { groups, first_row: first.collect(), token_budget }
+        Self { groups, first_row: first.collect(), token_budget, recompute }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &'a Rollout> {
@@ -185,12 +187,9 @@ pub(super) fn policy_gradients<M: TrainableLm>(
     let mut head = GradientsAccumulator::new();
     let mut sums = Sums::default();
     for batch in rows.micro_batches(trains) {
-        let (policy_logprobs, hidden) = if shared.is_some() || algorithm.entropy.is_some() {
-            let (logprobs, hidden) = model.score_with_hidden(&batch.packed);
-            (logprobs, Some(hidden))
-        } else {
-            (model.score(&batch.packed), None)
-        };
+        let with_hidden = shared.is_some() || algorithm.entropy.is_some();
+        let mut pass = Pass::new(model, &batch.packed, PassKind { with_hidden, recompute: rows.recompute });
+        let (policy_logprobs, hidden) = (pass.logprobs.clone(), pass.hidden.take());
         let device = policy_logprobs.device().without_autodiff();
         let table = |value: &dyn Fn(Row<'_>, usize) -> f32| batch.table(&device, value);
         let old_logprobs = table(&|row, t| credited.old_logprobs[row.number][t]);
@@ -247,7 +246,7 @@ pub(super) fn policy_gradients<M: TrainableLm>(
         if let Some((critic, _)) = shared {
             head.accumulate(critic, GradientsParams::from_module(&mut gradients, critic));
         }
-        policy.accumulate(model, GradientsParams::from_grads(gradients, model));
+        pass.accumulate(gradients, (model, &mut policy));
     }
     let tokens = sums.tokens.max(1.0);
     metrics.set("ratio/mean", sums.ratio / tokens);
@@ -276,8 +275,11 @@ pub(super) fn critic_gradients<M: TrainableLm>(
     let mut accumulator = GradientsAccumulator::new();
     let mut total = 0.0;
     for batch in rows.micro_batches(|row| credited.weights[row] > 0.0) {
-        let values = match &critic.trunk {
-            Some(trunk) => critic.values(trunk.score_with_hidden(&batch.packed).1),
+        let kind = PassKind { with_hidden: true, recompute: rows.recompute };
+        let mut pass = critic.trunk.as_ref().map(|trunk| Pass::new(trunk, &batch.packed, kind));
+        let own = pass.as_mut().and_then(|pass| pass.hidden.take());
+        let values = match own {
+            Some(hidden) => critic.values(hidden),
             None => critic.values(model.score_with_hidden(&batch.packed).1.detach()),
         };
         let device = values.device().without_autodiff();
@@ -288,7 +290,10 @@ pub(super) fn critic_gradients<M: TrainableLm>(
         let loss = (losses * weights).sum();
         total += scalar(&loss);
         let gradients = (loss * settings.value_coef).backward();
-        accumulator.accumulate(critic, GradientsParams::from_grads(gradients, critic));
+        match pass {
+            Some(pass) => pass.accumulate(gradients, (critic, &mut accumulator)),
+            None => accumulator.accumulate(critic, GradientsParams::from_grads(gradients, critic)),
+        }
     }
     (total, accumulator.grads())
 }

@@ -279,7 +279,8 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         let mut metrics = Metrics::default();
         let groups = self.gather(session, &mut metrics)?;
         let started = Instant::now();
-        let rows = Rows::new(&groups, self.config.tokens_per_micro_batch);
+        let budget = self.config.tokens_per_micro_batch;
+        let rows = Rows::new(&groups, budget, session.gradient_checkpointing);
         let pretraining = self.algorithm.critic.is_some_and(|critic| step < critic.pretrain_steps);
         let state = StepState {
             algorithm: &self.algorithm,
