@@ -3,6 +3,7 @@
 
 mod bench;
 mod data;
+mod device_check;
 mod experiment;
 mod new;
 #[cfg(feature = "parity")]
@@ -36,6 +37,9 @@ enum Command {
         #[command(flatten)]
         step: Option<bench::StepArgs>,
     },
+    /// Compare a device with the CPU, then measure it: what to run where a GPU is at hand
+    #[command(after_help = "Example:\n  cargo xtask device-check --device cuda --checkpoint checkpoint16")]
+    DeviceCheck(device_check::DeviceCheckArgs),
     /// Run golden cases through the public API and print one line a comparison; fails if one fails or is of unknown kind
     Parity {
         /// Folders (or files) of cases
@@ -88,6 +92,7 @@ fn main() -> Result<()> {
         Command::Tidy => tidy::check(root).inspect(|()| println!("tidy: good")),
         Command::Bench { step: None } => bench::run_all(root),
         Command::Bench { step: Some(step) } => bench::run_step(root, &step),
+        Command::DeviceCheck(args) => device_check::run(root, &args),
         Command::New { part, name } => new::run(root, part, &name),
         #[cfg(feature = "parity")]
         Command::Parity { folders, json } => parity::run(&folders, json),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kyoka::core::Modality;
+use kyoka::{BenchShape, core::Modality};
 
 /// Reinforcement-learning post-training of multimodal language models
 #[derive(Parser)]
@@ -18,6 +18,9 @@ pub enum Command {
     /// Train a recipe: bundled by name, or a TOML file
     #[command(after_help = "Example:\n  kyoka train spoken-count --seed 2 --set rl.steps=100")]
     Train(TrainArguments),
+    /// Predict the memory, tokens and arithmetic of a recipe, and what would fit less memory
+    #[command(after_help = "Example:\n  kyoka plan spoken-count --memory 256M")]
+    Plan(PlanArguments),
     /// Evaluate a run or a checkpoint on a split of its dataset
     #[command(after_help = "Example:\n  kyoka eval runs/spoken-count-seed1 --split test --blank audio")]
     Eval(EvalArguments),
@@ -38,6 +41,16 @@ pub enum Command {
         after_help = "Example:\n  kyoka bench step --checkpoint smolvlm --prompts 8 --group 8 --new-tokens 48 --json"
     )]
     Bench(BenchArguments),
+    /// Compare a device with the CPU: passes, sampling, a step of training
+    #[command(after_help = "Example:\n  kyoka device-check --device wgpu")]
+    DeviceCheck {
+        /// cuda:N or wgpu
+        #[arg(long)]
+        device: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Work with datasets
     Data {
         #[command(subcommand)]
@@ -65,12 +78,57 @@ pub struct TrainArguments {
     /// Go on with the run in this folder
     #[arg(long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
+    /// Compute layers again on the way back instead of keeping them: less memory, a forward pass more
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
     /// Print nothing but errors
     #[arg(long)]
     pub quiet: bool,
     /// Print one JSON object a step, and the summary at the end
     #[arg(long, conflicts_with = "quiet")]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct PlanArguments {
+    /// Bundled recipe or path of a TOML file
+    pub recipe: String,
+    /// Change a setting; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// As in training
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
+    /// Memory to fit into: bytes, or with K, M or G
+    #[arg(long)]
+    pub memory: Option<Bytes>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A number of bytes, written with K, M or G for powers of 1024.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bytes(pub u64);
+
+impl std::str::FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim().trim_end_matches(['B', 'b']).trim_end_matches(['i']);
+        let (number, factor) = match text.chars().last() {
+            Some('k' | 'K') => (&text[..text.len() - 1], 10),
+            Some('m' | 'M') => (&text[..text.len() - 1], 20),
+            Some('g' | 'G') => (&text[..text.len() - 1], 30),
+            _ => (text, 0),
+        };
+        let number: f64 =
+            number.trim().parse().map_err(|_| "expected a size such as 512M or 8G".to_owned())?;
+        if !(number.is_finite() && number > 0.0) {
+            return Err("expected a size above 0".to_owned());
+        }
+        Ok(Self((number * f64::from(1_u32 << factor)) as u64))
+    }
 }
 
 #[derive(Args)]
@@ -119,6 +177,8 @@ pub enum BenchKind {
     Decode,
     /// A supervised step on 32 rows of 128 tokens of text
     TextStep,
+    /// The machine's limits: rate of matrix products, and of moving memory
+    Roofline,
 }
 
 /// A number of tokens, or whatever the checkpoint gives.
@@ -142,10 +202,13 @@ impl std::str::FromStr for ImageTokens {
 pub struct BenchArguments {
     /// What to measure
     pub kind: BenchKind,
-    /// Folder of a checkpoint, ours or a SmolVLM of Hugging Face
+    /// Folder of a checkpoint, ours or a SmolVLM of Hugging Face; without, a policy with random weights
     #[arg(long, value_name = "DIR")]
-    pub checkpoint: PathBuf,
-    /// Tokens that a picture must take; auto takes what the checkpoint makes of it
+    pub checkpoint: Option<PathBuf>,
+    /// Width and layers of the decoder without a checkpoint
+    #[arg(long, value_name = "WIDTHxLAYERS", default_value = "256x4", conflicts_with = "checkpoint")]
+    pub shape: BenchShape,
+    /// Tokens that a picture must take; auto takes what the checkpoint makes of it, 16 without one
     #[arg(long, default_value = "auto")]
     pub image_tokens: ImageTokens,
     /// Prompts a step
@@ -163,6 +226,9 @@ pub struct BenchArguments {
     /// Timed steps, after one that is not
     #[arg(long, default_value_t = 5)]
     pub steps: usize,
+    /// Compute layers again on the way back instead of keeping them
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
     /// auto, cpu, cuda:N or wgpu
     #[arg(long, default_value = "auto")]
     pub device: String,
@@ -236,6 +302,15 @@ pub enum DataCommand {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn sizes_are_bytes_or_powers_of_1024() {
+        let bytes = |text: &str| text.parse::<super::Bytes>().map(|bytes| bytes.0);
+        assert_eq!(bytes("8G"), Ok(8 << 30));
+        assert_eq!(bytes("1.5 MiB"), Ok(3 << 19));
+        assert_eq!(bytes("100"), Ok(100));
+        assert!(bytes("many").is_err() && bytes("-1G").is_err() && bytes("0").is_err());
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 mod arguments;
+mod planning;
 mod progress;
 
 use std::{
@@ -14,10 +15,12 @@ use std::{
 
 use arguments::{
     Arguments, BenchArguments, BenchKind, Command, DataCommand, EvalArguments, GenerateArguments,
-    TrainArguments,
+    PlanArguments, TrainArguments,
 };
 use clap::Parser;
-use kyoka::{BenchOptions, Error, EvalOptions, GenerateOptions, Recipe, TrainOptions, trainer::TrainError};
+use kyoka::{
+    BenchOptions, Error, EvalOptions, GenerateOptions, PlanOptions, Recipe, TrainOptions, trainer::TrainError,
+};
 use serde_json::json;
 
 /// The command line or the recipe is wrong.
@@ -56,10 +59,12 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {
         Command::Train(train) => run_train(&train),
+        Command::Plan(plan) => run_plan(&plan),
         Command::Eval(eval) => run_eval(&eval),
         Command::Generate(generate) => run_generate(&generate),
         Command::Recipes { json } => run_recipes(json),
         Command::Bench(bench) => run_bench(&bench),
+        Command::DeviceCheck { device, json } => run_device_check(&device, json),
         Command::Data { command: DataCommand::Check { file, allow_outside, json } } => {
             run_check(&file, allow_outside, json)
         }
@@ -89,6 +94,9 @@ fn run_train(arguments: &TrainArguments) -> Result<(), Error> {
     };
     for assignment in &arguments.set {
         recipe.set(assignment)?;
+    }
+    if arguments.gradient_checkpointing {
+        recipe.set("gradient_checkpointing=true")?;
     }
     let stop = Arc::new(AtomicBool::new(false));
     install_ctrl_c(stop.clone());
@@ -121,6 +129,46 @@ fn install_ctrl_c(stop: Arc<AtomicBool>) {
     if let Err(error) = ctrlc::set_handler(handler) {
         eprintln!("warning: Ctrl-C will stop at once: {error}");
     }
+}
+
+fn run_plan(arguments: &PlanArguments) -> Result<(), Error> {
+    let mut recipe = Recipe::named(&arguments.recipe)?;
+    for assignment in &arguments.set {
+        recipe.set(assignment)?;
+    }
+    if arguments.gradient_checkpointing {
+        recipe.set("gradient_checkpointing=true")?;
+    }
+    let memory = arguments.memory.map(|bytes| bytes.0);
+    let plan = kyoka::plan(&recipe, &PlanOptions { memory })?;
+    if arguments.json {
+        println!("{}", json!(plan));
+    } else {
+        print!("{}", planning::lines(&plan, memory));
+    }
+    Ok(())
+}
+
+fn run_device_check(device: &str, as_json: bool) -> Result<(), Error> {
+    let comparisons = kyoka::check_device(device)?;
+    if as_json {
+        println!("{}", json!(comparisons));
+    } else {
+        for comparison in &comparisons {
+            let verdict = if comparison.passed { "good" } else { "DIFFERS" };
+            println!("{verdict:<8} {:<46} {:.1e}", comparison.name, comparison.difference);
+        }
+    }
+    let faults = comparisons.iter().filter(|comparison| !comparison.passed).count();
+    if faults == 0 {
+        return Ok(());
+    }
+    let reason = format!(
+        "{faults} of {} comparisons differ by more than {}",
+        comparisons.len(),
+        kyoka::DEVICE_TOLERANCE
+    );
+    Err(Error::Device { name: device.to_owned(), reason })
 }
 
 fn run_eval(arguments: &EvalArguments) -> Result<(), Error> {
@@ -174,17 +222,20 @@ fn run_generate(arguments: &GenerateArguments) -> Result<(), Error> {
 fn run_bench(arguments: &BenchArguments) -> Result<(), Error> {
     let options = BenchOptions {
         checkpoint: arguments.checkpoint.clone(),
+        shape: arguments.shape,
         image_tokens: arguments.image_tokens.0,
         prompts: arguments.prompts,
         group: arguments.group,
         prompt_tokens: arguments.prompt_tokens,
         new_tokens: arguments.new_tokens,
         steps: arguments.steps,
+        gradient_checkpointing: arguments.gradient_checkpointing,
         device: arguments.device.clone(),
     };
     let result = match arguments.kind {
         BenchKind::Step => json!(kyoka::bench_step(&options)?),
         BenchKind::Decode => json!(kyoka::bench_decode(&options)?),
+        BenchKind::Roofline => json!(kyoka::bench_roofline(&arguments.device)?),
         BenchKind::TextStep => json!(kyoka::bench_text_step(&options)?),
     };
     if arguments.json {

@@ -9,6 +9,7 @@ mod nearest;
 mod parameters;
 mod policy_loss;
 mod prompt;
+mod recompute;
 mod reward;
 mod rollout;
 mod sample;
@@ -23,6 +24,7 @@ pub use nearest::nearest;
 pub use parameters::{ParameterError, ParameterPath, load_parameters, named_parameters};
 pub use policy_loss::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
 pub use prompt::{ModalitySpan, Prompt};
+pub use recompute::{CutScore, Recompute};
 pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
 pub use rollout::{
     Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig, StopReason,

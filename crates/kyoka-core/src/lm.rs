@@ -44,15 +44,12 @@ pub trait CausalLm: Sized {
     /// Keeps the rows in `rows` (increasing), drops the others; kept rows are renumbered in order.
     fn retain(&self, cache: &mut Self::Cache, rows: &[usize]);
 
-    /// Whether [`append`](Self::append) is possible on this model's device.
-    fn can_append(&self) -> bool;
-
     /// Lets the open rows of `more` join those of `cache`, numbered after them: places that finished completions left
     /// are filled from the next prompts.
-    ///
-    /// # Panics
-    /// If [`can_append`](Self::can_append) says no.
     fn append(&self, cache: &mut Self::Cache, more: Self::Cache);
+
+    /// Whether logits lie in host memory, where reading them takes no copy from a device.
+    fn is_on_host(&self) -> bool;
 
     /// Log-probabilities at temperature 1 of given completions, prompt and completions in one forward pass.
     ///

@@ -1,14 +1,14 @@
 //! The cache of a decoder: prompts once, completions in slots.
 
 use burn::tensor::Device;
-use kyoka_nn::{CompletionKv, HostKv, PrefixKv, StepRow, indices};
+use kyoka_nn::{CompletionKv, HostKv, Position, PrefixKv, StepRow, indices};
 
 /// Keys and values of a batch of prompts and of the completions under way.
 pub enum DecoderCache {
     /// In host memory, for the CPU: rows come and go one by one.
     Host(HostCache),
-    /// In tensors on a device: rows in rectangles.
-    Device(DeviceCache),
+    /// In tensors on a device: rows in rectangles, one for all prompts that were read together.
+    Device(Vec<DeviceCache>),
 }
 
 impl DecoderCache {
@@ -16,9 +16,47 @@ impl DecoderCache {
     pub fn num_rows(&self) -> usize {
         match self {
             Self::Host(cache) => cache.rows.len(),
-            Self::Device(cache) => cache.slots.len(),
+            Self::Device(cohorts) => cohorts.iter().map(|cohort| cohort.slots.len()).sum(),
         }
     }
+
+    /// Keeps the given rows, in increasing order.
+    pub(crate) fn retain(&mut self, rows: &[usize], device: &Device) {
+        match self {
+            Self::Host(cache) => cache.retain(rows),
+            Self::Device(cohorts) => retain_in_cohorts(cohorts, rows, device),
+        }
+    }
+
+    /// Rows of `more` come after the own ones.
+    ///
+    /// # Panics
+    /// If one lies in host memory and the other does not.
+    pub(crate) fn append(&mut self, more: Self) {
+        match (self, more) {
+            (Self::Host(cache), Self::Host(more)) => cache.append(more),
+            (Self::Device(cohorts), Self::Device(more)) => cohorts.extend(more),
+            _ => panic!("cache: rows of a host cache and of a device cache cannot be joined"),
+        }
+    }
+}
+
+/// Rows are numbered cohort by cohort; a cohort without rows goes.
+fn retain_in_cohorts(cohorts: &mut Vec<DeviceCache>, rows: &[usize], device: &Device) {
+    let mut first = 0;
+    cohorts.retain_mut(|cohort| {
+        let count = cohort.slots.len();
+        let own: Vec<usize> = rows
+            .iter()
+            .filter(|&&row| (first..first + count).contains(&row))
+            .map(|row| row - first)
+            .collect();
+        first += count;
+        if !own.is_empty() && own.len() < count {
+            cohort.retain(&own, device);
+        }
+        !own.is_empty()
+    });
 }
 
 /// Every prompt once, a slot for every completion, nothing padded.
@@ -57,8 +95,9 @@ impl HostCache {
     }
 }
 
-/// Completions in a rectangle of slots, `G` for each prompt that still has open rows. Rows that finish leave their slot
-/// empty; when a quarter of the slots is empty, or a prompt has no open row, the rectangle is packed anew.
+/// Completions that were opened together, all of the same length: a rectangle of slots, `G` for each prompt that still
+/// has open rows. Rows that finish leave their slot empty; when a quarter of the slots is empty, the rectangle is packed
+/// anew.
 pub struct DeviceCache {
     pub(crate) prefix: Vec<PrefixKv>,
     pub(crate) completion: Vec<CompletionKv>,
@@ -76,6 +115,17 @@ impl DeviceCache {
     /// Number of slots, empty ones included.
     pub(crate) fn num_slots(&self) -> usize {
         self.starts.len() * self.group_size
+    }
+
+    /// Position of the next token in every slot.
+    pub(crate) fn positions(&self) -> Vec<Position> {
+        let of_prompt = |&start: &usize| std::iter::repeat_n([start + self.t; 3], self.group_size);
+        self.starts.iter().flat_map(of_prompt).collect()
+    }
+
+    /// What a step reads and writes of one layer: the prompts, the completions, and the place of the new token.
+    pub(crate) fn layer(&mut self, index: usize) -> (&PrefixKv, &mut CompletionKv, usize) {
+        (&self.prefix[index], &mut self.completion[index], self.t)
     }
 
     pub(crate) fn branch(&mut self, group_size: usize, max_new_tokens: usize, device: &Device) {

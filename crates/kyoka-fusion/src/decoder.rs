@@ -257,13 +257,18 @@ impl Decoder {
         last.forward(hidden, |layer, qkv| pick(attention(layer, qkv)), pick)
     }
 
-    /// Prompts and completions in one pass without a cache; hidden rows of the positions that predict.
-    pub(crate) fn forward_packed(&self, input: Tensor<2>, packing: &Packing) -> Tensor<2> {
+    /// Where the rows of a pass over prompts and completions stand.
+    pub(crate) fn packed_layout(&self, packing: &Packing, device: &Device) -> Arc<AttentionLayout> {
         let layout = self
             .layout(&packing.prompt_lens)
             .with_completions(&packing.completion_lens)
-            .with_rotary(self.rotary(&packing.positions, &input.device()));
-        let layout = Arc::new(layout);
+            .with_rotary(self.rotary(&packing.positions, device));
+        Arc::new(layout)
+    }
+
+    /// Prompts and completions in one pass without a cache; hidden rows of the positions that predict.
+    pub(crate) fn forward_packed(&self, input: Tensor<2>, packing: &Packing) -> Tensor<2> {
+        let layout = self.packed_layout(packing, &input.device());
         self.run(input, &packing.predictors, |_, qkv| packed_attention(qkv, &layout))
     }
 
@@ -278,7 +283,7 @@ impl Decoder {
             return (DecoderCache::Host(cache), hidden);
         }
         let (cache, hidden) = self.prefill_on_device(input, places);
-        (DecoderCache::Device(cache), hidden)
+        (DecoderCache::Device(vec![cache]), hidden)
     }
 
     fn prefill_on_device(&self, input: Tensor<2>, places: &PromptPlaces) -> (DeviceCache, Tensor<2>) {
@@ -331,7 +336,10 @@ impl Decoder {
     pub(crate) fn branch(&self, cache: &mut DecoderCache, group_size: usize, max_new_tokens: usize) {
         match cache {
             DecoderCache::Host(cache) => cache.branch(group_size, max_new_tokens),
-            DecoderCache::Device(cache) => cache.branch(group_size, max_new_tokens, &self.device()),
+            DecoderCache::Device(cohorts) => {
+                let device = self.device();
+                cohorts.iter_mut().for_each(|cohort| cohort.branch(group_size, max_new_tokens, &device));
+            }
         }
     }
 
@@ -340,7 +348,7 @@ impl Decoder {
         assert_eq!(token_ids.len(), cache.num_rows(), "decode: expected one token an open row");
         match cache {
             DecoderCache::Host(cache) => self.decode_on_host(cache, token_ids),
-            DecoderCache::Device(cache) => self.decode_on_device(cache, token_ids),
+            DecoderCache::Device(cohorts) => self.decode_on_device(cohorts, token_ids),
         }
     }
 
@@ -357,26 +365,37 @@ impl Decoder {
         hidden
     }
 
-    fn decode_on_device(&self, cache: &mut DeviceCache, token_ids: &[u32]) -> Tensor<2> {
-        let mut ids = vec![0; cache.num_slots()];
-        for (&slot, &id) in cache.slots.iter().zip(token_ids) {
-            ids[slot] = id as usize;
+    /// Rows of all cohorts go through the layers together; attention takes them cohort by cohort.
+    fn decode_on_device(&self, cohorts: &mut [DeviceCache], token_ids: &[u32]) -> Tensor<2> {
+        let device = self.device();
+        let (mut ids, mut open, mut rotaries) = (Vec::new(), Vec::new(), Vec::new());
+        let mut token_ids = token_ids.iter();
+        for cohort in cohorts.iter() {
+            let start = ids.len();
+            ids.resize(start + cohort.num_slots(), 0);
+            for (&slot, &id) in cohort.slots.iter().zip(token_ids.by_ref()) {
+                ids[start + slot] = id as usize;
+                open.push(start + slot);
+            }
+            rotaries.push(self.rotary(&cohort.positions(), &device));
         }
-        let input = self.embed(&ids);
-        let device = input.device();
-        let (t, group_size) = (cache.t, cache.group_size);
-        let positions: Vec<Position> =
-            cache.starts.iter().flat_map(|&start| std::iter::repeat_n([start + t; 3], group_size)).collect();
-        let rotary = self.rotary(&positions, &device);
-        let mut hidden = input;
-        let layers = self.layers.iter().zip(&cache.prefix).zip(&mut cache.completion);
-        for ((layer, prefix), completion) in layers {
-            let attention =
-                |layer: &DecoderLayer, qkv| layer.attend_step(qkv, &rotary, (prefix, completion, t));
+        let mut hidden = self.embed(&ids);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let attention = |layer: &DecoderLayer, qkv: Tensor<2>| {
+                let mut start = 0;
+                let mixed = cohorts.iter_mut().zip(&rotaries).map(|(cohort, rotary)| {
+                    let count = cohort.num_slots();
+                    let rows = qkv.clone().narrow(0, start, count);
+                    start += count;
+                    layer.attend_step(rows, rotary, cohort.layer(index))
+                });
+                let mut mixed: Vec<Tensor<2>> = mixed.collect();
+                if mixed.len() == 1 { mixed.remove(0) } else { Tensor::cat(mixed, 0) }
+            };
             hidden = layer.forward(hidden, attention, |input| input);
         }
-        cache.t += 1;
-        if cache.slots.len() == ids.len() { hidden } else { hidden.select(0, indices(&cache.slots, &device)) }
+        cohorts.iter_mut().for_each(|cohort| cohort.t += 1);
+        if open.len() == ids.len() { hidden } else { hidden.select(0, indices(&open, &device)) }
     }
 }
 
@@ -412,7 +431,7 @@ mod tests {
             a.into_data().assert_approx_eq::<f32>(&b.into_data(), Tolerance::absolute(1e-5));
         };
         near(got, expected);
-        let mut caches = [DecoderCache::Host(host), DecoderCache::Device(rectangles)];
+        let mut caches = [DecoderCache::Host(host), DecoderCache::Device(vec![rectangles])];
         caches.iter_mut().for_each(|cache| decoder.branch(cache, 2, 4));
         for (token_ids, kept) in [
             (vec![7, 8, 9, 10], vec![0, 2, 3]),
@@ -422,12 +441,39 @@ mod tests {
         ] {
             let [host, device_rows] = caches.each_mut().map(|cache| decoder.decode(cache, &token_ids));
             near(host, device_rows);
-            for cache in &mut caches {
-                match cache {
-                    DecoderCache::Host(cache) => cache.retain(&kept),
-                    DecoderCache::Device(cache) => cache.retain(&kept, &device),
-                }
-            }
+            caches.iter_mut().for_each(|cache| cache.retain(&kept, &device));
         }
+    }
+
+    /// A prompt joins while another's completions are under way; the first ones end before it.
+    #[test]
+    fn completions_that_join_later_equal_those_alone() {
+        let device = Device::default();
+        let decoder = Decoder::new(&DecoderConfig::tiny(11), &mut WeightInit::new(1, &device));
+        let opened = |ids: &[usize]| {
+            let (cache, _) = decoder.prefill_on_device(decoder.embed(ids), &PromptPlaces::text(&[ids.len()]));
+            let mut cache = DecoderCache::Device(vec![cache]);
+            decoder.branch(&mut cache, 2, 4);
+            cache
+        };
+        let (mut first, mut second) = (opened(&[1, 2, 3]), opened(&[4, 5]));
+        let mut joined = opened(&[1, 2, 3]);
+        let near = |a: Tensor<2>, b: Tensor<2>| {
+            a.into_data().assert_approx_eq::<f32>(&b.into_data(), Tolerance::absolute(1e-5));
+        };
+        near(decoder.decode(&mut joined, &[6, 7]), decoder.decode(&mut first, &[6, 7]));
+        joined.append(opened(&[4, 5]));
+        let apart = |first: &mut DecoderCache, second: &mut DecoderCache, ids: &[u32]| {
+            let (own, other) = ids.split_at(first.num_rows());
+            Tensor::cat(vec![decoder.decode(first, own), decoder.decode(second, other)], 0)
+        };
+        near(decoder.decode(&mut joined, &[8, 9, 10, 1]), apart(&mut first, &mut second, &[8, 9, 10, 1]));
+        joined.retain(&[1, 3], &device);
+        first.retain(&[1], &device);
+        second.retain(&[1], &device);
+        near(decoder.decode(&mut joined, &[2, 3]), apart(&mut first, &mut second, &[2, 3]));
+        joined.retain(&[1], &device);
+        near(decoder.decode(&mut joined, &[4]), decoder.decode(&mut second, &[4]));
+        assert_eq!(joined.num_rows(), 1);
     }
 }

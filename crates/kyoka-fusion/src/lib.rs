@@ -8,6 +8,7 @@ mod multimodal;
 mod packing;
 mod positions;
 mod projector;
+mod recompute;
 
 pub use cache::DecoderCache;
 pub use decoder::{Decoder, DecoderConfig};

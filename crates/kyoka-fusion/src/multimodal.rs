@@ -137,7 +137,7 @@ where
     }
 
     /// The rows of a pass over groups.
-    fn packing(&self, groups: &[PackedGroup<'_>]) -> Packing {
+    pub(crate) fn packing(&self, groups: &[PackedGroup<'_>]) -> Packing {
         let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
         Packing::new(groups, self.places(&prompts))
     }
@@ -156,14 +156,19 @@ where
         Trace { hidden, logits }
     }
 
+    /// Embeddings of a pass over groups: those of the prompts, then those of the completions' rows.
+    pub(crate) fn pass_input(&self, groups: &[PackedGroup<'_>], packing: &Packing) -> Tensor<2> {
+        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
+        let input = self.embed_prompts(&prompts);
+        if packing.completion_ids.is_empty() {
+            return input;
+        }
+        Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0)
+    }
+
     /// Hidden rows of the positions that predict, one a target, not normed.
     fn predicting_rows(&self, groups: &[PackedGroup<'_>], packing: &Packing) -> Tensor<2> {
-        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
-        let mut input = self.embed_prompts(&prompts);
-        if !packing.completion_ids.is_empty() {
-            input = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
-        }
-        self.decoder.forward_packed(input, packing)
+        self.decoder.forward_packed(self.pass_input(groups, packing), packing)
     }
 }
 
@@ -213,20 +218,14 @@ where
     }
 
     fn retain(&self, cache: &mut DecoderCache, rows: &[usize]) {
-        match cache {
-            DecoderCache::Host(cache) => cache.retain(rows),
-            DecoderCache::Device(cache) => cache.retain(rows, &self.device()),
-        }
+        cache.retain(rows, &self.device());
     }
 
     fn append(&self, cache: &mut DecoderCache, more: DecoderCache) {
-        match (cache, more) {
-            (DecoderCache::Host(cache), DecoderCache::Host(more)) => cache.append(more),
-            _ => panic!("cache: rows cannot join a rectangle under way; ask `can_append` first"),
-        }
+        cache.append(more);
     }
 
-    fn can_append(&self) -> bool {
+    fn is_on_host(&self) -> bool {
         caches_on_host(&self.device())
     }
 

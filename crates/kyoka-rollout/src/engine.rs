@@ -5,10 +5,14 @@ use kyoka_core::{
     CausalLm, Prompt, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig,
     StopReason, Stream, stream_rng,
 };
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::sampling::{Drawn, draw};
+use crate::{
+    device_draw::DeviceDraw,
+    sampling::{Drawn, draw},
+};
 
 /// Turns token ids into text, to find stop texts.
 pub type DecodeText = Box<dyn Fn(&[u32]) -> String + Send + Sync>;
@@ -25,6 +29,9 @@ pub struct LocalEngine<M> {
     pub decode_text: Option<DecodeText>,
     /// Most completions under way at once; at least one group is always taken. Default 512.
     pub max_rows: usize,
+    /// Draw where the logits are and read back the tokens alone, instead of reading back the logits. Default: wherever
+    /// logits are not in host memory already.
+    pub draw_on_device: bool,
 }
 
 /// A completion under way.
@@ -39,7 +46,8 @@ struct Row {
 impl<M: CausalLm> LocalEngine<M> {
     /// An engine that bans `banned_ids` and ends at `end_id`.
     pub fn new(model: M, end_id: u32, banned_ids: Vec<u32>) -> Self {
-        Self { model, end_id, banned_ids, decode_text: None, max_rows: 512 }
+        let draw_on_device = !model.is_on_host();
+        Self { model, end_id, banned_ids, decode_text: None, max_rows: 512, draw_on_device }
     }
 
     fn check(&self, request: &RolloutRequest<'_>) -> Result<(), RolloutError> {
@@ -77,11 +85,15 @@ impl<'a> Stepper<'a> {
         Self { sampling, banned_ids, end_id: *end_id, decode_text: decode_text.as_ref() }
     }
 
-    /// Draws the next token of a row; the reason if it ends the row.
-    fn step(&self, row: &mut Row, logits: &[f32]) -> Result<Option<StopReason>, RolloutError> {
+    /// Draws the next token of a row from its logits.
+    fn draw(&self, row: &mut Row, logits: &[f32]) -> Option<Drawn> {
+        draw(logits, self.sampling, self.banned_ids, &mut row.rng)
+    }
+
+    /// Adds the next token to a row; the reason if it ends the row.
+    fn push(&self, row: &mut Row, drawn: Option<Drawn>) -> Result<Option<StopReason>, RolloutError> {
         let sampling = self.sampling;
-        let Drawn { token, logprob } = draw(logits, sampling, self.banned_ids, &mut row.rng)
-            .ok_or(RolloutError::NotFinite { index: row.prompt })?;
+        let Drawn { token, logprob } = drawn.ok_or(RolloutError::NotFinite { index: row.prompt })?;
         row.token_ids.push(token);
         row.logprobs.push(logprob);
         if token == self.end_id {
@@ -101,6 +113,8 @@ impl<'a> Stepper<'a> {
 struct Generation<'a, M: CausalLm> {
     engine: &'a LocalEngine<M>,
     request: &'a RolloutRequest<'a>,
+    /// Draws on the device, where that is asked for.
+    device_draw: Option<DeviceDraw<'a>>,
     /// Prompts read so far.
     read: usize,
     cache: Option<M::Cache>,
@@ -150,6 +164,27 @@ impl<M: CausalLm> Generation<'_, M> {
         Ok(())
     }
 
+    /// The next token of every row: drawn where the logits are, or from logits that are read back. Either is the one wait
+    /// for the device a token.
+    fn drawn(
+        &self,
+        stepper: &Stepper<'_>,
+        rows: &mut [Row],
+        logits: Tensor<2>,
+        rows_per_logits: usize,
+    ) -> Result<Vec<Option<Drawn>>, RolloutError> {
+        let [_, vocab] = logits.dims();
+        if let Some(device_draw) = &self.device_draw {
+            let uniforms: Vec<f32> = rows.iter_mut().map(|row| row.rng.random::<f64>() as f32).collect();
+            return Ok(device_draw.draw(repeated(logits, rows_per_logits), &uniforms));
+        }
+        let prompt = rows.first().map_or(0, |row| row.prompt);
+        let table: Vec<f32> =
+            logits.try_into_vec_as().map_err(|_| RolloutError::NotFinite { index: prompt })?;
+        let of_row = |index: usize| &table[index / rows_per_logits * vocab..][..vocab];
+        Ok(rows.par_iter_mut().enumerate().map(|(index, row)| stepper.draw(row, of_row(index))).collect())
+    }
+
     /// Draws a token for every row of `cache`, keeps what has ended, and returns the rows that go on. One row of logits
     /// serves `rows_per_logits` rows.
     fn draw(
@@ -158,16 +193,12 @@ impl<M: CausalLm> Generation<'_, M> {
         (cache, logits): (&mut M::Cache, Tensor<2>),
         rows_per_logits: usize,
     ) -> Result<Vec<Row>, RolloutError> {
-        let [_, vocab] = logits.dims();
-        let prompt = rows.first().map_or(0, |row| row.prompt);
-        // The one wait for the device a token.
-        let table: Vec<f32> =
-            logits.try_into_vec_as().map_err(|_| RolloutError::NotFinite { index: prompt })?;
         let stepper = Stepper::new(self.engine, self.request.sampling);
+        let drawn = self.drawn(&stepper, &mut rows, logits, rows_per_logits)?;
         let stopped: Vec<Option<StopReason>> = rows
             .par_iter_mut()
-            .enumerate()
-            .map(|(index, row)| stepper.step(row, &table[index / rows_per_logits * vocab..][..vocab]))
+            .zip(drawn)
+            .map(|(row, drawn)| stepper.push(row, drawn))
             .collect::<Result<_, _>>()?;
         let num_rows = rows.len();
         let (mut kept, mut open) = (Vec::with_capacity(num_rows), Vec::with_capacity(num_rows));
@@ -190,13 +221,26 @@ impl<M: CausalLm> Generation<'_, M> {
     }
 }
 
+/// Every row `count` times in a row.
+fn repeated(rows: Tensor<2>, count: usize) -> Tensor<2> {
+    if count == 1 {
+        return rows;
+    }
+    let [n, width] = rows.dims();
+    let rows: Tensor<3> = rows.reshape([n, 1, width]);
+    rows.repeat_dim(1, count).reshape([n * count, width])
+}
+
 impl<M: CausalLm> RolloutEngine for LocalEngine<M> {
     fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
         self.check(&request)?;
         let num_prompts = request.prompts.len();
+        let (vocab, device) = (self.model.vocab_size(), self.model.device().without_autodiff());
+        let device_draw = || DeviceDraw::new(request.sampling, &self.banned_ids, vocab, &device);
         let mut generation = Generation {
             engine: self,
             request: &request,
+            device_draw: self.draw_on_device.then(device_draw),
             read: 0,
             cache: None,
             open: Vec::new(),
@@ -210,7 +254,7 @@ impl<M: CausalLm> RolloutEngine for LocalEngine<M> {
             if generation.open.is_empty() {
                 generation.cache = None;
                 generation.admit(groups_at_once.min(num_prompts - generation.read))?;
-            } else if wanted > 0 && free >= wanted && self.model.can_append() {
+            } else if wanted > 0 && free >= wanted {
                 generation.admit(free.min(num_prompts - generation.read))?;
             }
             generation.advance()?;

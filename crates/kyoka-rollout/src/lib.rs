@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod device_draw;
 mod engine;
 mod sampling;
 

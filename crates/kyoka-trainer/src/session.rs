@@ -127,6 +127,8 @@ pub struct Session<M: TrainableLm> {
     pub seed: u64,
     /// Set from outside to stop after the step under way.
     pub stop: Arc<AtomicBool>,
+    /// Whether layers are computed again on the way back instead of kept: less memory, a forward pass more.
+    pub gradient_checkpointing: bool,
     /// Where checkpoints go.
     pub checkpoints: CheckpointStore,
     /// What the stage under way had to remember, with the file it came from.
@@ -147,6 +149,7 @@ impl<M: TrainableLm> Session<M> {
             progress: Progress::default(),
             seed,
             stop: Arc::default(),
+            gradient_checkpointing: false,
             checkpoints,
             stage_state: None,
         }

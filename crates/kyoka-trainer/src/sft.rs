@@ -8,8 +8,8 @@ use kyoka_data::Shuffled;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdamWConfig, LearningRate, PackItem, Session, Stage, StepReport, Task, TrainError, TrainableLm,
-    evaluate::row_error, plan_micro_batches,
+    AdamWConfig, LearningRate, PackItem, Pass, PassKind, Session, Stage, StepReport, Task, TrainError,
+    TrainableLm, evaluate::row_error, plan_micro_batches,
 };
 
 /// Settings of the stage.
@@ -110,8 +110,9 @@ impl<M: TrainableLm> Stage<M> for SftStage<'_> {
             batch.push((prompt, target));
         }
         let row_names = || rows.iter().map(|sample| sample.id.as_str()).collect::<Vec<_>>().join(" ");
+        let recompute = session.gradient_checkpointing;
         let (loss, gradients, num_tokens) =
-            nll_gradients(&session.model, &batch, self.config.tokens_per_micro_batch);
+            nll_gradients(&session.model, &batch, (self.config.tokens_per_micro_batch, recompute));
         if !loss.is_finite() {
             return Err(session.not_finite(self.name, "loss", row_names()));
         }
@@ -139,7 +140,7 @@ impl<M: TrainableLm> Stage<M> for SftStage<'_> {
 pub(crate) fn nll_gradients<M: TrainableLm>(
     model: &M,
     batch: &[(Prompt, Vec<u32>)],
-    token_budget: usize,
+    (token_budget, recompute): (usize, bool),
 ) -> (f64, GradientsParams, usize) {
     let items: Vec<PackItem> = batch
         .iter()
@@ -153,9 +154,10 @@ pub(crate) fn nll_gradients<M: TrainableLm>(
             .iter()
             .map(|&(item, _)| PackedGroup { prompt: &batch[item].0, completions: vec![&batch[item].1] })
             .collect();
-        let loss = model.score(&groups).sum() * (-1.0 / num_tokens as f64);
+        let pass = Pass::new(model, &groups, PassKind { with_hidden: false, recompute });
+        let loss = pass.logprobs.clone().sum() * (-1.0 / num_tokens as f64);
         total += f64::from(loss.clone().into_scalar::<f32>());
-        accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
+        pass.accumulate(loss.backward(), (model, &mut accumulator));
     }
     (total, accumulator.grads(), num_tokens)
 }

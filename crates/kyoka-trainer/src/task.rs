@@ -1,7 +1,7 @@
 //! What the loops ask of a dataset and its text.
 
 use burn::module::{Module, ModuleDisplay};
-use kyoka_core::{CausalLm, Completion, Prompt, Rollout, RolloutEngine, Sample};
+use kyoka_core::{Completion, Prompt, Recompute, Rollout, RolloutEngine, Sample};
 
 /// Anything that can be wrong with a row's text or media.
 pub type TaskError = Box<dyn std::error::Error + Send + Sync>;
@@ -28,7 +28,8 @@ pub trait Task: Sync {
 /// Makes an engine over a policy without gradients.
 pub type EngineFactory<'a, M> = &'a dyn Fn(M) -> Box<dyn RolloutEngine>;
 
-/// A language model whose parameters can be trained, saved and copied: any [`CausalLm`] that is a Burn module.
-pub trait TrainableLm: CausalLm + Module + ModuleDisplay {}
+/// A language model whose parameters can be trained, saved and copied: any
+/// [`CausalLm`](kyoka_core::CausalLm) that is a Burn module and can recompute.
+pub trait TrainableLm: Recompute + Module + ModuleDisplay {}
 
-impl<M: CausalLm + Module + ModuleDisplay> TrainableLm for M {}
+impl<M: Recompute + Module + ModuleDisplay> TrainableLm for M {}

@@ -2,31 +2,31 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use kyoka_core::{
-    CausalLm, Completion, ImageInput, Modality, ModalitySpan, Prompt, Reward, RewardContext, RewardError,
-    RewardFn, Rollout, RolloutEngine, RolloutRequest, Sample, SamplingConfig, Stream, stream_rng,
-};
-use kyoka_image::{ImageProcessor, Picture};
+use burn::tensor::Device;
+use kyoka_core::{CausalLm, Prompt, RolloutEngine, RolloutRequest, Sample, SamplingConfig};
 use kyoka_rollout::LocalEngine;
 use kyoka_trainer::{
-    AdamWConfig, CheckpointPolicy, CheckpointStore, LearningRate, RlConfig, RlStage, Session, SftConfig,
-    SftStage, Stage, Task, TaskError,
+    AdamWConfig, CheckpointPolicy, CheckpointStore, LearningRate, PackItem, RlConfig, RlStage, Session,
+    SftConfig, SftStage, Stage, Task,
 };
-use rand::RngExt;
 use serde::Serialize;
 
 use crate::{
-    Error, Policy, load_policy, open_device,
+    BenchShape, Error, Policy, PolicyConfig, bench_shape, load_policy, open_device,
+    plan::step_gflop,
     pretrained::{Pretrained, is_pretrained, load_pretrained},
+    random_task::{EvenShare, RandomMedium, RandomTask},
     run::peak_rss_mb,
 };
 
 /// What is measured.
 #[derive(Debug, Clone)]
 pub struct BenchOptions {
-    /// Folder of a checkpoint.
-    pub checkpoint: PathBuf,
-    /// Tokens that the checkpoint must make of a picture; `None` takes what it makes.
+    /// Folder of a checkpoint; without, a policy of `shape` with random weights.
+    pub checkpoint: Option<PathBuf>,
+    /// Size of the policy when there is no checkpoint.
+    pub shape: BenchShape,
+    /// Tokens that the checkpoint must make of a picture; `None` takes what it makes, 16 without a checkpoint.
     pub image_tokens: Option<usize>,
     /// Prompts a step.
     pub prompts: usize,
@@ -38,6 +38,8 @@ pub struct BenchOptions {
     pub new_tokens: usize,
     /// Steps that are timed, after one that is not.
     pub steps: usize,
+    /// Whether layers are computed again on the way back.
+    pub gradient_checkpointing: bool,
     /// Device name.
     pub device: String,
 }
@@ -57,6 +59,10 @@ pub struct StepTimes {
     pub generated_tokens_per_s: f64,
     /// Highest resident memory, in MB.
     pub peak_rss_mb: f64,
+    /// Parameters of the policy.
+    pub params: usize,
+    /// Billions of multiplications and additions of a step, counted.
+    pub gflop: f64,
     /// Seconds of every timed step.
     pub steps: Vec<f64>,
 }
@@ -85,90 +91,16 @@ pub struct TextStepTimes {
     pub steps_ms: Vec<f64>,
 }
 
-/// Random prompts: a picture where there is an eye, and words.
-struct RandomTask {
-    processor: Option<ImageProcessor>,
-    image_tokens: usize,
-    image_token_id: u32,
-    prompt_tokens: usize,
-    vocab_size: usize,
-}
-
-impl RandomTask {
-    fn words(&self, id: &str, count: usize) -> Vec<u32> {
-        let mut rng = stream_rng(id.parse().unwrap_or(0), Stream::Augment, &[1]);
-        (0..count).map(|_| rng.random_range(8..self.vocab_size as u32)).collect()
-    }
-
-    /// A picture of random rectangles.
-    fn picture(&self, id: &str, processor: &ImageProcessor) -> ImageInput {
-        let mut rng = stream_rng(id.parse().unwrap_or(0), Stream::Augment, &[2]);
-        let (height, width) = (processor.height, processor.width);
-        let mut rgb = vec![128; 3 * height * width];
-        for _ in 0..12 {
-            let colour: [u8; 3] = rng.random();
-            let (top, left) = (rng.random_range(0..height), rng.random_range(0..width));
-            for y in top..height.min(top + height / 3) {
-                for x in left..width.min(left + width / 3) {
-                    rgb[3 * (y * width + x)..][..3].copy_from_slice(&colour);
-                }
-            }
-        }
-        processor.process(&Picture { height, width, rgb })
-    }
-}
-
-impl Task for RandomTask {
-    fn prompt(&self, sample: &Sample, _: Option<&[u64]>) -> Result<Prompt, TaskError> {
-        let mut prompt = Prompt::default();
-        if let Some(processor) = &self.processor {
-            prompt.token_ids = vec![self.image_token_id; self.image_tokens];
-            let positions = 0..self.image_tokens;
-            prompt.spans = vec![ModalitySpan { modality: Modality::Image, positions }];
-            prompt.images = vec![self.picture(&sample.id, processor)];
-        }
-        prompt.token_ids.extend(self.words(&sample.id, self.prompt_tokens));
-        Ok(prompt)
-    }
-
-    fn encode(&self, _: &str) -> Result<Vec<u32>, TaskError> {
-        Err("random words are not encoded from text".into())
-    }
-
-    fn target(&self, sample: &Sample) -> Result<Vec<u32>, TaskError> {
-        Ok(self.words(&sample.id, TEXT_STEP.1 - self.prompt_tokens))
-    }
-
-    /// The completion as text: its share of even token ids.
-    fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion {
-        let even = rollout.token_ids.iter().filter(|&&id| id % 2 == 0).count();
-        let text = (even as f64 / rollout.token_ids.len() as f64).to_string();
-        Completion { text, token_spans: Vec::new(), finished: false, max_new_tokens }
-    }
-}
-
-/// The number that [`RandomTask::read`] wrote: trivial, and hardly ever constant within a group.
-struct EvenShare;
-
-impl RewardFn for EvenShare {
-    fn name(&self) -> &str {
-        "even_share"
-    }
-
-    fn score(&self, _: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let share = completion.text.parse().expect("the task writes a number");
-        Ok(Reward { total: Some(share), ..Reward::default() })
-    }
-}
-
 /// Rows and tokens a row of a text step.
 const TEXT_STEP: (usize, usize) = (32, 128);
 
 struct Bench {
     policy: Policy,
+    config: PolicyConfig,
     task: RandomTask,
     samples: Vec<Sample>,
     end_id: u32,
+    image_token_id: u32,
 }
 
 impl Bench {
@@ -185,41 +117,35 @@ impl Bench {
             }
         }
         let device = open_device(&options.device)?.autodiff();
-        let folder = &options.checkpoint;
-        let (policy, config, image_token_id, end_id) = if is_pretrained(folder) {
-            let Pretrained { policy, config, placeholders, end_ids, .. } = load_pretrained(folder, &device)?;
-            // A text model has no placeholder; its first token is as good as any.
-            (policy, config, placeholders.image.unwrap_or(0), end_ids.first().copied().unwrap_or(0))
-        } else {
-            let (policy, config, tokenizer) = load_policy(folder, &device)?;
-            (policy, config, tokenizer.banned_ids()[0], tokenizer.end_id())
-        };
+        let Subject { policy, config, image_token_id, end_id } = subject(options, &device)?;
         let image_tokens = config.vision.as_ref().map_or(0, |vision| vision.fixed_tokens().unwrap_or(0));
         if let Some(expected) = options.image_tokens.filter(|&expected| expected != image_tokens) {
             let reason = format!("makes {image_tokens} tokens of a picture, not {expected}");
-            return Err(Error::file(folder, reason));
+            return Err(Error::file(options.checkpoint.clone().unwrap_or_default(), reason));
         }
-        let task = RandomTask {
-            processor: config.vision.as_ref().map(|vision| vision.processor),
-            image_tokens,
-            image_token_id,
-            prompt_tokens: options.prompt_tokens,
-            vocab_size: config.decoder.vocab_size,
-        };
-        let sample = |row: usize| Sample {
-            id: row.to_string(),
-            parts: Vec::new(),
-            answer: None,
-            steps: Vec::new(),
-            completion: None,
-            origin: ("random".into(), row),
-        };
-        Ok(Self { policy, task, samples: (0..options.prompts.max(997)).map(sample).collect(), end_id })
+        let image = config.vision.as_ref().map(|vision| RandomMedium {
+            processor: vision.processor,
+            tokens: image_tokens,
+            token_id: image_token_id,
+        });
+        let (prompt_tokens, vocab_size) = (options.prompt_tokens, config.decoder.vocab_size);
+        let target_tokens = TEXT_STEP.1 - 1;
+        let task = RandomTask { image, audio: None, prompt_tokens, target_tokens, vocab_size };
+        let samples = RandomTask::samples(options.prompts.max(997));
+        Ok(Self { policy, config, task, samples, end_id, image_token_id })
+    }
+
+    /// Arithmetic of a step, counted.
+    fn gflop(&self, options: &BenchOptions) -> f64 {
+        let prompt = self.task.prompt(&self.samples[0], None).expect("random prompts are whole");
+        let completions = vec![options.new_tokens; options.group];
+        let item = PackItem { prompt_len: prompt.len(), completion_lens: completions };
+        step_gflop(&self.config, &prompt, vec![item; options.prompts], options.gradient_checkpointing)
     }
 
     /// An engine that neither ends a completion nor draws a placeholder.
     fn engine(&self, policy: Policy) -> LocalEngine<Policy> {
-        LocalEngine::new(policy, self.end_id, vec![self.task.image_token_id, self.end_id])
+        LocalEngine::new(policy, self.end_id, vec![self.image_token_id, self.end_id])
     }
 
     fn session(&self, optimizer: AdamWConfig) -> Session<Policy> {
@@ -228,6 +154,36 @@ impl Bench {
         session.optimizer = kyoka_trainer::AdamW::new(optimizer);
         session
     }
+}
+
+/// The policy that is measured.
+struct Subject {
+    policy: Policy,
+    config: PolicyConfig,
+    image_token_id: u32,
+    end_id: u32,
+}
+
+/// A checkpoint, or random weights of a shape.
+fn subject(options: &BenchOptions, device: &Device) -> Result<Subject, Error> {
+    let Some(folder) = &options.checkpoint else {
+        let tokens = options.image_tokens.unwrap_or(16);
+        let config = options
+            .shape
+            .config(tokens)
+            .ok_or_else(|| Error::file("image-tokens", format!("expected a square number, got {tokens}")))?;
+        let (image_token_id, end_id) = (bench_shape::IMAGE_ID, bench_shape::END_ID);
+        return Ok(Subject { policy: config.build(0, device), config, image_token_id, end_id });
+    };
+    if is_pretrained(folder) {
+        let Pretrained { policy, config, placeholders, end_ids, .. } = load_pretrained(folder, device)?;
+        // A text model has no placeholder; its first token is as good as any.
+        let image_token_id = placeholders.image.unwrap_or(0);
+        return Ok(Subject { policy, config, image_token_id, end_id: end_ids.first().copied().unwrap_or(0) });
+    }
+    let (policy, config, tokenizer) = load_policy(folder, device)?;
+    let (image_token_id, end_id) = (tokenizer.banned_ids()[0], tokenizer.end_id());
+    Ok(Subject { policy, config, image_token_id, end_id })
 }
 
 fn learning_rate() -> LearningRate {
@@ -263,6 +219,7 @@ pub fn bench_step(options: &BenchOptions) -> Result<StepTimes, Error> {
     };
     let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(bench.engine(policy)) };
     let mut session = bench.session(optimizer);
+    session.gradient_checkpointing = options.gradient_checkpointing;
     let mut stage = RlStage::new(&config, &bench.task, (&EvenShare, &engine), &bench.samples, 1)?;
     let mut times: [Vec<f64>; 3] = Default::default();
     for step in 0..=options.steps {
@@ -284,6 +241,8 @@ pub fn bench_step(options: &BenchOptions) -> Result<StepTimes, Error> {
         train_s: median(&train),
         generated_tokens_per_s: tokens / median(&rollout),
         peak_rss_mb: peak_rss_mb(),
+        params: burn::module::Module::num_params(&session.model),
+        gflop: bench.gflop(options),
         steps,
     })
 }
@@ -334,7 +293,7 @@ pub fn bench_decode(options: &BenchOptions) -> Result<DecodeTimes, Error> {
 /// If the checkpoint cannot be read.
 pub fn bench_text_step(options: &BenchOptions) -> Result<TextStepTimes, Error> {
     let mut bench = Bench::load(options)?;
-    bench.task.processor = None;
+    bench.task.image = None;
     bench.task.prompt_tokens = 1;
     let optimizer = AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() };
     let config = SftConfig {
@@ -348,6 +307,7 @@ pub fn bench_text_step(options: &BenchOptions) -> Result<TextStepTimes, Error> {
         eval_every: 0,
     };
     let mut session = bench.session(optimizer);
+    session.gradient_checkpointing = options.gradient_checkpointing;
     let mut stage = SftStage::new("sft", &config, &bench.task, &bench.samples, 1)?;
     let mut steps_ms = Vec::new();
     for step in 0..=options.steps {

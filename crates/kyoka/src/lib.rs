@@ -1,36 +1,45 @@
 #![doc = include_str!("../README.md")]
 
 mod adapters;
+mod bench_shape;
 mod benching;
 mod bundled;
 mod checking;
 mod device;
+mod device_check;
 mod error;
 mod evaluating;
 mod generating;
 mod learned_reward;
+mod plan;
 mod policy;
 mod preparing;
 mod pretrained;
+mod random_task;
 mod recipe;
+mod roofline;
 mod run;
 mod task;
 mod training;
 
+pub use bench_shape::BenchShape;
 pub use benching::{
     BenchOptions, DecodeTimes, StepTimes, TextStepTimes, bench_decode, bench_step, bench_text_step,
 };
 pub use bundled::{data_folder, dataset_folder};
 pub use checking::{CheckedData, check_data};
 pub use device::open_device;
+pub use device_check::{Comparison, DEVICE_TOLERANCE, check_device};
 pub use error::Error;
 pub use evaluating::{EvalOptions, evaluate_checkpoint};
 pub use generating::{GenerateOptions, generate};
+pub use plan::{Phase, PhaseBytes, Plan, PlanOptions, Suggestion, plan};
 pub use policy::{AudioConfig, Policy, PolicyConfig, VisionConfig, load_policy};
 pub use pretrained::{
     Placeholders, Pretrained, PretrainedTower, is_known_family, load_audio_encoder, load_image_encoder, load_pretrained,
 };
 pub use recipe::{Recipe, RewardConfig, RewardKind};
+pub use roofline::{Roofline, bench_roofline};
 pub use run::{RunSummary, write_report};
 pub use task::{MediaAugment, MultimodalTask};
 pub use training::{Outcome, Quiet, TrainOptions, train};

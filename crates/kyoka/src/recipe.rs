@@ -37,6 +37,9 @@ pub(crate) struct Settings {
     /// One line for `kyoka recipes`.
     #[serde(default)]
     pub description: String,
+    /// Layers are computed again on the way back instead of kept: less memory, a forward pass more. Default false.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     pub data: DataSettings,
     pub model: ModelSettings,
     #[serde(default)]

@@ -112,6 +112,14 @@ impl MultimodalTask {
         Ok(self.layout(sample)?.len())
     }
 
+    /// Bytes of a medium once it is decoded; `None` if it cannot be.
+    pub(crate) fn decoded_bytes(&self, modality: Modality, file: &[u8]) -> Option<usize> {
+        match modality {
+            Modality::Image => Some(Picture::decode(file).ok()?.rgb.len()),
+            Modality::Audio => Some(4 * Waveform::decode(file).ok()?.samples.len()),
+        }
+    }
+
     fn picture(&self, path: &Path) -> Result<Arc<Picture>, TaskError> {
         let decode = |bytes: &[u8]| -> Result<(Picture, usize), ImageError> {
             let picture = Picture::decode(bytes)?;

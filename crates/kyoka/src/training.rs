@@ -195,6 +195,7 @@ impl Run<'_> {
         }
         let mut session = Session::new(model, seed, self.checkpoint_store());
         session.stop = self.options.stop.clone();
+        session.gradient_checkpointing = settings.gradient_checkpointing;
         if self.options.resume.is_some() {
             session.resume(|stage| {
                 stages.get(stage).map_or_else(AdamWConfig::default, |s| s.optimization().1)

@@ -29,6 +29,8 @@ pub enum Kind {
     Decode,
     /// A supervised step on 32 rows of 128 tokens of text
     TextStep,
+    /// The machine's limits: rate of matrix products, and of moving memory
+    Roofline,
 }
 
 impl Kind {
@@ -38,6 +40,7 @@ impl Kind {
             Self::Step => ("step", "step", "s_per_step"),
             Self::Decode => ("decode", "decode", "s_decode"),
             Self::TextStep => ("text-step", "textstep", "ms_step"),
+            Self::Roofline => ("roofline", "roofline", "gemm_gflop_per_s"),
         }
     }
 }
@@ -46,9 +49,15 @@ impl Kind {
 pub struct StepArgs {
     /// What to measure
     pub kind: Kind,
-    /// Folder of a checkpoint
+    /// Folder of a checkpoint; without, a policy with random weights
     #[arg(long, value_name = "DIR")]
-    pub checkpoint: PathBuf,
+    pub checkpoint: Option<PathBuf>,
+    /// Width and layers of the decoder without a checkpoint
+    #[arg(long, value_name = "WIDTHxLAYERS", default_value = "256x4", conflicts_with = "checkpoint")]
+    pub shape: String,
+    /// Compute layers again on the way back instead of keeping them
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
     /// Tokens of a picture, or auto
     #[arg(long, default_value = "auto")]
     pub image_tokens: String,
@@ -71,7 +80,7 @@ pub struct StepArgs {
     #[arg(long, default_value_t = 2)]
     pub threads: usize,
     /// Run a peer in turn with us, A B A B, and print the ratio pair by pair
-    #[arg(long, requires = "python")]
+    #[arg(long, requires = "python", requires = "checkpoint", conflicts_with = "gradient_checkpointing")]
     pub versus: Option<Peer>,
     /// Python with the packages of benches/peers/requirements.txt
     #[arg(long)]
@@ -85,13 +94,12 @@ pub struct StepArgs {
 }
 
 impl StepArgs {
+    /// What both sides are told.
     fn sizes(&self) -> Vec<String> {
-        let mut sizes = vec![
-            "--checkpoint".to_owned(),
-            self.checkpoint.display().to_string(),
-            "--image-tokens".to_owned(),
-            self.image_tokens.clone(),
-        ];
+        let mut sizes = vec!["--image-tokens".to_owned(), self.image_tokens.clone()];
+        if let Some(checkpoint) = &self.checkpoint {
+            sizes.extend(["--checkpoint".to_owned(), checkpoint.display().to_string()]);
+        }
         for (name, value) in [
             ("--prompts", self.prompts),
             ("--group", self.group),
@@ -113,6 +121,12 @@ pub fn run_step(root: &Path, args: &StepArgs) -> Result<()> {
     let us = || {
         let mut command = alone(&kyoka);
         command.args(["bench", ours, "--json"]).args(args.sizes());
+        if args.checkpoint.is_none() {
+            command.args(["--shape", &args.shape]);
+        }
+        if args.gradient_checkpointing {
+            command.arg("--gradient-checkpointing");
+        }
         command.env("RAYON_NUM_THREADS", args.threads.to_string());
         last_json(command)
     };
@@ -156,7 +170,7 @@ pub fn run_step(root: &Path, args: &StepArgs) -> Result<()> {
 
 /// A command in a scheduling group of its own, weighted above everything else where that is allowed: otherwise a build
 /// in another terminal takes half of each core, whatever its niceness.
-fn alone(program: &Path) -> Command {
+pub fn alone(program: &Path) -> Command {
     if !cfg!(target_os = "linux") {
         return Command::new(program);
     }
@@ -167,7 +181,7 @@ fn alone(program: &Path) -> Command {
 }
 
 /// The last line that a command prints, as JSON.
-fn last_json(mut command: Command) -> Result<Value> {
+pub fn last_json(mut command: Command) -> Result<Value> {
     let what = format!("{command:?}");
     let output = command.stderr(Stdio::inherit()).output().with_context(|| what.clone())?;
     if !output.status.success() {
@@ -178,7 +192,7 @@ fn last_json(mut command: Command) -> Result<Value> {
     serde_json::from_str(last).with_context(|| format!("{what}: the last line is no JSON: {last}"))
 }
 
-fn lines(result: &Value) -> String {
+pub fn lines(result: &Value) -> String {
     let fields = result.as_object().into_iter().flatten();
     fields.map(|(name, value)| format!("{name:<24} {value}")).collect::<Vec<_>>().join("\n")
 }

@@ -12,6 +12,8 @@ pub(super) struct Rows<'a> {
     groups: &'a [JudgedGroup<'a>],
     first_row: Vec<usize>,
     token_budget: usize,
+    /// Whether layers are computed again on the way back.
+    recompute: bool,
 }
 
 /// A completion of a micro-batch.
@@ -29,12 +31,17 @@ pub(super) struct MicroBatch<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub fn new(groups: &'a [JudgedGroup<'a>], token_budget: usize) -> Self {
+    pub fn new(groups: &'a [JudgedGroup<'a>], token_budget: usize, recompute: bool) -> Self {
         let first = groups.iter().scan(0, |next, group| {
             *next += group.rollouts.len();
             Some(*next - group.rollouts.len())
         });
-        Self { groups, first_row: first.collect(), token_budget }
+        Self { groups, first_row: first.collect(), token_budget, recompute }
+    }
+
+    /// Whether layers are computed again on the way back.
+    pub fn recompute(&self) -> bool {
+        self.recompute
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &'a Rollout> {

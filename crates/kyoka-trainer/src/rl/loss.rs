@@ -11,7 +11,7 @@ use kyoka_algorithms::{
 use kyoka_core::{CausalLm, Metrics, PolicyLossInput};
 
 use super::batch::{Credited, MicroBatch, Row, Rows};
-use crate::{Critic, TrainableLm};
+use crate::{Critic, Pass, PassKind, TrainableLm};
 
 /// Sums over the tokens of a step.
 #[derive(Default)]
@@ -63,29 +63,33 @@ impl<M: TrainableLm> Objective<'_, M> {
         let mut sums = Sums::default();
         let trains = |row: usize| self.shared.is_some() || self.credited.trains(row, self.algorithm);
         for batch in rows.micro_batches(trains) {
-            let scored = self.score(&batch);
+            let kind = PassKind { with_hidden: self.reads_hidden(), recompute: rows.recompute() };
+            let mut pass = Pass::new(self.model, &batch.packed, kind);
+            let scored = self.score(&batch, (pass.logprobs.clone(), pass.hidden.take()));
             let loss = self.loss(&scored, &mut sums);
             sums.loss += scalar(&loss);
             let mut gradients = loss.backward();
+            drop(scored);
             if let Some((critic, _)) = self.shared {
                 head.accumulate(critic, GradientsParams::from_module(&mut gradients, critic));
             }
-            policy.accumulate(self.model, GradientsParams::from_grads(gradients, self.model));
+            pass.accumulate(gradients, (self.model, &mut policy));
         }
         self.report(&sums, metrics);
         let head = self.shared.is_some().then(|| head.grads());
         PolicyGradients { loss: sums.loss, policy: policy.grads(), head }
     }
 
-    fn score<'a, 'b>(&self, batch: &'b MicroBatch<'a>) -> Scored<'a, 'b> {
-        let reads_hidden =
-            self.shared.is_some() || self.algorithm.entropy.is_some() || self.full_divergence();
-        let (policy_logprobs, hidden) = if reads_hidden {
-            let (logprobs, hidden) = self.model.score_with_hidden(&batch.packed);
-            (logprobs, Some(hidden))
-        } else {
-            (self.model.score(&batch.packed), None)
-        };
+    /// Whether the loss reads the rows that the logits come from.
+    fn reads_hidden(&self) -> bool {
+        self.shared.is_some() || self.algorithm.entropy.is_some() || self.full_divergence()
+    }
+
+    fn score<'a, 'b>(
+        &self,
+        batch: &'b MicroBatch<'a>,
+        (policy_logprobs, hidden): (Tensor<2>, Option<Tensor<3>>),
+    ) -> Scored<'a, 'b> {
         let device = policy_logprobs.device().without_autodiff();
         let credited = self.credited;
         let loss_mask = batch.mask(&device, &|row, t| credited.mask[row.number][t]);
@@ -213,8 +217,11 @@ pub(super) fn critic_gradients<M: TrainableLm>(
     let mut accumulator = GradientsAccumulator::new();
     let mut total = 0.0;
     for batch in rows.micro_batches(|row| credited.weights[row] > 0.0) {
-        let values = match &critic.trunk {
-            Some(trunk) => critic.values(trunk.score_with_hidden(&batch.packed).1),
+        let kind = PassKind { with_hidden: true, recompute: rows.recompute() };
+        let mut pass = critic.trunk.as_ref().map(|trunk| Pass::new(trunk, &batch.packed, kind));
+        let own = pass.as_mut().and_then(|pass| pass.hidden.take());
+        let values = match own {
+            Some(hidden) => critic.values(hidden),
             None => critic.values(model.score_with_hidden(&batch.packed).1.detach()),
         };
         let device = values.device().without_autodiff();
@@ -226,7 +233,10 @@ pub(super) fn critic_gradients<M: TrainableLm>(
         let loss = (losses * batch.table(&device, &weight)).sum();
         total += scalar(&loss);
         let gradients = (loss * settings.value_coef).backward();
-        accumulator.accumulate(critic, GradientsParams::from_grads(gradients, critic));
+        match pass {
+            Some(pass) => pass.accumulate(gradients, (critic, &mut accumulator)),
+            None => accumulator.accumulate(critic, GradientsParams::from_grads(gradients, critic)),
+        }
     }
     (total, accumulator.grads())
 }

@@ -234,7 +234,7 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         for item in &replayed {
             groups.push(item.group(&self.samples[item.row], self.prompt(item.row, &item.place)?));
         }
-        let rows = Rows::new(&groups, self.config.tokens_per_micro_batch);
+        let rows = Rows::new(&groups, self.config.tokens_per_micro_batch, session.gradient_checkpointing);
         let pretraining = self.algorithm.critic.is_some_and(|critic| step < critic.pretrain_steps);
         let state = StepState {
             algorithm: &self.algorithm,

@@ -1,0 +1,60 @@
+//! A scored micro-batch on its way to gradients, with or without recomputation.
+
+use burn::{
+    module::Module,
+    optim::{GradientsAccumulator, GradientsParams},
+    tensor::{Gradients, Tensor},
+};
+use kyoka_core::{CutScore, PackedGroup};
+
+use crate::TrainableLm;
+
+/// How a pass is run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PassKind {
+    /// Whether the loss reads hidden rows.
+    pub with_hidden: bool,
+    /// Whether layers are computed again on the way back instead of kept.
+    pub recompute: bool,
+}
+
+/// Log-probabilities of a micro-batch, and what the way back from a loss of them needs.
+pub(crate) struct Pass<'a, M: TrainableLm> {
+    model: &'a M,
+    groups: &'a [PackedGroup<'a>],
+    /// `[R, T]`; padding holds 0.
+    pub logprobs: Tensor<2>,
+    /// `[R, T, D]`, if asked for.
+    pub hidden: Option<Tensor<3>>,
+    saved: Option<M::Saved>,
+}
+
+impl<'a, M: TrainableLm> Pass<'a, M> {
+    pub fn new(model: &'a M, groups: &'a [PackedGroup<'a>], kind: PassKind) -> Self {
+        if kind.recompute {
+            let CutScore { logprobs, hidden, saved } = model.score_cut(groups, kind.with_hidden);
+            return Self { model, groups, logprobs, hidden, saved: Some(saved) };
+        }
+        let (logprobs, hidden) = match kind.with_hidden {
+            true => {
+                let (logprobs, hidden) = model.score_with_hidden(groups);
+                (logprobs, Some(hidden))
+            }
+            false => (model.score(groups), None),
+        };
+        Self { model, groups, logprobs, hidden, saved: None }
+    }
+
+    /// Adds the gradients of the model's parameters to those of `module`, which the model is or is part of.
+    pub fn accumulate<N: Module>(
+        self,
+        mut gradients: Gradients,
+        (module, accumulator): (&N, &mut GradientsAccumulator<N>),
+    ) {
+        if let Some(saved) = self.saved {
+            let mut take = |part: GradientsParams| accumulator.accumulate(module, part);
+            self.model.backward_cut(self.groups, saved, &mut gradients, &mut take);
+        }
+        accumulator.accumulate(module, GradientsParams::from_grads(gradients, module));
+    }
+}

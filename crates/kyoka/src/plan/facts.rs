@@ -1,0 +1,196 @@
+//! What a plan knows of a recipe: sizes, lengths of its rows, weight of its media.
+
+use std::collections::BTreeSet;
+
+use kyoka_core::{Modality, Part, Sample};
+use kyoka_trainer::{PackItem, SftConfig, Task};
+
+use super::{
+    phases::{Batch, EVAL_PROMPTS, Knobs, Others, Phase, sampling, training},
+    sizes::{PolicySizes, TowerRows, media_of},
+};
+use crate::{Error, preparing::Prepared};
+
+/// Rows whose media are decoded to learn their size.
+const DECODED_ROWS: usize = 4;
+
+/// Memory for decoded media of one kind.
+const STORE_BYTES: usize = 1 << 29;
+
+/// How much longer sampled completions are expected to be than worked ones.
+const LONGER_THAN_WORKED: f64 = 1.1;
+
+pub(super) struct Facts<'a> {
+    prepared: &'a Prepared,
+    pub sizes: PolicySizes,
+    pub media_store_bytes: usize,
+}
+
+impl<'a> Facts<'a> {
+    pub fn of(prepared: &'a Prepared) -> Result<Self, Error> {
+        let sizes = PolicySizes::new(&prepared.config);
+        Ok(Self { prepared, sizes, media_store_bytes: store_bytes(prepared)? })
+    }
+
+    pub fn tokens_per_micro_batch(&self) -> usize {
+        let settings = &self.prepared.settings;
+        let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten();
+        let budgets = sft.map(|sft| sft.tokens_per_micro_batch);
+        budgets.chain(settings.rl.iter().map(|rl| rl.tokens_per_micro_batch)).max().unwrap_or(0)
+    }
+
+    /// All phases of the recipe; `at_limit` says whether completions run to their limit.
+    pub fn phases(&self, knobs: Knobs, at_limit: bool) -> Vec<Phase> {
+        let settings = &self.prepared.settings;
+        let sizes = &self.sizes;
+        let mut phases = Vec::new();
+        let sft = [("sft", &settings.sft), ("sft_continued", &settings.sft_continued)];
+        for (name, config) in sft {
+            if let Some(config) = config {
+                let own = self.own_knobs(knobs, config.tokens_per_micro_batch);
+                let batch = self.worked(config, at_limit);
+                phases.push(training(name, sizes, &batch, own, Others::default()));
+            }
+        }
+        let mut others = Others::default();
+        if let Some(rl) = &settings.rl {
+            let algorithm = rl.algorithm.resolve().build(rl.group_size).ok();
+            if let Some(algorithm) = algorithm {
+                others = Others {
+                    reference: algorithm.kl.is_some(),
+                    critic: algorithm.critic.is_some(),
+                    entropy: algorithm.entropy.is_some(),
+                };
+            }
+            let capacity = rl.sampling.max_new_tokens;
+            let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
+            let batch = self.sampled((&rl.data, at_limit), rl.prompts_per_step, rl.group_size, new_tokens);
+            let own = self.own_knobs(knobs, rl.tokens_per_micro_batch);
+            phases.push(sampling("rollout", sizes, &batch, capacity, (own, others)));
+            phases.push(training("train", sizes, &batch, own, others));
+        }
+        for split in &settings.eval.splits {
+            let rows = match settings.eval.max_rows {
+                0 => self.prepared.splits[split].len(),
+                rows => rows.min(self.prepared.splits[split].len()),
+            };
+            let capacity = settings.eval.max_new_tokens;
+            let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
+            let batch = self.sampled((split, at_limit), rows.min(EVAL_PROMPTS), 1, new_tokens);
+            phases.push(sampling("eval", sizes, &batch, capacity, (knobs, others)));
+        }
+        phases
+    }
+
+    /// A stage's own budget of tokens, unless the knobs say less.
+    fn own_knobs(&self, knobs: Knobs, budget: usize) -> Knobs {
+        Knobs { tokens_per_micro_batch: budget.min(knobs.tokens_per_micro_batch), ..knobs }
+    }
+
+    /// Length of a sampled completion: about that of the worked ones, where the policy has learned from such.
+    fn expected_tokens(&self, limit: usize) -> usize {
+        let Some(sft) = &self.prepared.settings.sft else { return limit };
+        let lengths = self.prepared.splits[&sft.data].iter().filter_map(|sample| self.target_len(sample));
+        let (mut sum, mut count) = (0, 0);
+        lengths.for_each(|len| {
+            sum += len;
+            count += 1;
+        });
+        let mean = sum as f64 / f64::from(count.max(1)) * LONGER_THAN_WORKED;
+        (mean.ceil() as usize).clamp(1, limit)
+    }
+
+    fn target_len(&self, sample: &Sample) -> Option<usize> {
+        self.prepared.task.target(sample).ok().map(|ids| ids.len())
+    }
+
+    fn prompt_len(&self, sample: &Sample) -> usize {
+        self.prepared.task.prompt_len(sample).unwrap_or(0)
+    }
+
+    /// A batch of worked completions: rows spread over all lengths, or the longest ones.
+    fn worked(&self, config: &SftConfig, at_limit: bool) -> Batch {
+        let samples = &self.prepared.splits[&config.data];
+        let item = |sample: &Sample| PackItem {
+            prompt_len: self.prompt_len(sample),
+            completion_lens: vec![self.target_len(sample).unwrap_or(1)],
+        };
+        let mut items: Vec<PackItem> = samples.iter().map(item).collect();
+        items.sort_by_key(|item| item.prompt_len + item.completion_lens[0]);
+        self.batch(samples, chosen(&items, config.batch_size, at_limit))
+    }
+
+    /// A batch of prompts with completions of one length: prompts spread over all lengths, or the longest ones.
+    fn sampled(
+        &self,
+        (split, at_limit): (&str, bool),
+        prompts: usize,
+        group: usize,
+        new_tokens: usize,
+    ) -> Batch {
+        let samples = &self.prepared.splits[split];
+        let item = |sample: &Sample| PackItem {
+            prompt_len: self.prompt_len(sample),
+            completion_lens: vec![new_tokens; group],
+        };
+        let mut items: Vec<PackItem> = samples.iter().map(item).collect();
+        items.sort_by_key(|item| item.prompt_len);
+        self.batch(samples, chosen(&items, prompts, at_limit))
+    }
+
+    fn batch(&self, samples: &[Sample], items: Vec<PackItem>) -> Batch {
+        let (rows, media_bytes) = self.media(samples);
+        Batch { items, rows, media_bytes }
+    }
+
+    /// Rows in the towers and bytes of a prompt's media, in the mean of a few.
+    fn media(&self, samples: &[Sample]) -> (TowerRows, usize) {
+        let decoded: Vec<(TowerRows, usize)> = spread(samples, DECODED_ROWS)
+            .filter_map(|sample| self.prepared.task.prompt(sample, None).ok())
+            .map(|prompt| media_of(&self.prepared.config, &prompt))
+            .collect();
+        let mean = |value: &dyn Fn(&(TowerRows, usize)) -> usize| {
+            decoded.iter().map(value).sum::<usize>().div_ceil(decoded.len().max(1))
+        };
+        let rows = TowerRows { image: mean(&|(rows, _)| rows.image), audio: mean(&|(rows, _)| rows.audio) };
+        (rows, mean(&|(_, bytes)| *bytes))
+    }
+}
+
+/// `count` of the items (again from the start if there are fewer), spread over all, or the last ones.
+fn chosen(items: &[PackItem], count: usize, last: bool) -> Vec<PackItem> {
+    if items.is_empty() {
+        return Vec::new();
+    }
+    let place = |i: usize| match last {
+        true => items.len() - 1 - i % items.len(),
+        false => (2 * i + 1) * items.len() / (2 * count.max(1)) % items.len(),
+    };
+    (0..count).map(|i| items[place(i)].clone()).collect()
+}
+
+/// About `count` items, spread over all.
+fn spread<T>(items: &[T], count: usize) -> impl Iterator<Item = &T> {
+    items.iter().step_by((items.len() / count.max(1)).max(1)).take(count)
+}
+
+/// Bytes of all distinct media files once they are decoded, from the size of a few.
+fn store_bytes(prepared: &Prepared) -> Result<usize, Error> {
+    let mut total = 0;
+    for modality in [Modality::Image, Modality::Audio] {
+        let media = prepared.splits.values().flatten().flat_map(|sample| &sample.parts);
+        let paths = media.filter_map(|part| match part {
+            Part::Media(media) if media.modality == modality => Some(&media.path),
+            _ => None,
+        });
+        let paths: Vec<_> = paths.collect::<BTreeSet<_>>().into_iter().collect();
+        let mut few = Vec::new();
+        for path in spread(&paths, DECODED_ROWS) {
+            let bytes = std::fs::read(path).map_err(|error| Error::file(path.as_path(), error))?;
+            few.extend(prepared.task.decoded_bytes(modality, &bytes));
+        }
+        let mean = few.iter().sum::<usize>() / few.len().max(1);
+        total += (mean * paths.len()).min(STORE_BYTES);
+    }
+    Ok(total)
+}
