@@ -21,8 +21,8 @@ pub type DecodeText = Box<dyn Fn(&[u32]) -> String + Send + Sync>;
 pub struct LocalEngine<M> {
     /// The policy, without gradients.
     pub model: M,
-    /// The token that ends a completion.
-    pub end_id: u32,
+    /// The tokens that end a completion.
+    pub end_ids: Vec<u32>,
     /// Tokens that are never drawn: media placeholders and other special tokens.
     pub banned_ids: Vec<u32>,
     /// Needed only when stop texts are used.
@@ -47,7 +47,7 @@ impl<M: CausalLm> LocalEngine<M> {
     /// An engine that bans `banned_ids` and ends at `end_id`.
     pub fn new(model: M, end_id: u32, banned_ids: Vec<u32>) -> Self {
         let draw_on_device = !model.is_on_host();
-        Self { model, end_id, banned_ids, decode_text: None, max_rows: 512, draw_on_device }
+        Self { model, end_ids: vec![end_id], banned_ids, decode_text: None, max_rows: 512, draw_on_device }
     }
 
     fn check(&self, request: &RolloutRequest<'_>) -> Result<(), RolloutError> {
@@ -75,14 +75,14 @@ impl<M: CausalLm> LocalEngine<M> {
 struct Stepper<'a> {
     sampling: &'a SamplingConfig,
     banned_ids: &'a [u32],
-    end_id: u32,
+    end_ids: &'a [u32],
     decode_text: Option<&'a DecodeText>,
 }
 
 impl<'a> Stepper<'a> {
     fn new<M>(engine: &'a LocalEngine<M>, sampling: &'a SamplingConfig) -> Self {
-        let LocalEngine { banned_ids, end_id, decode_text, .. } = engine;
-        Self { sampling, banned_ids, end_id: *end_id, decode_text: decode_text.as_ref() }
+        let LocalEngine { banned_ids, end_ids, decode_text, .. } = engine;
+        Self { sampling, banned_ids, end_ids, decode_text: decode_text.as_ref() }
     }
 
     /// Draws the next token of a row from its logits.
@@ -96,7 +96,7 @@ impl<'a> Stepper<'a> {
         let Drawn { token, logprob } = drawn.ok_or(RolloutError::NotFinite { index: row.prompt })?;
         row.token_ids.push(token);
         row.logprobs.push(logprob);
-        if token == self.end_id {
+        if self.end_ids.contains(&token) {
             return Ok(Some(StopReason::EndToken));
         }
         if let (false, Some(decode)) = (sampling.stop.is_empty(), self.decode_text) {

@@ -192,7 +192,9 @@ impl CheckpointStore {
             }
             fs::create_dir_all(&aside)?;
             for (file, bytes) in files {
-                let mut out = fs::File::create(aside.join(file))?;
+                let file = aside.join(file);
+                fs::create_dir_all(file.parent().unwrap_or(&aside))?;
+                let mut out = fs::File::create(file)?;
                 std::io::Write::write_all(&mut out, bytes)?;
                 out.sync_all()?;
             }

@@ -33,6 +33,6 @@ pub use reward_model::{RewardModelConfig, RewardModelStage, load_reward_model};
 pub(crate) use pass::{Pass, PassKind};
 pub use rl::{RlConfig, RlStage};
 pub use schedule::{LearningRate, Schedule};
-pub use session::{Observer, SampleRecord, Session, Stage, StepReport};
+pub use session::{Observer, SampleRecord, Session, Stage, StepReport, TrainableFn};
 pub use sft::{SftConfig, SftStage};
 pub use task::{EngineFactory, Task, TaskError, TrainableLm};

@@ -131,9 +131,14 @@ pub struct Session<M: TrainableLm> {
     pub gradient_checkpointing: bool,
     /// Where checkpoints go.
     pub checkpoints: CheckpointStore,
+    /// Which parameters a stage trains: gives the model back with those tracked and the others not.
+    pub trainable: Option<TrainableFn<M>>,
     /// What the stage under way had to remember, with the file it came from.
     stage_state: Option<(PathBuf, Vec<u8>)>,
 }
+
+/// From a stage's name and the model to the model as the stage trains it; an error says what is wrong.
+pub type TrainableFn<M> = Box<dyn Fn(&'static str, M) -> Result<M, String>>;
 
 /// Evaluates the policy on every watched split. The first one's accuracy decides what is best.
 type EvaluateFn<'a, M> = &'a dyn Fn(&M) -> Result<Vec<EvalReport>, TrainError>;
@@ -151,6 +156,7 @@ impl<M: TrainableLm> Session<M> {
             stop: Arc::default(),
             gradient_checkpointing: false,
             checkpoints,
+            trainable: None,
             stage_state: None,
         }
     }
@@ -183,6 +189,11 @@ impl<M: TrainableLm> Session<M> {
             return Ok(());
         }
         let (_, settings) = stage.optimization();
+        if let Some(trainable) = &self.trainable {
+            let expected = "parameters of the policy, and some left to train";
+            let refused = |got| TrainError::Config { field: "model.freeze", expected, got };
+            self.model = trainable(stage.name(), self.model.clone()).map_err(refused)?;
+        }
         if self.progress.stage < index || !self.progress.started {
             let Progress { best, elapsed_s, ref phase_s, .. } = self.progress;
             self.progress = Progress {

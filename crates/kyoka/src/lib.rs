@@ -9,6 +9,8 @@ mod device;
 mod device_check;
 mod error;
 mod evaluating;
+mod exporting;
+mod freezing;
 mod generating;
 mod learned_reward;
 mod plan;
@@ -31,10 +33,12 @@ pub use checking::{CheckedData, check_data};
 pub use device::open_device;
 pub use device_check::{Comparison, DEVICE_TOLERANCE, check_device};
 pub use error::Error;
+pub use adapters::{AdapterPlace, Adapters, LoraSettings};
 pub use evaluating::{EvalOptions, evaluate_checkpoint};
+pub use exporting::{ExportDtype, ExportOptions, Exported, export};
 pub use generating::{GenerateOptions, generate};
 pub use plan::{Phase, PhaseBytes, Plan, PlanOptions, Suggestion, plan};
-pub use policy::{AudioConfig, Policy, PolicyConfig, VisionConfig, load_policy};
+pub use policy::{AudioConfig, Policy, PolicyConfig, Source, VisionConfig, load_policy};
 pub use pretrained::{
     Placeholders, Pretrained, PretrainedTower, is_known_family, load_audio_encoder, load_image_encoder, load_pretrained,
 };

@@ -1,6 +1,9 @@
 //! The registry of models: configurations, fresh weights, saved weights.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use burn::tensor::Device;
 use kyoka_audio::{LogMelConfig, WhisperConfig, WhisperEncoder};
@@ -14,7 +17,7 @@ use kyoka_text::Tokenizer;
 use kyoka_trainer::load_weights;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, adapters::Adapters};
 
 /// A policy that sees through a vision transformer and hears through a Whisper encoder.
 pub type Policy = MultimodalLm<ImageEncoder, WhisperEncoder>;
@@ -56,10 +59,26 @@ pub struct PolicyConfig {
     /// How the tokens of a prompt are numbered.
     #[serde(default)]
     pub positions: PositionScheme,
-    /// `config.json` of the Hugging Face checkpoint that the policy comes from, if it does.
+    /// The Hugging Face checkpoint that the policy comes from, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<serde_json::Value>,
+    pub source: Option<Source>,
+    /// Low-rank adapters beside its linear maps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapters: Option<Adapters>,
 }
+
+/// Where a policy comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The checkpoint's folder.
+    pub folder: PathBuf,
+    /// Its `config.json`.
+    pub config: serde_json::Value,
+}
+
+/// Folder inside a checkpoint of ours that holds tokenizer, processors and layout of the checkpoint it came from.
+pub(crate) const SOURCE_FOLDER: &str = "source";
 
 impl VisionConfig {
     /// Tokens that every picture takes, where that does not depend on the picture.
@@ -117,7 +136,7 @@ impl PolicyConfig {
 
     /// A decoder without senses.
     pub fn of(decoder: DecoderConfig) -> Self {
-        Self { vision: None, audio: None, decoder, positions: PositionScheme::Plain, source: None }
+        Self { vision: None, audio: None, decoder, positions: PositionScheme::Plain, source: None, adapters: None }
     }
 
     /// A policy with seeded weights.
@@ -138,7 +157,11 @@ impl PolicyConfig {
             let projector = Projector::new(audio.projector, encoder.d_output(), d_model, init);
             Tower { encoder, projector }
         });
-        Policy::new(image, audio, Decoder::new(&self.decoder, init), self.positions)
+        let mut policy = Policy::new(image, audio, Decoder::new(&self.decoder, init), self.positions);
+        if let Some(adapters) = &self.adapters {
+            adapters.attach(&mut policy, init);
+        }
+        policy
     }
 }
 
@@ -154,6 +177,9 @@ pub fn load_policy(folder: &Path, device: &Device) -> Result<(Policy, PolicyConf
     let text = fs::read(&path).map_err(|error| Error::file(&path, error))?;
     let config: PolicyConfig = serde_json::from_slice(&text).map_err(|error| Error::file(&path, error))?;
     let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
-    let policy = load_weights(&folder.join("model.safetensors"), config.build(0, device))?;
+    let policy = load_weights(
+        &folder.join("model.safetensors"),
+        config.build_with(&mut WeightInit::blank(device)),
+    )?;
     Ok((policy, config, tokenizer))
 }

@@ -8,14 +8,15 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use serde_json::Value;
-use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
+use kyoka_nn::{CheckpointFiles, CheckpointLayout, Fit, WeightInit, WeightRule};
 
 pub use families::{Placeholders, is_known_family};
 pub(crate) use families::{Family, OnDisk, read_family};
 pub(crate) use json::read_json;
 pub use towers::{PretrainedTower, load_audio_encoder, load_image_encoder};
+pub(crate) use towers::{audio_tower_config, image_tower_config};
 
-use crate::{Error, Policy, PolicyConfig};
+use crate::{Error, Policy, PolicyConfig, policy::Source};
 
 /// A policy from a Hugging Face folder.
 pub struct Pretrained {
@@ -31,6 +32,34 @@ pub struct Pretrained {
     pub rules: Vec<WeightRule>,
 }
 
+/// What a folder says of itself, before its weights are read.
+pub(crate) struct Described {
+    pub config: PolicyConfig,
+    pub rules: Vec<WeightRule>,
+    pub json: Value,
+    pub layout: CheckpointLayout,
+}
+
+/// Reads the configuration and the names of the weights.
+///
+/// # Errors
+/// Names the file and the field.
+pub(crate) fn describe(folder: &Path) -> Result<Described, Error> {
+    let path = folder.join("config.json");
+    let json = read_json(&path)?;
+    let files = CheckpointFiles::open(folder)?;
+    let Family { config, rules, .. } = family_of(&json, &files, &path)?;
+    Ok(Described { config, rules, json, layout: files.layout() })
+}
+
+fn family_of(json: &Value, files: &CheckpointFiles, path: &Path) -> Result<Family, Error> {
+    let on_disk = OnDisk {
+        has: &|name| files.info(name).is_some(),
+        same: &|a, b| files.info(a) == files.info(b) && files.bytes(a) == files.bytes(b),
+    };
+    read_family(json, on_disk).map_err(|reason| Error::file(path, reason))
+}
+
 /// Whether a folder holds a Hugging Face checkpoint rather than one of ours.
 pub(crate) fn is_pretrained(folder: &Path) -> bool {
     read_json(&folder.join("config.json")).is_ok_and(|config| config["model_type"].is_string())
@@ -44,17 +73,13 @@ pub fn load_pretrained(folder: &Path, device: &Device) -> Result<Pretrained, Err
     let path = folder.join("config.json");
     let json = read_json(&path)?;
     let files = CheckpointFiles::open(folder)?;
-    let on_disk = OnDisk {
-        has: &|name| files.info(name).is_some(),
-        same: &|a, b| files.info(a) == files.info(b) && files.bytes(a) == files.bytes(b),
-    };
-    let family = read_family(&json, on_disk).map_err(|reason| Error::file(&path, reason))?;
-    let Family { config, rules, unused, placeholders } = family;
+    let Family { config, rules, unused, placeholders } = family_of(&json, &files, &path)?;
     let blank = config.build_with(&mut WeightInit::blank(device));
     let unused = |name: &str| unused.iter().any(|part| part.matches(name));
     let policy = files.load(blank, Fit { unused: &unused, ..Fit::exact(&rules) })?;
     let end_ids = end_ids(folder, &json)?;
-    Ok(Pretrained { policy, config: PolicyConfig { source: Some(json), ..config }, placeholders, end_ids, rules })
+    let source = Source { folder: folder.to_owned(), config: json };
+    Ok(Pretrained { policy, config: PolicyConfig { source: Some(source), ..config }, placeholders, end_ids, rules })
 }
 
 /// The tokens that end a completion: those of `generation_config.json`, or else of the configuration.

@@ -128,3 +128,22 @@ pub fn load_audio_encoder(
     let encoder = files.load(blank, Fit { unused: &unused, ..Fit::exact(&rules) })?;
     Ok(PretrainedTower { encoder, config, rules })
 }
+
+/// Sizes of a vision tower, without its weights.
+pub(crate) fn image_tower_config(folder: &Path) -> Result<VitConfig, Error> {
+    let path = folder.join("config.json");
+    let tower = image_tower(&read_json(&path)?, &|_| true, "").map_err(|reason| Error::file(&path, reason))?;
+    Ok(tower.config)
+}
+
+/// Sizes of Whisper's encoder, and the frames it was trained with.
+pub(crate) fn audio_tower_config(folder: &Path) -> Result<(WhisperConfig, usize), Error> {
+    let path = folder.join("config.json");
+    let json = read_json(&path)?;
+    let fail = |reason: String| Error::file(&path, reason);
+    if json["model_type"] != "whisper" {
+        return Err(fail(unknown(&json, &["whisper"])));
+    }
+    let tower = parse::<AudioTower>(&json).map_err(fail)?;
+    Ok((tower.config(AudioFamily::Whisper).map_err(fail)?, tower.num_frames()))
+}

@@ -156,7 +156,7 @@ fn greedy(model: Pretrained, batch: &Batch, golden: &Golden, checks: &mut Checks
     checks.compare("out.greedy_ids", &ids(&engine)?, &expected("out.greedy_ids")?, Precision::Exact);
     if golden.has("out.greedy_ids_with_eos") {
         let end = golden.notes["greedy_eos_id"].as_u64().context("case.json: greedy_eos_id")?;
-        engine.end_id = end as u32;
+        engine.end_ids = vec![end as u32];
         let name = "out.greedy_ids_with_eos";
         checks.compare(name, &ids(&engine)?, &expected(name)?, Precision::Exact);
     }

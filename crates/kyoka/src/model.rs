@@ -1,0 +1,332 @@
+//! Where a recipe's policy comes from: a named configuration, a Hugging Face checkpoint, or parts of several.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::Device;
+use kyoka_audio::{LogMelConfig, WhisperConfig};
+use kyoka_core::ModalityEncoder;
+use kyoka_fusion::{Decoder, Projector, ProjectorConfig, Tower};
+use kyoka_image::{ImageEncoderConfig, ImageProcessor};
+use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
+use kyoka_text::{ChatTemplate, Tokenizer};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    AudioConfig, Error, LoraSettings, Policy, PolicyConfig, VisionConfig,
+    adapters::{Adapters, modules},
+    policy::{SOURCE_FOLDER, Source},
+    pretrained::{
+        Described, audio_tower_config, describe, image_tower_config, load_audio_encoder, load_image_encoder,
+        load_pretrained, read_json,
+    },
+};
+
+/// Where the policy comes from, and what of it is trained.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModelSettings {
+    /// Name of a configuration that is trained from scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// Folder of a run (its newest checkpoint) or of a checkpoint to start from; fresh weights if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
+    /// Folder of a Hugging Face checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<PathBuf>,
+    /// Folder of a Hugging Face text decoder that gets towers with fresh projectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<PathBuf>,
+    /// Folder of a Hugging Face vision tower, beside a decoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<PathBuf>,
+    /// Folder of a Whisper checkpoint whose encoder hears, beside a decoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<PathBuf>,
+    /// Patches that make one token in a composed policy; a square number. Default 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_fold: Option<usize>,
+    /// Encoder positions that make one token in a composed policy. Default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_fold: Option<usize>,
+    /// Side of the pictures of a composed policy in pixels. Default the tower's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_side: Option<usize>,
+    /// Seconds that sounds are padded or cut to in a composed policy. Default the tower's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_window_s: Option<f64>,
+    /// Parts that keep their weights: `decoder`, `image.encoder`, ..., or patterns of parameter names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
+    /// Further ones in single stages: `sft`, `rl`, ...
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub freeze_in: BTreeMap<String, Vec<String>>,
+    /// Low-rank adapters; the part of the policy that they sit in keeps its weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSettings>,
+}
+
+/// A policy's configuration and text side, before its weights are read.
+pub(crate) struct Opened {
+    pub config: PolicyConfig,
+    pub tokenizer: Tokenizer,
+    pub template: Option<ChatTemplate>,
+    /// Written into every checkpoint, so that it can be used alone.
+    pub files: Vec<(String, Vec<u8>)>,
+    kind: Kind,
+}
+
+enum Kind {
+    Fresh,
+    Pretrained(PathBuf),
+    Composed { decoder: PathBuf, image: Option<PathBuf>, audio: Option<PathBuf>, rules: Vec<WeightRule> },
+}
+
+/// Files of a Hugging Face folder besides its weights.
+const SIDE_FILES: [&str; 13] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+];
+
+impl ModelSettings {
+    /// Refuses settings that contradict each other.
+    fn check(&self) -> Result<(), String> {
+        let ways = [self.config.is_some(), self.checkpoint.is_some(), self.decoder.is_some()];
+        if ways.iter().filter(|&&way| way).count() != 1 {
+            return Err("model: expected one of config, checkpoint and decoder".to_owned());
+        }
+        if self.decoder.is_none() && (self.image.is_some() || self.audio.is_some()) {
+            return Err("model: image and audio stand beside a decoder".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Reads configuration and text side; `dataset` is the folder whose tokenizer a policy from scratch uses.
+    pub fn open(&self, dataset: &Path) -> Result<Opened, Error> {
+        let fail = |reason: String| Error::Recipe { name: "model".to_owned(), reason };
+        self.check().map_err(fail)?;
+        let mut opened = match (&self.config, &self.checkpoint, &self.decoder) {
+            (Some(name), _, _) => from_scratch(name, dataset)?,
+            (_, Some(folder), _) => open_checkpoint(folder)?,
+            (_, _, Some(decoder)) => self.compose(decoder)?,
+            _ => unreachable!("one of the three was checked"),
+        };
+        if let Some(lora) = &self.lora {
+            let rules = opened.rules()?;
+            let mut blank = opened.config.build_with(&mut WeightInit::blank(&Device::default()));
+            let places = modules(&mut blank, &rules);
+            let adapters = Adapters::of(lora.clone(), &places).map_err(|reason| fail(format!("lora.{reason}")))?;
+            opened.config.adapters = Some(adapters);
+        }
+        Ok(opened)
+    }
+
+    fn compose(&self, decoder: &Path) -> Result<Opened, Error> {
+        let Described { config, rules, json, .. } = describe(decoder)?;
+        let mut config = PolicyConfig { source: None, ..config };
+        if let Some(folder) = &self.image {
+            config.vision = Some(self.vision(folder)?);
+        }
+        if let Some(folder) = &self.audio {
+            config.audio = Some(self.hearing(folder)?);
+        }
+        let (tokenizer, ids) = Tokenizer::from_checkpoint(decoder)?.with_media_tokens(config.decoder.vocab_size);
+        let mut json = json;
+        json["image_token_id"] = ids[0].into();
+        json["audio_token_id"] = ids[1].into();
+        let mut files = side_files(decoder)?;
+        let own = [
+            ("config.json", serde_json::to_vec_pretty(&json).expect("it was JSON before")),
+            ("tokenizer.json", tokenizer.to_json().into_bytes()),
+        ];
+        for (name, bytes) in own {
+            let name = format!("{SOURCE_FOLDER}/{name}");
+            files.retain(|(other, _)| *other != name);
+            files.push((name, bytes));
+        }
+        let template = ChatTemplate::from_folder(decoder)?;
+        let kind = Kind::Composed {
+            decoder: decoder.to_owned(),
+            image: self.image.clone(),
+            audio: self.audio.clone(),
+            rules,
+        };
+        Ok(Opened { config, tokenizer, template, files, kind })
+    }
+
+    fn vision(&self, folder: &Path) -> Result<VisionConfig, Error> {
+        let mut encoder = image_tower_config(folder)?;
+        let fold = self.image_fold.unwrap_or(16);
+        let side = self.image_side.unwrap_or(224);
+        let patch = encoder.patch_size;
+        let columns = side / patch;
+        if !side.is_multiple_of(patch) || fold.isqrt().pow(2) != fold || !columns.is_multiple_of(fold.isqrt().max(1)) {
+            let reason = format!(
+                "image_side and image_fold: expected whole patches of {patch} that fold in squares, got {side} and {fold}"
+            );
+            return Err(Error::Recipe { name: "model".to_owned(), reason });
+        }
+        let processor = ImageProcessor::from_folder(folder)?.with_side(side);
+        // The learned positions keep their own size; pictures are laid over them.
+        encoder.class_token |= false;
+        Ok(VisionConfig {
+            processor,
+            encoder: ImageEncoderConfig::Vit(encoder),
+            projector: ProjectorConfig { grid_columns: Some(columns), ..ProjectorConfig::mlp(fold) },
+        })
+    }
+
+    fn hearing(&self, folder: &Path) -> Result<AudioConfig, Error> {
+        let (encoder, frames): (WhisperConfig, usize) = audio_tower_config(folder)?;
+        let usual = LogMelConfig::new(encoder.num_mels, frames as f64 / 100.0);
+        let processor = match self.audio_window_s {
+            None => usual,
+            Some(seconds) if seconds > 0.0 && seconds * 100.0 <= frames as f64 => {
+                LogMelConfig::new(encoder.num_mels, seconds)
+            }
+            Some(seconds) => {
+                let reason = format!("audio_window_s: expected up to {}, got {seconds}", frames as f64 / 100.0);
+                return Err(Error::Recipe { name: "model".to_owned(), reason });
+            }
+        };
+        let projector = ProjectorConfig::mlp(self.audio_fold.unwrap_or(10));
+        Ok(AudioConfig { processor, encoder, projector })
+    }
+}
+
+fn from_scratch(name: &str, dataset: &Path) -> Result<Opened, Error> {
+    let path = dataset.join("tokenizer.json");
+    let json = fs::read(&path).map_err(|error| Error::file(&path, error))?;
+    let tokenizer = Tokenizer::from_bytes(&json)?;
+    let config = PolicyConfig::named(name, tokenizer.vocab_size())?;
+    let files = vec![("tokenizer.json".to_owned(), json)];
+    Ok(Opened { config, tokenizer, template: None, files, kind: Kind::Fresh })
+}
+
+/// A Hugging Face folder.
+pub(crate) fn open_checkpoint(folder: &Path) -> Result<Opened, Error> {
+    let Described { mut config, json, layout, .. } = describe(folder)?;
+    let tokenizer = Tokenizer::from_checkpoint(folder)?;
+    tokenizer.check_fits(config.decoder.vocab_size)?;
+    if let Some(vision) = &mut config.vision {
+        vision.processor = ImageProcessor::from_folder(folder)?;
+    }
+    if let Some(audio) = &mut config.audio {
+        audio.processor = LogMelConfig::from_folder(folder)?;
+    }
+    let folder = fs::canonicalize(folder).map_err(|error| Error::file(folder, error))?;
+    config.source = Some(Source { folder: folder.clone(), config: json });
+    let mut files = side_files(&folder)?;
+    let layout = serde_json::to_vec(&layout).expect("names and sizes serialise");
+    files.push((format!("{SOURCE_FOLDER}/layout.json"), layout));
+    let template = ChatTemplate::from_folder(&folder)?;
+    Ok(Opened { config, tokenizer, template, files, kind: Kind::Pretrained(folder) })
+}
+
+fn side_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let mut files = Vec::new();
+    for name in SIDE_FILES {
+        let path = folder.join(name);
+        if path.is_file() {
+            let bytes = fs::read(&path).map_err(|error| Error::file(&path, error))?;
+            files.push((format!("{SOURCE_FOLDER}/{name}"), bytes));
+        }
+    }
+    Ok(files)
+}
+
+impl Opened {
+    /// How parameters are made of tensors on disk, where they are.
+    fn rules(&self) -> Result<Vec<WeightRule>, Error> {
+        match &self.kind {
+            Kind::Fresh => Ok(Vec::new()),
+            Kind::Pretrained(folder) => Ok(describe(folder)?.rules),
+            Kind::Composed { rules, .. } => Ok(rules.clone()),
+        }
+    }
+
+    /// The policy with its weights; what no checkpoint gives is drawn from `seed`.
+    pub fn policy(&self, seed: u64, device: &Device) -> Result<Policy, Error> {
+        let mut init = WeightInit::new(seed, device);
+        let mut policy = match &self.kind {
+            Kind::Fresh => return Ok(self.config.build(seed, device)),
+            Kind::Pretrained(folder) => load_pretrained(folder, device)?.policy,
+            Kind::Composed { decoder, image, audio, rules } => {
+                self.composed([image, audio], (decoder, rules), &mut init)?
+            }
+        };
+        if let Some(adapters) = &self.config.adapters {
+            adapters.attach(&mut policy, &mut init);
+        }
+        Ok(policy)
+    }
+
+    fn composed(
+        &self,
+        [image, audio]: [&Option<PathBuf>; 2],
+        (folder, rules): (&Path, &[WeightRule]),
+        init: &mut WeightInit,
+    ) -> Result<Policy, Error> {
+        let device = init.device().clone();
+        let d_model = self.config.decoder.d_model;
+        let image = match image.as_ref().zip(self.config.vision.as_ref()) {
+            Some((folder, vision)) => {
+                let encoder = load_image_encoder(folder, &device)?.encoder;
+                let projector = Projector::new(vision.projector, encoder.d_output(), d_model, init);
+                Some(Tower { encoder, projector })
+            }
+            None => None,
+        };
+        let audio = match audio.as_ref().zip(self.config.audio.as_ref()) {
+            Some((folder, hearing)) => {
+                let encoder = load_audio_encoder(folder, &device)?.encoder;
+                let projector = Projector::new(hearing.projector, encoder.d_output(), d_model, init);
+                Some(Tower { encoder, projector })
+            }
+            None => None,
+        };
+        let blank = Decoder::new(&self.config.decoder, &mut WeightInit::blank(&device));
+        let own: Vec<WeightRule> = rules
+            .iter()
+            .filter_map(|rule| {
+                let parameter = rule.parameter.strip_prefix("decoder.")?.to_owned();
+                Some(WeightRule { parameter, ..rule.clone() })
+            })
+            .collect();
+        let files = CheckpointFiles::open(folder)?;
+        let unused = |_: &str| true;
+        let decoder = files.load(blank, Fit { unused: &unused, ..Fit::exact(&own) })?;
+        Ok(Policy::new(image, audio, decoder, self.config.positions))
+    }
+}
+
+/// The tokenizer and the template of a checkpoint of ours.
+pub(crate) fn text_side(folder: &Path) -> Result<(Tokenizer, Option<ChatTemplate>), Error> {
+    let source = folder.join(SOURCE_FOLDER);
+    if source.is_dir() {
+        return Ok((Tokenizer::from_checkpoint(&source)?, ChatTemplate::from_folder(&source)?));
+    }
+    Ok((Tokenizer::from_file(&folder.join("tokenizer.json"))?, None))
+}
+
+/// Whether a folder holds a Hugging Face checkpoint rather than one of ours.
+pub(crate) fn is_hugging_face(folder: &Path) -> bool {
+    let config: Value = read_json(&folder.join("config.json")).unwrap_or_default();
+    config["model_type"].is_string()
+}
