@@ -87,8 +87,8 @@ fn faulty_pairs_and_settings_are_refused_with_their_place() {
     assert!(message.contains("mine/pairs.jsonl:2: rejected: expected a completion"), "{message}");
     let message = refused(&pair(0, &"bag ".repeat(600), BAD), &stage("'dpo'"));
     assert!(message.contains("pairs.jsonl:1: chosen") && message.contains("512 positions"), "{message}");
-    let message = refused(&good, &stage("'dop'"));
-    assert!(message.contains("did you mean `dpo`?"), "{message}");
+    let message = refused(&good, &stage("'ktoo'"));
+    assert!(message.contains("did you mean `kto`?"), "{message}");
     let message = refused(&good, &stage("{ preset = 'kto', beta = 0.0 }"));
     assert!(message.contains("beta: expected a number above 0, got 0"), "{message}");
     let message = refused(&good, &stage("{ preset = 'kto', label_smoothing = 0.1 }"));

@@ -148,6 +148,16 @@ pub enum RolloutError {
         /// Place in the request.
         index: usize,
     },
+    /// The engine did not say how likely its tokens were, which every update needs.
+    #[error("prompt {index}: expected {expected} log-probabilities of the tokens of a completion, got {got}")]
+    MissingLogprobs {
+        /// Place in the request.
+        index: usize,
+        /// Tokens of the completion.
+        expected: usize,
+        /// Log-probabilities that came.
+        got: usize,
+    },
     /// The model gave logits that are not finite.
     #[error("prompt {index}: the model's logits are not finite (NaN or infinite weights?)")]
     NotFinite {

@@ -8,14 +8,14 @@ use kyoka::{
     algorithms::{AlgorithmConfig, AlgorithmOverrides, Preset},
     core::{
         AudioInput, Completion, ImageInput, Metrics, Prompt, Reward, RewardContext, RewardError, RewardFn,
-        Rollout, RolloutEngine, Sample, SamplingConfig,
+        Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, Sample, SamplingConfig,
     },
     data::PreferenceRow,
     fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder},
     nn::WeightInit,
     rollout::LocalEngine,
     trainer::{
-        AdamWConfig, CheckpointPolicy, CheckpointStore, EvalReport, LearningRate, Observer, PreferenceStage,
+        AdamWConfig, CheckpointPolicy, CheckpointStore, EngineFactory, EvalReport, LearningRate, Observer, PreferenceStage,
         PreferenceStageConfig, RewardModelConfig, RewardModelStage, RlConfig, RlStage, Schedule, Session,
         StepReport, Task, TaskError, TrainError, load_reward_model,
     },
@@ -324,7 +324,7 @@ learns! {
 
 #[test]
 fn settings_besides_the_preset_train_too() {
-    let settings: [(&str, AlgorithmOverrides); 14] = [
+    let settings: [(&str, AlgorithmOverrides); 17] = [
         ("shared critic", toml::from_str("preset = 'ppo'\ncritic = 'shared'").unwrap()),
         ("correction", toml::from_str("preset = 'grpo'\ncorrection = 'truncate_token'").unwrap()),
         ("geometric", toml::from_str("preset = 'grpo'\ncorrection = 'mask_geometric'").unwrap()),
@@ -347,7 +347,10 @@ fn settings_besides_the_preset_train_too() {
         ("pass@k", toml::from_str("advantage = 'pass_at_k'\npass_k = 2\nreduction = 'token_mean'").unwrap()),
         ("Clip-Cov", toml::from_str("loss = 'clip_cov'").unwrap()),
         ("KL-Cov", toml::from_str("loss = 'kl_cov'").unwrap()),
-        ("DPPO", toml::from_str("loss = 'dppo_tv'\nclip_low = 0.15").unwrap()),
+        ("DPPO-TV", toml::from_str("loss = 'dppo_tv'\nclip_low = 0.15").unwrap()),
+        ("DPPO-KL", toml::from_str("loss = 'dppo_kl'\nclip_low = 0.05\nclip_high = 0.05").unwrap()),
+        ("GSPO-token", toml::from_str("loss = 'gspo_token'\nupdates_per_batch = 2").unwrap()),
+        ("paper's step credit", toml::from_str("preset = 'process_grpo'\nstep_credit = 'to_go'").unwrap()),
         ("entropy", toml::from_str("preset = 'grpo'\nentropy_coef = 0.001\nentropy_target = 0.05").unwrap()),
         ("top entropy", toml::from_str("preset = 'dapo'\ntop_entropy_share = 0.5").unwrap()),
         (
@@ -432,6 +435,90 @@ fn what_the_trainer_cannot_do_is_refused() {
     assert!(refused("preset = 'ppo'\nreplay_share = 0.5").contains("value targets"));
     assert!(refused("preset = 'remax'\nreplay_share = 0.5").contains("no ratio"));
     assert!(refused("advantage = 'gae'").contains("needs a critic"));
+}
+
+#[test]
+fn a_step_is_the_same_however_it_is_split_into_micro_batches() {
+    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
+        Box::new(LocalEngine::new(policy, u32::MAX, Vec::new()))
+    };
+    let samples = samples();
+    let first_step = |algorithm: &str, tokens_per_micro_batch| {
+        let algorithm = toml::from_str(algorithm).unwrap();
+        let config = RlConfig { tokens_per_micro_batch, ..config(algorithm, 1) };
+        let mut stage = RlStage::new(&config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
+        let mut session = Session::new(policy(), 1, store);
+        let mut steps = Steps(Vec::new());
+        session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
+        steps.0.remove(0)
+    };
+    for algorithm in [
+        "preset = 'grpo'\nkl_coef = 0.1",
+        "preset = 'dapo'\nentropy_coef = 0.01",
+        "preset = 'cppo'\nkl_coef = 0.1\nkl_estimator = 'full'",
+        "preset = 'ppo'",
+        "preset = 'vapo'\ncritic = 'shared'\ncritic_pretrain_steps = 0",
+    ] {
+        // A micro-batch a completion, and one for all.
+        let (apart, together) = (first_step(algorithm, 1), first_step(algorithm, 100_000));
+        for name in ["loss", "grad_norm"] {
+            let (apart, together) = (apart.get(name).unwrap(), together.get(name).unwrap());
+            let close = (apart - together).abs() <= 1e-5 * (1.0 + together.abs());
+            assert!(close, "{algorithm}: {name} {apart} apart, {together} together");
+        }
+    }
+}
+
+/// One step of GRPO with another judge and another engine; what stopped it.
+fn stopped(reward: &dyn RewardFn, engine: EngineFactory<'_, Policy>) -> String {
+    let config = config(AlgorithmOverrides::default(), 1);
+    let samples = samples();
+    let mut stage = RlStage::new(&config, &Echo, (reward, engine), &samples, 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
+    let mut session = Session::new(policy(), 1, store);
+    let stopped = session.run_stage(0, &mut stage, &mut Steps(Vec::new()), &|_| Ok(Vec::new()));
+    stopped.unwrap_err().to_string()
+}
+
+#[test]
+fn a_reward_that_is_no_number_stops_the_run_and_names_the_row() {
+    struct Broken(f32);
+    impl RewardFn for Broken {
+        fn name(&self) -> &str {
+            "broken"
+        }
+        fn score(&self, context: &RewardContext<'_>, _: &Completion) -> Result<Reward, RewardError> {
+            let bad = context.sample.id == "5";
+            Ok(Reward { total: Some(if bad { self.0 } else { 1.0 }), ..Reward::default() })
+        }
+    }
+    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
+        Box::new(LocalEngine::new(policy, u32::MAX, Vec::new()))
+    };
+    for value in [f32::NAN, f32::INFINITY] {
+        let message = stopped(&Broken(value), &engine);
+        assert_eq!(message, format!("reward broken: row 5: expected a finite number, got {value}"));
+    }
+}
+
+#[test]
+fn an_engine_without_logprobs_is_refused() {
+    struct Silent(LocalEngine<Policy>);
+    impl RolloutEngine for Silent {
+        fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
+            let mut groups = self.0.generate(request)?;
+            groups[2].rollouts[1].logprobs.clear();
+            Ok(groups)
+        }
+    }
+    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
+        Box::new(Silent(LocalEngine::new(policy, u32::MAX, Vec::new())))
+    };
+    let message = stopped(&Repeats, &engine);
+    assert!(message.contains("prompt 2: expected 3 log-probabilities"), "{message}");
 }
 
 const BARE: &str =

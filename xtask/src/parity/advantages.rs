@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use kyoka_algorithms::advantage::{
-    self, DrGrpo, Gdpo, Gpg, Grpo, LitePpo, MaxRl, Opo, PassAtK, PassAtKBest, Reinforce, ReinforcePlusPlus,
-    ReinforcePlusPlusBaseline, Remax, Rloo, Singleton, Whitening,
+    self, DrGrpo, Gdpo, Gpg, Grpo, LitePpo, MaxRl, Opo, PassAtK, PassAtKBest, ProcessGrpo, Reinforce, ReinforcePlusPlus,
+    ReinforcePlusPlusBaseline, Remax, Rloo, Singleton, StepCredit, Whitening,
 };
-use kyoka_core::{AdvantageEstimator, GroupRewards};
+use kyoka_core::{AdvantageEstimator, CreditedStep, GroupRewards};
 
 use super::{
     case::{Case, widen},
@@ -30,6 +30,7 @@ impl Batch {
             Err(_) => parts.iter().map(|parts| parts.iter().sum()).collect(),
         };
         let lengths = case.counts("lens")?;
+        let steps = steps(case)?;
         let weights: Vec<f32> = case
             .option("weights")
             .and_then(|weights| weights.as_array())
@@ -52,6 +53,7 @@ impl Batch {
             groups.push(GroupRewards {
                 totals: pick(&rewards),
                 lengths: rows.iter().map(|&row| lengths[row]).collect(),
+                steps: rows.iter().filter_map(|&row| steps.get(row).cloned()).collect(),
                 parts: if parts.is_empty() { Vec::new() } else { rows.iter().map(part).collect() },
                 part_weights: weights.clone(),
                 greedy_total: baselines.and_then(|list| Some(list.get(rows[0])?.as_f64()? as f32)),
@@ -64,6 +66,20 @@ impl Batch {
         }
         Ok(Self { groups, places })
     }
+}
+
+/// Verdicts on the steps of every row, `[number, token, value]` each; none if the case has none.
+fn steps(case: &Case<'_>) -> Result<Vec<Vec<CreditedStep>>> {
+    if !case.has("steps") {
+        return Ok(Vec::new());
+    }
+    let step = |numbers: Vec<f64>| match numbers[..] {
+        [step, token, value] => {
+            Ok(CreditedStep { step: step as usize, token: token as usize, value: value as f32 })
+        }
+        _ => bail!("steps: expected [number, token, value], got {numbers:?}"),
+    };
+    case.cube("steps")?.into_iter().map(|row| row.into_iter().map(step).collect()).collect()
 }
 
 fn estimator(case: &Case<'_>) -> Result<Box<dyn AdvantageEstimator>> {
@@ -91,6 +107,16 @@ fn estimator(case: &Case<'_>) -> Result<Box<dyn AdvantageEstimator>> {
         "reinforce_pp" => Box::new(ReinforcePlusPlus { gamma: case.optional("gamma").unwrap_or(1.0) }),
         "reinforce_pp_baseline" => Box::new(ReinforcePlusPlusBaseline { singleton }),
         "remax" => Box::new(Remax),
+        "process_grpo" => Box::new(ProcessGrpo {
+            outcome_weight: case.optional("outcome_weight").unwrap_or(1.0),
+            step_weight: case.optional("step_weight").unwrap_or(1.0),
+            step_credit: match case.words("form") {
+                "to_go" => StepCredit::ToGo,
+                "at_step" | "" => StepCredit::AtStep,
+                other => return unknown("form", other),
+            },
+            epsilon,
+        }),
         "gdpo" => Box::new(Gdpo { epsilon, whitening }),
         other => return unknown("algorithm", other),
     })

@@ -1,10 +1,11 @@
 //! Estimates of the divergence.
 
-use anyhow::Result;
-use kyoka_algorithms::{KlEstimator, KlInput, Reduction};
+use anyhow::{Context, Result};
+use burn::tensor::activation::log_softmax;
+use kyoka_algorithms::{KlEstimator, KlInput, Reduction, full_kl};
 
 use super::{
-    case::{Case, kept, lengths, mask_tensor, numbers_of, tensor},
+    case::{Case, kept, lengths, mask_tensor, numbers_of, tensor, tensor_3d},
     policy_losses::{compare_gradient, rows},
     reduction::weighted_sum,
     report::{Checks, Precision},
@@ -37,7 +38,7 @@ pub fn run(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
     let input = KlInput {
         policy_logprobs: policy_logprobs.clone(),
         reference_logprobs: tensor(&case.table("ref_logp")?),
-        old_logprobs: tensor(&case.table("old_logp")?),
+        old_logprobs: tensor(&case.table("old_logp").or_else(|_| case.table("logp"))?),
         loss_mask: mask_tensor(&mask),
     };
     let per_token = estimator.evaluate_bounded(input, bound);
@@ -45,4 +46,21 @@ pub fn run(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
     checks.compare("per_token", &got, &kept(&case.table("per_token")?, &mask).concat(), Precision::Double);
     let weights = Reduction::TokenMean.weights_f64(&lengths(&mask), 1.0);
     compare_gradient(case, (weighted_sum(per_token, &weights), policy_logprobs), &mask, checks)
+}
+
+/// The whole vocabulary, from logits.
+pub fn run_full(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
+    let mask = case.mask("mask")?;
+    let logits = tensor_3d(&case.cube("logits")?).autodiff().require_grad();
+    let reference = log_softmax(tensor_3d(&case.cube("ref_logits")?), 2);
+    let per_token = full_kl(log_softmax(logits.clone(), 2), reference, mask_tensor(&mask));
+    let got = kept(&rows(numbers_of(per_token.clone()), &mask), &mask).concat();
+    checks.compare("per_token", &got, &kept(&case.table("per_token")?, &mask).concat(), Precision::Double);
+    let weights = Reduction::TokenMean.weights_f64(&lengths(&mask), 1.0);
+    let total = weighted_sum(per_token, &weights);
+    checks.compare("loss", &numbers_of(total.clone()), &[case.number("loss")?], Precision::Double);
+    let gradient = numbers_of(logits.grad(&total.backward()).context("the loss has no gradient")?);
+    let expected: Vec<f64> = case.cube("grad_logits")?.into_iter().flatten().flatten().collect();
+    checks.compare("grad_logits", &gradient, &expected, Precision::Double);
+    Ok(())
 }

@@ -97,6 +97,10 @@ fn one(case: &Case<'_>, report: &mut Report) {
         Some(gae::run)
     } else if has("vpred") {
         Some(values::run_value_loss)
+    } else if has("logits") && has("ref_logits") {
+        Some(kl::run_full)
+    } else if kind == "positive_nll" {
+        Some(values::run_positive_nll)
     } else if has("logits") && has("entropy") {
         Some(values::run_entropy)
     } else if has("logits") && has("probs") {

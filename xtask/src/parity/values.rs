@@ -1,12 +1,12 @@
 //! The critic's loss, and entropy.
 
 use anyhow::{Context, Result};
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use kyoka_algorithms::{Reduction, ValueLossInput, entropy, value_loss};
+use burn::tensor::{Bool, Device, Tensor, TensorData};
+use kyoka_algorithms::{Reduction, ValueLossInput, entropy, positive_nll, value_loss};
 
 use super::{
-    case::{Case, kept, lengths, mask_tensor, numbers_of, tensor},
-    policy_losses::rows,
+    case::{Case, kept, lengths, mask_tensor, numbers_of, tensor, tensor_3d},
+    policy_losses::{compare_gradient, rows},
     reduction::{reduction, weighted_sum},
     report::{Checks, Precision},
 };
@@ -30,13 +30,24 @@ pub fn run_value_loss(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
     Ok(())
 }
 
+/// The likelihood of positive completions: a mean over their tokens.
+pub fn run_positive_nll(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
+    let mask = case.mask("mask")?;
+    let flags: Vec<bool> = case.list("positive")?.into_iter().map(|flag| flag > 0.5).collect();
+    let counted = lengths(&mask).into_iter().zip(&flags).filter(|(_, flag)| **flag);
+    let tokens: usize = counted.map(|(length, _)| length).sum();
+    let count = flags.len();
+    let positive =
+        Tensor::<1, Bool>::from_data(TensorData::new(flags, [count]), &Device::default());
+    let logprobs = tensor(&case.table("logp")?).autodiff().require_grad();
+    let nll = positive_nll(logprobs.clone(), mask_tensor(&mask), positive);
+    let total = nll.sum() * (1.0 / tokens.max(1) as f64);
+    compare_gradient(case, (total, logprobs), &mask, checks)
+}
+
 pub fn run_entropy(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
     let mask = case.mask("mask")?;
-    let cube = case.cube("logits")?;
-    let shape = [cube.len(), cube[0].len(), cube[0][0].len()];
-    let flat: Vec<f64> = cube.into_iter().flatten().flatten().collect();
-    let data = TensorData::new(flat, shape);
-    let logits = Tensor::<3>::from_data(data, (&Device::default(), DType::F64)).autodiff().require_grad();
+    let logits = tensor_3d(&case.cube("logits")?).autodiff().require_grad();
     let got = entropy(logits.clone(), mask_tensor(&mask), case.optional("temperature").unwrap_or(1.0));
     let flat = kept(&rows(numbers_of(got.clone()), &mask), &mask).concat();
     checks.compare("entropy", &flat, &kept(&case.table("entropy")?, &mask).concat(), Precision::Double);

@@ -627,6 +627,69 @@ def sampling():
     write("sampling", "temperature, top-k, top-p, min-p, in this order", cases)
 
 
+def process_grpo():
+    """Step credit; a step is [number, token, value]."""
+    rng, cases = random.Random(7), []
+    for name, index, flat in (("mixed", [0, 0, 1, 1, 1], False), ("flat_steps", ["a"] * 4, True)):
+        lens = [rng.randint(2, 7) for _ in index]
+        rewards = [round(rng.gauss(0, 1), 3) for _ in index]
+        # The last completion of the first scenario has no step.
+        counts = [0 if name == "mixed" and i == len(index) - 1 else rng.randint(1, 4) for i in range(len(index))]
+        steps = [[[s, rng.randrange(n), 1.0 if flat else round(rng.random(), 2)] for s in range(c)]
+                 for n, c in zip(lens, counts)]
+        lone = lambda g: [(v - mean(g)) / (std(g) + 1e-6) if len(set(g)) > 1 else 0.0 for v in g]
+        outcome = grouped(rewards, index, lambda g, _: lone(g))
+        for form in ("at_step", "to_go"):
+            for outcome_weight, step_weight in ((1.0, 1.0), (0.0, 0.7)):
+                width = max(lens)
+                table = [[outcome_weight * a if t < n else 0.0 for t in range(width)] for a, n in zip(outcome, lens)]
+                for group in dict.fromkeys(index):
+                    rows = [i for i, other in enumerate(index) if other == group]
+                    made = [(i, *step) for i in rows for step in steps[i]]
+                    for i, number, token, value in made:
+                        like = [v for _, m, _, v in made if form == "to_go" or m == number]
+                        spread = std(like) if len(set(like)) > 1 else 0.0
+                        centre = mean(like) if len(set(like)) > 1 else like[0]
+                        for t in range(0 if form == "to_go" else token, token + 1):
+                            table[i][t] += step_weight * (value - centre) / (spread + 1e-6)
+                params = {"form": form, "outcome_weight": outcome_weight, "step_weight": step_weight, "eps": 1e-6}
+                cases.append({"id": f"{name}/process_grpo/{len(cases)}", "algorithm": "process_grpo", "params": params,
+                              "rewards": rewards, "index": index, "lens": lens, "steps": steps, "shape": "[B,T]",
+                              "T": width, "advantages": table})
+    write("process_grpo", "step verdicts normalised in the group, at the step's token or summed over what is to come", cases)
+
+
+def full_kl():
+    generator, cases = torch.Generator().manual_seed(11), []
+    for name, scale in (("typical", 1.0), ("extreme", 40.0), ("equal", 0.0)):
+        shape, mask = (3, 4, 6), torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]])
+        logits = (torch.randn(shape, generator=generator) * 1.5).round(decimals=4).requires_grad_()
+        reference = (logits.detach() + scale * torch.randn(shape, generator=generator)).round(decimals=4)
+        if scale == 0.0:
+            reference = logits.detach().clone()
+        logp, ref = logits.log_softmax(-1), reference.log_softmax(-1)
+        per_token = (logp.exp() * (logp - ref)).sum(-1) * mask
+        loss = per_token.sum() / mask.sum()
+        loss.backward()
+        cases.append({"id": f"{name}/full_kl", "kind": "full", "logits": logits.tolist(), "ref_logits": reference.tolist(),
+                      "mask": mask.tolist(), "per_token": per_token.tolist(), "loss": loss.item(),
+                      "grad_logits": logits.grad.tolist()})
+    write("full_kl", "KL(p || p_ref) over the vocabulary, a value a token; token-mean over the mask", cases)
+
+
+def positive_nll():
+    generator, cases = torch.Generator().manual_seed(13), []
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    for name, positive in (("some", [1, 0, 1, 1]), ("none", [0, 0, 0, 0]), ("only_empty", [0, 0, 0, 1])):
+        logp = (-3 * torch.rand(mask.shape, generator=generator)).round(decimals=5).requires_grad_()
+        counted = mask * torch.tensor(positive)[:, None]
+        loss = -(logp * counted).sum() / counted.sum().clamp(min=1)
+        loss.backward()
+        cases.append({"id": f"{name}/positive_nll", "kind": "positive_nll", "logp": logp.tolist(), "mask": mask.tolist(),
+                      "positive": positive, "loss": loss.item(), "grad_logp": logp.grad.tolist()})
+    write("positive_nll", "mean of -log p over the tokens of positive completions (VAPO, equation 9)", cases)
+
+
 advantages()
 gae()
 SCENARIOS = policy_losses()
@@ -638,3 +701,6 @@ preference()
 entropy()
 shaping_rewards()
 sampling()
+process_grpo()
+full_kl()
+positive_nll()

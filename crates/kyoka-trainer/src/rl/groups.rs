@@ -2,7 +2,8 @@
 
 use kyoka_algorithms::Algorithm;
 use kyoka_core::{
-    Completion, CreditedStep, GroupRewards, Metrics, Modality, Prompt, Reward, Rollout, Sample,
+    Completion, CreditedStep, GroupRewards, Metrics, Modality, Prompt, Reward, RewardError, Rollout,
+    RolloutError, RolloutGroup, Sample,
 };
 
 use crate::{SampleRecord, evaluate::PartMeans};
@@ -67,6 +68,29 @@ impl JudgedGroup<'_> {
             ..GroupRewards::default()
         }
     }
+}
+
+/// An error that names the row, if a number of a reward is none.
+pub(super) fn finite(rule: &str, sample: &Sample, reward: &Reward) -> Result<(), RewardError> {
+    let steps = reward.steps.iter().map(|verdict| verdict.value);
+    let terms = reward.terms.iter().flat_map(|&(weight, value)| [weight, value]);
+    match reward.total.into_iter().chain(steps).chain(terms).find(|value| !value.is_finite()) {
+        Some(got) => Err(RewardError::NotFinite { reward: rule.to_owned(), id: sample.id.clone(), got }),
+        None => Ok(()),
+    }
+}
+
+/// The groups, if every token of every completion has a log-probability.
+pub(super) fn with_logprobs(groups: Vec<RolloutGroup>) -> Result<Vec<RolloutGroup>, RolloutError> {
+    for (index, group) in groups.iter().enumerate() {
+        for rollout in &group.rollouts {
+            let (expected, got) = (rollout.token_ids.len(), rollout.logprobs.len());
+            if got != expected {
+                return Err(RolloutError::MissingLogprobs { index, expected, got });
+            }
+        }
+    }
+    Ok(groups)
 }
 
 /// Means over everything sampled in the first round, before any filter.

@@ -20,7 +20,7 @@ pub(crate) use self::groups::record;
 use self::{
     batch::{Credited, Rows},
     credit::StepState,
-    groups::{JudgedGroup, log_rewards},
+    groups::{JudgedGroup, finite, log_rewards, with_logprobs},
     loss::{Objective, critic_gradients, own_trunk},
     replay::{Replay, Replayed},
 };
@@ -106,7 +106,7 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
                 policy_version: step as u64,
             };
             let failed = |source| TrainError::Rollout { stage: "rl", step: step + 1, source };
-            engine.generate(request).map_err(failed)
+            engine.generate(request).and_then(with_logprobs).map_err(failed)
         };
         let groups = generate(self.config.group_size, &self.config.sampling)?;
         let likeliest = match self.algorithm.advantage.needs_greedy_rollout() {
@@ -124,6 +124,7 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
             let completions: Vec<Completion> =
                 rollouts.iter().map(|rollout| self.task.read(rollout, limit)).collect();
             let rewards = self.reward.score_group(&RewardContext { sample }, &completions)?;
+            rewards.iter().try_for_each(|reward| finite(self.reward.name(), sample, reward))?;
             Ok::<_, TrainError>(completions.into_iter().zip(rewards))
         };
         let judged = rows.into_iter().zip(groups).enumerate().map(|(slot, (row, group))| {
