@@ -6,7 +6,7 @@ use kyoka_audio::{LogMel, LogMelConfig};
 fn log_mel(c: &mut Criterion) {
     let samples: Vec<f32> = (0..16_000).map(|i| (i as f32 * 0.05).sin()).collect();
     for num_mels in [80, 128] {
-        let features = LogMel::new(LogMelConfig { num_mels, window_s: 1.0 });
+        let features = LogMel::new(LogMelConfig::new(num_mels, 1.0));
         c.bench_function(&format!("log_mel/{num_mels}/1s"), |b| b.iter(|| features.process(&samples)));
     }
 }

@@ -6,7 +6,7 @@ use kyoka_image::{ImageProcessor, Picture};
 fn process(c: &mut Criterion) {
     let rgb = (0..640 * 480 * 3).map(|i| (i * 31 % 251) as u8).collect();
     let picture = Picture { height: 480, width: 640, rgb };
-    let processor = ImageProcessor { height: 224, width: 224, ..ImageProcessor::default() };
+    let processor = ImageProcessor::fixed_size(224, 224);
     c.bench_function("image/640x480_to_224", |b| b.iter(|| processor.process(&picture)));
 }
 

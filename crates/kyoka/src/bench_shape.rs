@@ -77,7 +77,7 @@ impl BenchShape {
             ..EncoderLayerConfig::plain(192, 3, 768, 1e-6)
         };
         let vision = VisionConfig {
-            processor: ImageProcessor { height: side, width: side, ..ImageProcessor::default() },
+            processor: ImageProcessor::fixed_size(side, side),
             encoder: ImageEncoderConfig::Vit(VitConfig::new(side, PATCH, 4, layer)),
             projector: ProjectorConfig {
                 grid_columns: Some(side / PATCH),

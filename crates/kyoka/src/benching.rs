@@ -118,7 +118,10 @@ impl Bench {
         }
         let device = open_device(&options.device)?.autodiff();
         let Subject { policy, config, image_token_id, end_id } = subject(options, &device)?;
-        let image_tokens = config.vision.as_ref().map_or(0, |vision| vision.fixed_tokens().unwrap_or(0));
+        let image_tokens = config.vision.as_ref().map_or(0, |vision| {
+            let layout = vision.processor.layout(512, 512).expect("every family takes a square");
+            vision.tokens_per_view(&layout)
+        });
         if let Some(expected) = options.image_tokens.filter(|&expected| expected != image_tokens) {
             let reason = format!("makes {image_tokens} tokens of a picture, not {expected}");
             return Err(Error::file(options.checkpoint.clone().unwrap_or_default(), reason));
@@ -181,7 +184,7 @@ fn subject(options: &BenchOptions, device: &Device) -> Result<Subject, Error> {
         let image_token_id = placeholders.image.unwrap_or(0);
         return Ok(Subject { policy, config, image_token_id, end_id: end_ids.first().copied().unwrap_or(0) });
     }
-    let (policy, config, tokenizer) = load_policy(folder, device)?;
+    let (policy, config, (tokenizer, _)) = load_policy(folder, device)?;
     let (image_token_id, end_id) = (tokenizer.banned_ids()[0], tokenizer.end_id());
     Ok(Subject { policy, config, image_token_id, end_id })
 }

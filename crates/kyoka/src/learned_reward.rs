@@ -18,9 +18,9 @@ impl LearnedReward {
     /// The reward model in the newest checkpoint of a run, or in a checkpoint.
     pub fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
         let (_, checkpoint) = locate(folder)?;
-        let (policy, config, tokenizer) = load_policy(&checkpoint, device)?;
+        let (policy, config, (tokenizer, template)) = load_policy(&checkpoint, device)?;
         let model = load_reward_model(&checkpoint, &policy)?;
-        Ok(Self { model, task: MultimodalTask::new(tokenizer, config, MediaAugment::default(), 0) })
+        Ok(Self { model, task: MultimodalTask::new(tokenizer, config, MediaAugment::default(), 0).with_template(template) })
     }
 
     fn values(

@@ -4,6 +4,7 @@ mod adapters;
 mod bench_shape;
 mod benching;
 mod bundled;
+mod chatting;
 mod checking;
 mod device;
 mod device_check;
@@ -13,6 +14,7 @@ mod exporting;
 mod freezing;
 mod generating;
 mod learned_reward;
+mod model;
 mod plan;
 mod policy;
 mod preparing;
@@ -29,6 +31,7 @@ pub use benching::{
     BenchOptions, DecodeTimes, StepTimes, TextStepTimes, bench_decode, bench_step, bench_text_step,
 };
 pub use bundled::{data_folder, dataset_folder};
+pub use chatting::Chat;
 pub use checking::{CheckedData, check_data};
 pub use device::open_device;
 pub use device_check::{Comparison, DEVICE_TOLERANCE, check_device};

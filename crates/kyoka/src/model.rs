@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use kyoka_audio::{LogMelConfig, WhisperConfig};
 use kyoka_core::ModalityEncoder;
 use kyoka_fusion::{Decoder, Projector, ProjectorConfig, Tower};
-use kyoka_image::{ImageEncoderConfig, ImageProcessor};
+use kyoka_image::{FixedSizeProcessor, ImageEncoderConfig, ImageProcessor};
 use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
 use kyoka_text::{ChatTemplate, Tokenizer};
 use serde::{Deserialize, Serialize};
@@ -171,7 +171,7 @@ impl ModelSettings {
     }
 
     fn vision(&self, folder: &Path) -> Result<VisionConfig, Error> {
-        let mut encoder = image_tower_config(folder)?;
+        let encoder = image_tower_config(folder)?;
         let fold = self.image_fold.unwrap_or(16);
         let side = self.image_side.unwrap_or(224);
         let patch = encoder.patch_size;
@@ -182,9 +182,9 @@ impl ModelSettings {
             );
             return Err(Error::Recipe { name: "model".to_owned(), reason });
         }
-        let processor = ImageProcessor::from_folder(folder)?.with_side(side);
-        // The learned positions keep their own size; pictures are laid over them.
-        encoder.class_token |= false;
+        let (image_mean, image_std) = channel_scales(folder)?;
+        let processor =
+            ImageProcessor::FixedSize(FixedSizeProcessor { height: side, width: side, image_mean, image_std });
         Ok(VisionConfig {
             processor,
             encoder: ImageEncoderConfig::Vit(encoder),
@@ -210,6 +210,21 @@ impl ModelSettings {
     }
 }
 
+/// Mean and deviation of each channel, by which a tower's processor scales pictures; 0.5 where it does not say.
+fn channel_scales(folder: &Path) -> Result<([f32; 3], [f32; 3]), Error> {
+    let path = folder.join("preprocessor_config.json");
+    let json = if path.is_file() { read_json(&path)? } else { Value::Null };
+    let three = |field: &str| match json[field].as_array() {
+        None => Ok([0.5; 3]),
+        Some(list) => {
+            let numbers: Vec<f32> = list.iter().filter_map(|number| Some(number.as_f64()? as f32)).collect();
+            let fail = || Error::file(&path, format!("{field}: expected three numbers, got {}", json[field]));
+            <[f32; 3]>::try_from(numbers).map_err(|_| fail())
+        }
+    };
+    Ok((three("image_mean")?, three("image_std")?))
+}
+
 fn from_scratch(name: &str, dataset: &Path) -> Result<Opened, Error> {
     let path = dataset.join("tokenizer.json");
     let json = fs::read(&path).map_err(|error| Error::file(&path, error))?;
@@ -225,10 +240,10 @@ pub(crate) fn open_checkpoint(folder: &Path) -> Result<Opened, Error> {
     let tokenizer = Tokenizer::from_checkpoint(folder)?;
     tokenizer.check_fits(config.decoder.vocab_size)?;
     if let Some(vision) = &mut config.vision {
-        vision.processor = ImageProcessor::from_folder(folder)?;
+        vision.processor = ImageProcessor::from_folder(folder).map_err(|error| Error::file(folder, error))?;
     }
     if let Some(audio) = &mut config.audio {
-        audio.processor = LogMelConfig::from_folder(folder)?;
+        audio.processor = LogMelConfig::from_folder(folder).map_err(|error| Error::file(folder, error))?;
     }
     let folder = fs::canonicalize(folder).map_err(|error| Error::file(folder, error))?;
     config.source = Some(Source { folder: folder.clone(), config: json });

@@ -14,6 +14,7 @@ use kyoka_trainer::{CheckpointPolicy, PreferenceStageConfig, RewardModelConfig, 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::model::ModelSettings;
 use crate::{Error, MediaAugment, learned_reward::LearnedReward};
 
 /// Recipes that come with the program.
@@ -64,16 +65,6 @@ pub(crate) struct DataSettings {
     /// Allow media outside the folder.
     #[serde(default)]
     pub allow_outside: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ModelSettings {
-    /// Name of a configuration.
-    pub config: String,
-    /// Folder of a run (its newest checkpoint) or of a checkpoint to start from; fresh weights if there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
