@@ -248,6 +248,9 @@ pub struct ChatArguments {
     /// Folder of a run (its newest checkpoint is taken), of a checkpoint, or of a Hugging Face model
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+    /// Folder of a PEFT adapter for a Hugging Face model
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// What the model is told about itself
     #[arg(long)]
     pub system: Option<String>,
@@ -311,6 +314,9 @@ pub struct GenerateArguments {
     /// Folder of a run (its newest checkpoint is taken), of a checkpoint, or of a Hugging Face model
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+    /// Folder of a PEFT adapter for a Hugging Face model
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// A picture; may be repeated
     #[arg(long, value_name = "FILE")]
     pub image: Vec<PathBuf>,

@@ -219,6 +219,7 @@ fn run_generate(arguments: &GenerateArguments) -> Result<(), Error> {
     };
     let completions = kyoka::generate(&GenerateOptions {
         model: arguments.model.clone(),
+        adapter: arguments.adapter.clone(),
         prompt: arguments.prompt.clone(),
         images: arguments.image.clone(),
         audios: arguments.audio.clone(),

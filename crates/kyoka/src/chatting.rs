@@ -28,9 +28,14 @@ impl Chat {
     ///
     /// # Errors
     /// If the model cannot be read or has no chat template.
-    pub fn open(model: &Path, device: &str, sampling: SamplingConfig, seed: u64) -> Result<Self, Error> {
+    pub fn open(
+        (model, adapter): (&Path, Option<&Path>),
+        device: &str,
+        sampling: SamplingConfig,
+        seed: u64,
+    ) -> Result<Self, Error> {
         sampling.validate().map_err(|error| Error::file("sampling", error))?;
-        let (policy, task) = open(model, &open_device(device)?)?;
+        let (policy, task) = open(model, adapter, &open_device(device)?)?;
         if !task.converses() {
             return Err(Error::file(model, "has no chat template; `kyoka generate` asks it single questions"));
         }

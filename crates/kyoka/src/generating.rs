@@ -17,8 +17,10 @@ use crate::{
 /// What `kyoka generate` is asked.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
-    /// A run's folder or a checkpoint's.
+    /// A run's folder, a checkpoint's, or a Hugging Face folder.
     pub model: PathBuf,
+    /// Folder of a PEFT adapter for a Hugging Face model.
+    pub adapter: Option<PathBuf>,
     /// The question; `<image>` and `<audio>` mark where media go. Without marks, media come first.
     pub prompt: String,
     /// Pictures in order.
@@ -42,7 +44,7 @@ pub struct GenerateOptions {
 pub fn generate(options: &GenerateOptions) -> Result<Vec<String>, Error> {
     let device = open_device(&options.device)?;
     let fail = |reason: String| Error::file("prompt", reason);
-    let (policy, task) = open(&options.model, &device)?;
+    let (policy, task) = open(&options.model, options.adapter.as_deref(), &device)?;
     let sample = user_sample(parts(&options.prompt, [&options.images, &options.audios]).map_err(fail)?);
     let prompt = task.prompt(&sample, None).map_err(|error| Error::file("prompt", error))?;
     let engine = task.engine(policy);
@@ -58,12 +60,22 @@ pub fn generate(options: &GenerateOptions) -> Result<Vec<String>, Error> {
 }
 
 /// A policy with its task, from a run, a checkpoint of ours or a Hugging Face folder.
-pub(crate) fn open(model: &Path, device: &Device) -> Result<(Policy, MultimodalTask), Error> {
+pub(crate) fn open(
+    model: &Path,
+    adapter: Option<&Path>,
+    device: &Device,
+) -> Result<(Policy, MultimodalTask), Error> {
     if is_hugging_face(model) {
-        let opened = open_checkpoint(model)?;
+        let mut opened = open_checkpoint(model)?;
+        if let Some(folder) = adapter {
+            opened.put_adapter(folder)?;
+        }
         let policy = opened.policy(0, device)?;
         let task = MultimodalTask::new(opened.tokenizer, opened.config, MediaAugment::default(), 0);
         return Ok((policy, task.with_template(opened.template)));
+    }
+    if let Some(folder) = adapter {
+        return Err(Error::file(folder, "an adapter stands beside a Hugging Face model, not beside a run"));
     }
     let (_, checkpoint) = locate(model)?;
     let (policy, config, (tokenizer, template)) = load_policy(&checkpoint, device)?;

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     AudioConfig, Error, LoraSettings, Policy, PolicyConfig, VisionConfig,
-    adapters::{Adapters, modules},
+    adapters::{Adapters, modules, read_adapter},
     policy::{SOURCE_FOLDER, Source},
     pretrained::{
         Described, audio_tower_config, describe, image_tower_config, load_audio_encoder, load_image_encoder,
@@ -66,6 +66,9 @@ pub(crate) struct ModelSettings {
     /// Further ones in single stages: `sft`, `rl`, ...
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub freeze_in: BTreeMap<String, Vec<String>>,
+    /// Folder of a PEFT adapter to go on with, on a checkpoint or a composed policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
     /// Low-rank adapters; the part of the policy that they sit in keeps its weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSettings>,
@@ -79,6 +82,8 @@ pub(crate) struct Opened {
     /// Written into every checkpoint, so that it can be used alone.
     pub files: Vec<(String, Vec<u8>)>,
     kind: Kind,
+    /// Folder of a PEFT adapter.
+    adapter: Option<PathBuf>,
 }
 
 enum Kind {
@@ -114,6 +119,9 @@ impl ModelSettings {
         if self.decoder.is_none() && (self.image.is_some() || self.audio.is_some()) {
             return Err("model: image and audio stand beside a decoder".to_owned());
         }
+        if self.adapter.is_some() && (self.lora.is_some() || self.config.is_some()) {
+            return Err("model: an adapter stands beside a checkpoint or a decoder, and without lora".to_owned());
+        }
         Ok(())
     }
 
@@ -127,6 +135,9 @@ impl ModelSettings {
             (_, _, Some(decoder)) => self.compose(decoder)?,
             _ => unreachable!("one of the three was checked"),
         };
+        if let Some(adapter) = &self.adapter {
+            opened.put_adapter(adapter)?;
+        }
         if let Some(lora) = &self.lora {
             let rules = opened.rules()?;
             let mut blank = opened.config.build_with(&mut WeightInit::blank(&Device::default()));
@@ -167,7 +178,7 @@ impl ModelSettings {
             audio: self.audio.clone(),
             rules,
         };
-        Ok(Opened { config, tokenizer, template, files, kind })
+        Ok(Opened { config, tokenizer, template, files, kind, adapter: None })
     }
 
     fn vision(&self, folder: &Path) -> Result<VisionConfig, Error> {
@@ -231,7 +242,7 @@ fn from_scratch(name: &str, dataset: &Path) -> Result<Opened, Error> {
     let tokenizer = Tokenizer::from_bytes(&json)?;
     let config = PolicyConfig::named(name, tokenizer.vocab_size())?;
     let files = vec![("tokenizer.json".to_owned(), json)];
-    Ok(Opened { config, tokenizer, template: None, files, kind: Kind::Fresh })
+    Ok(Opened { config, tokenizer, template: None, files, kind: Kind::Fresh, adapter: None })
 }
 
 /// A Hugging Face folder.
@@ -251,7 +262,7 @@ pub(crate) fn open_checkpoint(folder: &Path) -> Result<Opened, Error> {
     let layout = serde_json::to_vec(&layout).expect("names and sizes serialise");
     files.push((format!("{SOURCE_FOLDER}/layout.json"), layout));
     let template = ChatTemplate::from_folder(&folder)?;
-    Ok(Opened { config, tokenizer, template, files, kind: Kind::Pretrained(folder) })
+    Ok(Opened { config, tokenizer, template, files, kind: Kind::Pretrained(folder), adapter: None })
 }
 
 fn side_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
@@ -276,6 +287,24 @@ impl Opened {
         }
     }
 
+    /// Puts the adapter of a folder beside the policy.
+    ///
+    /// # Errors
+    /// Names the file, and the modules that the policy does not have.
+    pub fn put_adapter(&mut self, folder: &Path) -> Result<(), Error> {
+        let rules = self.rules()?;
+        let mut blank = self.config.build_with(&mut WeightInit::blank(&Device::default()));
+        self.config.adapters = Some(read_adapter(folder, &mut blank, (self.model_type(), &rules))?);
+        self.adapter = Some(folder.to_owned());
+        Ok(())
+    }
+
+    /// `model_type` of the checkpoint, by which adapters name modules.
+    fn model_type(&self) -> &str {
+        let source = self.config.source.as_ref();
+        source.and_then(|source| source.config["model_type"].as_str()).unwrap_or("composed")
+    }
+
     /// The policy with its weights; what no checkpoint gives is drawn from `seed`.
     pub fn policy(&self, seed: u64, device: &Device) -> Result<Policy, Error> {
         let mut init = WeightInit::new(seed, device);
@@ -288,6 +317,9 @@ impl Opened {
         };
         if let Some(adapters) = &self.config.adapters {
             adapters.attach(&mut policy, &mut init);
+        }
+        if let Some(folder) = &self.adapter {
+            read_adapter(folder, &mut policy, (self.model_type(), &self.rules()?))?;
         }
         Ok(policy)
     }
