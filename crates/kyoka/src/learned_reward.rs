@@ -23,11 +23,7 @@ impl LearnedReward {
         Ok(Self { model, task: MultimodalTask::new(tokenizer, config, MediaAugment::default(), 0).with_template(template) })
     }
 
-    fn values(
-        &self,
-        context: &RewardContext<'_>,
-        completions: &[Completion],
-    ) -> Result<Vec<f32>, TaskError> {
+    fn values(&self, context: &RewardContext<'_>, completions: &[Completion]) -> Result<Vec<f32>, TaskError> {
         let prompt = self.task.prompt(context.sample, None)?;
         let ids = completions.iter().map(|completion| self.task.encode(&completion.text));
         let ids = ids.collect::<Result<Vec<_>, _>>()?;

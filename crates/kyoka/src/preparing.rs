@@ -53,10 +53,9 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
 
 /// Refuses comparisons that cannot be encoded or do not fit the model.
 fn check_pairs(task: &MultimodalTask, rows: &[PreferenceRow], limit: usize) -> Result<(), Error> {
-    for (field, text) in [
-        ("chosen", (|row| &row.chosen) as fn(&PreferenceRow) -> &String),
-        ("rejected", |row| &row.rejected),
-    ] {
+    for (field, text) in
+        [("chosen", (|row| &row.chosen) as fn(&PreferenceRow) -> &String), ("rejected", |row| &row.rejected)]
+    {
         let fault = |row: &PreferenceRow| match (task.encode(text(row)), task.prompt_len(&row.sample)) {
             (Err(error), _) => Some((field, error.to_string())),
             (_, Err(error)) => Some(("prompt", error.to_string())),

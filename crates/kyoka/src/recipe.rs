@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use burn::tensor::Device;
 use kyoka_core::{RewardFn, Sample, nearest};
 use kyoka_reward::{
     ExactAnswer, Format, NumericAnswer, RunningCount, SoftOverlong, StepAccuracy, WeightedSum,
 };
-use burn::tensor::Device;
 use kyoka_trainer::{CheckpointPolicy, PreferenceStageConfig, RewardModelConfig, RlConfig, SftConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};

@@ -9,8 +9,9 @@ use std::{
 
 use kyoka_core::{CausalLm, RolloutEngine};
 use kyoka_trainer::{
-    AdamWConfig, CheckpointStore, EvalReport, EvalSummary, Evaluation, Observer, PreferenceStage, RewardModelStage, RlStage, Session, SftStage,
-    Stage, StepReport, TrainError, TrainableFn, evaluate, load_weights,
+    AdamWConfig, CheckpointStore, EvalReport, EvalSummary, Evaluation, Observer, PreferenceStage,
+    RewardModelStage, RlStage, Session, SftStage, Stage, StepReport, TrainError, TrainableFn, evaluate,
+    load_weights,
 };
 use serde_json::json;
 
