@@ -43,7 +43,7 @@ pub use generating::{GenerateOptions, generate};
 pub use plan::{Phase, PhaseBytes, Plan, PlanOptions, Suggestion, plan};
 pub use policy::{AudioConfig, Policy, PolicyConfig, Source, VisionConfig, load_policy};
 pub use pretrained::{
-    Placeholders, Pretrained, PretrainedTower, is_known_family, load_audio_encoder, load_image_encoder, load_pretrained,
+    Placeholders, Pretrained, PretrainedTower, is_known_family, load_audio_encoder, load_adapted, load_image_encoder, load_pretrained,
 };
 pub use recipe::{Recipe, RewardConfig, RewardKind};
 pub use roofline::{Roofline, bench_roofline};
