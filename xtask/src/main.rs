@@ -51,7 +51,7 @@ enum Command {
         /// Its name in snake_case
         name: String,
     },
-    /// Make a bundled dataset again, byte for byte
+    /// Make a dataset again, byte for byte
     Data {
         #[command(subcommand)]
         dataset: Dataset,
@@ -65,6 +65,16 @@ enum Dataset {
         /// Folder of the idx files
         #[arg(long, default_value = "/usr/share/datasets/fashion-mnist")]
         fashion: PathBuf,
+    },
+    /// Tux Paint's stamps and their French names, into the user's data folder (Debian package tuxpaint-stamps-default,
+    /// GPL-2+; downloaded with apt-get where it is not installed)
+    Tuxpaint {
+        /// Folder of the stamps
+        #[arg(long)]
+        stamps: Option<PathBuf>,
+        /// Where the dataset goes instead
+        #[arg(long)]
+        to: Option<PathBuf>,
     },
 }
 
@@ -82,6 +92,9 @@ fn main() -> Result<()> {
         Command::Parity { .. } => with_parity(),
         Command::Data { dataset: Dataset::SpokenCount { fashion } } => {
             data::spoken_count::make(root, &fashion)
+        }
+        Command::Data { dataset: Dataset::Tuxpaint { stamps, to } } => {
+            data::tuxpaint::make(stamps.as_deref(), to)
         }
     }
 }
