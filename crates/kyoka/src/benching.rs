@@ -12,7 +12,7 @@ use kyoka_trainer::{
 use serde::Serialize;
 
 use crate::{
-    BenchShape, Error, Policy, PolicyConfig, bench_shape, load_policy, open_device,
+    BenchShape, Error, Policy, PolicyConfig, VisionConfig, bench_shape, load_policy, open_device,
     plan::step_gflop,
     pretrained::{Pretrained, is_pretrained, load_pretrained},
     random_task::{EvenShare, RandomMedium, RandomTask},
@@ -117,8 +117,8 @@ impl Bench {
             }
         }
         let device = open_device(&options.device)?.autodiff();
-        let Subject { policy, config, image_token_id, end_id } = subject(options, &device)?;
-        let image_tokens = config.vision.as_ref().map_or(0, |vision| vision.fixed_tokens().unwrap_or(0));
+        let Subject { policy, config, image_token_id, end_id } = Subject::load(options, &device)?;
+        let image_tokens = config.vision.as_ref().and_then(VisionConfig::fixed_tokens).unwrap_or(0);
         if let Some(expected) = options.image_tokens.filter(|&expected| expected != image_tokens) {
             let reason = format!("makes {image_tokens} tokens of a picture, not {expected}");
             return Err(Error::file(options.checkpoint.clone().unwrap_or_default(), reason));
@@ -156,7 +156,7 @@ impl Bench {
     }
 }
 
-/// The policy that is measured.
+/// The policy that is measured, and its special tokens.
 struct Subject {
     policy: Policy,
     config: PolicyConfig,
@@ -164,26 +164,37 @@ struct Subject {
     end_id: u32,
 }
 
-/// A checkpoint, or random weights of a shape.
-fn subject(options: &BenchOptions, device: &Device) -> Result<Subject, Error> {
-    let Some(folder) = &options.checkpoint else {
-        let tokens = options.image_tokens.unwrap_or(16);
-        let config = options
-            .shape
-            .config(tokens)
-            .ok_or_else(|| Error::file("image-tokens", format!("expected a square number, got {tokens}")))?;
-        let (image_token_id, end_id) = (bench_shape::IMAGE_ID, bench_shape::END_ID);
-        return Ok(Subject { policy: config.build(0, device), config, image_token_id, end_id });
-    };
-    if is_pretrained(folder) {
-        let Pretrained { policy, config, placeholders, end_ids, .. } = load_pretrained(folder, device)?;
-        // A text model has no placeholder; its first token is as good as any.
-        let image_token_id = placeholders.image.unwrap_or(0);
-        return Ok(Subject { policy, config, image_token_id, end_id: end_ids.first().copied().unwrap_or(0) });
+impl Subject {
+    /// A checkpoint, or random weights of a shape.
+    fn load(options: &BenchOptions, device: &Device) -> Result<Self, Error> {
+        let Some(folder) = &options.checkpoint else {
+            let tokens = options.image_tokens.unwrap_or(16);
+            let config = options.shape.config(tokens).ok_or_else(|| {
+                Error::file("image-tokens", format!("expected a square number, got {tokens}"))
+            })?;
+            let policy = config.build(0, device);
+            return Ok(Self {
+                policy,
+                config,
+                image_token_id: bench_shape::IMAGE_ID,
+                end_id: bench_shape::END_ID,
+            });
+        };
+        if is_pretrained(folder) {
+            let Pretrained { policy, config, placeholders, end_ids, .. } = load_pretrained(folder, device)?;
+            // A text model has no placeholder; its first token is as good as any.
+            let image_token_id = placeholders.image.unwrap_or(0);
+            return Ok(Self {
+                policy,
+                config,
+                image_token_id,
+                end_id: end_ids.first().copied().unwrap_or(0),
+            });
+        }
+        let (policy, config, tokenizer) = load_policy(folder, device)?;
+        let (image_token_id, end_id) = (tokenizer.banned_ids()[0], tokenizer.end_id());
+        Ok(Self { policy, config, image_token_id, end_id })
     }
-    let (policy, config, tokenizer) = load_policy(folder, device)?;
-    let (image_token_id, end_id) = (tokenizer.banned_ids()[0], tokenizer.end_id());
-    Ok(Subject { policy, config, image_token_id, end_id })
 }
 
 fn learning_rate() -> LearningRate {
