@@ -7,10 +7,10 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use kyoka_audio::WhisperEncoder;
 use kyoka_core::{CausalLm, PackedGroup, Prompt};
 use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm};
-use kyoka_image::VitEncoder;
+use kyoka_image::ImageEncoder;
 use kyoka_nn::WeightInit;
 
-type TextPolicy = MultimodalLm<VitEncoder, WhisperEncoder>;
+type TextPolicy = MultimodalLm<ImageEncoder, WhisperEncoder>;
 
 fn policy(device: &Device) -> TextPolicy {
     let config = DecoderConfig { d_model: 256, d_head: 64, d_hidden: 688, ..DecoderConfig::tiny(2048) };

@@ -9,6 +9,8 @@ fn encode(c: &mut Criterion) {
     let text = "How many of the pictures show the spoken item?";
     let ids = tokenizer.encode(text).expect("known characters");
     c.bench_function("tokenizer/encode_question", |b| b.iter(|| tokenizer.encode(text)));
+    let page = [text; 200].join(" ");
+    c.bench_function("tokenizer/encode_9_kB", |b| b.iter(|| tokenizer.encode(&page)));
     c.bench_function("tokenizer/decode_question", |b| b.iter(|| tokenizer.decode(&ids)));
 }
 

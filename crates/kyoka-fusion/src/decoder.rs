@@ -7,8 +7,9 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use kyoka_nn::{
-    AttentionLayout, HeadConfig, HostKv, Linear, Linears, NamedLinears, Norm, NormKind, Position, RopeScaling, Rotary, RotaryAxes,
-    RotaryConfig, StepRow, WeightInit, WeightRule, caches_on_host, fused, indices, packed_attention,
+    AttentionLayout, HeadConfig, HostKv, Linear, Linears, NamedLinears, Norm, NormKind, Position,
+    RopeScaling, Rotary, RotaryAxes, RotaryConfig, StepRow, WeightInit, WeightRule, caches_on_host, fused,
+    indices, packed_attention,
 };
 use serde::{Deserialize, Serialize};
 
@@ -159,7 +160,8 @@ impl Decoder {
             let gates = ["mlp.gate_proj", "mlp.up_proj"];
             linear("mlp.gate_up", &gates, &[config.d_hidden; 2], config.mlp_bias);
             linear("mlp.down", &["mlp.down_proj"], &[config.d_model], config.mlp_bias);
-            let mut norms = vec![("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")];
+            let mut norms =
+                vec![("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")];
             if config.qk_norm {
                 norms.extend([("query_norm", "self_attn.q_norm"), ("key_norm", "self_attn.k_norm")]);
             }

@@ -15,6 +15,7 @@ use kyoka_nn::{Linears, NamedLinears, caches_on_host, indices};
 use crate::{
     Decoder, PositionScheme, Tower,
     cache::DecoderCache,
+    feature_cache::{FeatureCache, audio_key, image_key},
     packing::{Packing, PromptPlaces},
     positions::TokenGrid,
 };
@@ -30,6 +31,9 @@ pub struct MultimodalLm<I: Module, A: Module> {
     pub decoder: Decoder,
     #[module(skip)]
     positions: PositionScheme,
+    /// Where the encoders are frozen: what they gave for every picture and sound.
+    #[module(skip)]
+    features: Option<[FeatureCache; 2]>,
 }
 
 /// What a policy computes on the way through a batch of prompts, one row a token, prompt after prompt.
@@ -73,7 +77,21 @@ impl<I: Module, A: Module> MultimodalLm<I, A> {
         decoder: Decoder,
         positions: PositionScheme,
     ) -> Self {
-        Self { image, audio, decoder, positions }
+        Self { image, audio, decoder, positions, features: None }
+    }
+
+    /// Keeps what the encoders give for every picture and sound, about `capacity_bytes` for each sense: a medium is encoded
+    /// once, whatever the number of steps, epochs and clones. Projectors run as ever.
+    ///
+    /// For frozen encoders only, and once their weights are in place: features are never computed anew.
+    pub fn with_feature_cache(mut self, capacity_bytes: usize) -> Self {
+        self.features = Some([FeatureCache::new(capacity_bytes), FeatureCache::new(capacity_bytes)]);
+        self
+    }
+
+    /// Pictures and sounds that were encoded since the features are kept.
+    pub fn num_encoded(&self) -> [usize; 2] {
+        self.features.as_ref().map_or([0; 2], |caches| caches.each_ref().map(FeatureCache::num_encoded))
     }
 
     /// A policy without senses.
@@ -110,13 +128,21 @@ where
         if !images.is_empty() {
             let tower =
                 self.image.as_ref().expect("a prompt holds a picture: the policy must have an image tower");
-            rows.push(tower.forward(&images, &device));
+            rows.push(forward(
+                tower,
+                (&images, &device),
+                self.features.as_ref().map(|[cache, _]| (cache, image_key as fn(&_) -> _)),
+            ));
             next = place_features(&mut sources, prompts, Modality::Image, next);
         }
         if !audios.is_empty() {
             let tower =
                 self.audio.as_ref().expect("a prompt holds a sound: the policy must have an audio tower");
-            rows.push(tower.forward(&audios, &device));
+            rows.push(forward(
+                tower,
+                (&audios, &device),
+                self.features.as_ref().map(|[_, cache]| (cache, audio_key as fn(&_) -> _)),
+            ));
             next = place_features(&mut sources, prompts, Modality::Audio, next);
         }
         let rows = Tensor::cat(rows, 0);
@@ -182,6 +208,24 @@ impl<I: Module + Linears, A: Module + Linears> Linears for MultimodalLm<I, A> {
         }
         self.decoder.linears(&format!("{prefix}decoder."), found);
     }
+}
+
+/// Tokens of media: through encoder and projector, or from kept features through the projector.
+fn forward<E: ModalityEncoder>(
+    tower: &Tower<E>,
+    (inputs, device): (&[&E::Input], &Device),
+    kept: Option<(&FeatureCache, fn(&E::Input) -> blake3::Hash)>,
+) -> Tensor<2> {
+    let Some((cache, key)) = kept else { return tower.forward(inputs, device) };
+    let keys: Vec<blake3::Hash> = inputs.iter().map(|input| key(input)).collect();
+    let mut features = cache.features(&keys, |missing| {
+        let missing: Vec<&E::Input> = missing.iter().map(|&place| inputs[place]).collect();
+        tower.encoder.encode(&missing, device)
+    });
+    if device.is_autodiff() {
+        features.embeddings = features.embeddings.autodiff();
+    }
+    tower.projector.forward(features)
 }
 
 /// Points the positions of one modality's spans at its feature rows, which start at `next`.

@@ -91,7 +91,7 @@ impl Packing {
     pub fn unpack(&self, rows: Tensor<2>) -> Tensor<3> {
         let [_, d] = rows.dims();
         let device = rows.device();
-        let padding = Tensor::zeros([1, d], &device);
+        let padding = Tensor::zeros([1, d], (&device, rows.dtype()));
         let [r, t] = self.shape;
         Tensor::cat(vec![rows, padding], 0).select(0, indices(&self.places, &device)).reshape([r, t, d])
     }

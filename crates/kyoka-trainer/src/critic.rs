@@ -3,7 +3,7 @@
 use burn::{
     module::{Module, ModuleDisplay, Param},
     nn::Linear,
-    tensor::{Tensor, TensorData},
+    tensor::{FloatDType, Tensor, TensorData},
 };
 use kyoka_core::PackedGroup;
 
@@ -37,7 +37,8 @@ impl<M: TrainableLm> Critic<M> {
     /// - output: `[R, T]`
     pub fn values(&self, hidden: Tensor<3>) -> Tensor<2> {
         let [r, t, d] = hidden.dims();
-        self.head.forward(hidden.reshape([r * t, d])).reshape([r, t])
+        let values: Tensor<2> = self.head.forward(hidden.reshape([r * t, d])).reshape([r, t]);
+        values.cast(FloatDType::F32)
     }
 
     /// The values of given completions; `policy` is the trunk when it is shared.

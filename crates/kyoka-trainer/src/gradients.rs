@@ -3,7 +3,7 @@
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::GradientsParams,
-    tensor::Tensor,
+    tensor::{DType, FloatDType, Tensor},
 };
 
 /// Applies `action` to the gradient of every parameter that has one; `None` leaves it out.
@@ -33,7 +33,7 @@ fn map_gradients<M: Module>(
 pub fn global_norm<M: Module>(module: &M, gradients: &mut GradientsParams) -> f64 {
     let mut squares = 0.0;
     map_gradients(module, gradients, &mut |gradient| {
-        squares += f64::from(gradient.square().sum().into_scalar::<f32>());
+        squares += f64::from(gradient.cast(FloatDType::F32).square().sum().into_scalar::<f32>());
         None
     });
     squares.sqrt()
@@ -42,4 +42,12 @@ pub fn global_norm<M: Module>(module: &M, gradients: &mut GradientsParams) -> f6
 /// Multiplies all gradients by a factor.
 pub fn scale_gradients<M: Module>(module: &M, gradients: &mut GradientsParams, factor: f64) {
     map_gradients(module, gradients, &mut |gradient| Some(gradient * factor));
+}
+
+/// In 32-bit numbers, so that sums over micro-batches lose nothing.
+pub(crate) fn widened<M: Module>(module: &M, mut gradients: GradientsParams) -> GradientsParams {
+    map_gradients(module, &mut gradients, &mut |gradient| {
+        (gradient.dtype() != DType::F32).then(|| gradient.cast(FloatDType::F32))
+    });
+    gradients
 }

@@ -91,4 +91,23 @@ mod tests {
             "a tiny budget still trains one completion at a time"
         );
     }
+
+    /// Nothing in a pass is padded, so the only work above a batch's own tokens is a prompt that runs again because its
+    /// group is split.
+    #[test]
+    fn work_above_the_own_tokens_stays_below_5_percent() {
+        let lens = |i: usize| -> Vec<usize> { (0..8).map(|g| 5 + (i * 31 + g * 17) % 60).collect() };
+        let items: Vec<_> = (0..64).map(|i| item(20 + i * 13 % 60, &lens(i))).collect();
+        let tokens = |item: &PackItem| item.prompt_len + item.completion_lens.iter().sum::<usize>();
+        let own: usize = items.iter().map(tokens).sum();
+        let batches = plan_micro_batches(&items, 1024);
+        let part = |(index, places): &(usize, Vec<usize>)| {
+            let lens = &items[*index].completion_lens;
+            items[*index].prompt_len + places.iter().map(|&place| lens[place]).sum::<usize>()
+        };
+        let work: usize = batches.iter().flatten().map(part).sum();
+        assert!(work as f64 <= 1.05 * own as f64, "{work} tokens for {own}");
+        let fewest = own.div_ceil(1024);
+        assert!(batches.len() <= fewest + fewest / 3, "{} micro-batches, {fewest} would hold it", batches.len());
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use burn::{
     module::{Module, ModuleMapper, Param},
     optim::GradientsParams,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{DType, Device, FloatDType, Tensor, TensorData},
 };
 use kyoka_core::ParameterPath;
 use serde::{Deserialize, Serialize};
@@ -36,17 +36,22 @@ impl Default for AdamWConfig {
 }
 
 /// The optimizer: moments of every parameter, and how many steps were taken.
+///
+/// Everything is kept and computed in 32-bit numbers. Parameters in a shorter format, such as bf16, have a 32-bit copy here
+/// that takes the steps; the parameter is that copy, rounded: steps too small for its format are not lost.
 #[derive(Debug, Clone)]
 pub struct AdamW {
     config: AdamWConfig,
     steps: u64,
     moments: BTreeMap<String, (Tensor<1>, Tensor<1>)>,
+    /// 32-bit copies of parameters in shorter formats.
+    masters: BTreeMap<String, Tensor<1>>,
 }
 
 impl AdamW {
     /// A fresh optimizer.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, steps: 0, moments: BTreeMap::new() }
+        Self { config, steps: 0, moments: BTreeMap::new(), masters: BTreeMap::new() }
     }
 
     /// Its settings.
@@ -61,12 +66,14 @@ impl AdamW {
         module.map(&mut update)
     }
 
-    /// The state as named tensors: `exp_avg.<parameter>`, `exp_avg_sq.<parameter>`; and the number of steps.
+    /// The state as named tensors: `exp_avg.<parameter>`, `exp_avg_sq.<parameter>`, and `master.<parameter>` where there is
+    /// a 32-bit copy; and the number of steps.
     pub fn state(&self) -> (u64, BTreeMap<String, TensorData>) {
         let tensors = self.moments.iter().flat_map(|(name, (first, second))| {
             [(format!("exp_avg.{name}"), first.to_data()), (format!("exp_avg_sq.{name}"), second.to_data())]
         });
-        (self.steps, tensors.collect())
+        let masters = self.masters.iter().map(|(name, master)| (format!("master.{name}"), master.to_data()));
+        (self.steps, tensors.chain(masters).collect())
     }
 
     /// Restores what [`state`](Self::state) gave.
@@ -79,18 +86,20 @@ impl AdamW {
         mut tensors: BTreeMap<String, TensorData>,
         device: &Device,
     ) -> Result<Self, String> {
-        let mut moments = BTreeMap::new();
+        let (mut moments, mut masters) = (BTreeMap::new(), BTreeMap::new());
+        let full = |data| Tensor::from_data(data, (device, DType::F32));
         while let Some((key, first)) = tensors.pop_first() {
+            if let Some(name) = key.strip_prefix("master.") {
+                masters.insert(name.to_owned(), full(first));
+                continue;
+            }
             let name = key.strip_prefix("exp_avg.").ok_or_else(|| format!("{key}: not a first moment"))?;
             let second = tensors
                 .remove(&format!("exp_avg_sq.{name}"))
                 .ok_or_else(|| format!("{name}: its second moment is missing"))?;
-            moments.insert(
-                name.to_owned(),
-                (Tensor::from_data(first, device), Tensor::from_data(second, device)),
-            );
+            moments.insert(name.to_owned(), (full(first), full(second)));
         }
-        Ok(Self { config, steps, moments })
+        Ok(Self { config, steps, moments, masters })
     }
 }
 
@@ -106,16 +115,29 @@ impl Update<'_> {
     fn apply(&mut self, name: String, weight: Tensor<1>, gradient: Tensor<1>, decayed: bool) -> Tensor<1> {
         let AdamWConfig { beta_1, beta_2, epsilon, weight_decay, .. } = self.optimizer.config;
         let steps = self.optimizer.steps as i32;
+        let gradient = full(gradient);
         let zero = || (gradient.zeros_like(), gradient.zeros_like());
         let (first, second) = self.optimizer.moments.remove(&name).unwrap_or_else(zero);
         let first = first * beta_1 + gradient.clone() * (1.0 - beta_1);
         let second = second * beta_2 + gradient.square() * (1.0 - beta_2);
         let root = (second.clone() / (1.0 - beta_2.powi(steps))).sqrt() + epsilon;
         let change = first.clone() / root * (self.learning_rate / (1.0 - beta_1.powi(steps)));
-        self.optimizer.moments.insert(name, (first, second));
+        self.optimizer.moments.insert(name.clone(), (first, second));
         let shrink = if decayed { 1.0 - self.learning_rate * weight_decay } else { 1.0 };
-        weight * shrink - change
+        let format = weight.dtype();
+        let master = self.optimizer.masters.remove(&name).unwrap_or_else(|| full(weight));
+        let moved = master * shrink - change;
+        if format == DType::F32 {
+            return moved;
+        }
+        self.optimizer.masters.insert(name, moved.clone());
+        moved.cast(format)
     }
+}
+
+/// In 32-bit numbers.
+fn full(tensor: Tensor<1>) -> Tensor<1> {
+    if tensor.dtype() == DType::F32 { tensor } else { tensor.cast(FloatDType::F32) }
 }
 
 impl ModuleMapper for Update<'_> {
@@ -190,5 +212,29 @@ mod tests {
         let straight = optimizer.step(0.1, layer.clone(), gradients(&layer));
         let resumed = restored.step(0.1, layer.clone(), gradients(&layer));
         assert_eq!(weights(&straight), weights(&resumed));
+    }
+
+    #[test]
+    fn steps_too_small_for_bf16_add_up_in_the_master_copy() {
+        let device = Device::default().autodiff();
+        let mut layer = LinearConfig::new(2, 1).init(&device);
+        let ones = Tensor::<2>::ones([2, 1], &device).cast(FloatDType::BF16);
+        layer.weight = layer.weight.map(|_| ones.require_grad());
+        layer.bias = None;
+        let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
+        // A step of 0.001 is less than half of what bf16 tells apart below 1.
+        for _ in 0..8 {
+            let mut gradients = GradientsParams::new();
+            gradients.register(layer.weight.id, Tensor::<2>::ones([2, 1], &Device::default()));
+            layer = optimizer.step(0.001, layer, gradients);
+        }
+        assert_eq!(layer.weight.val().dtype(), DType::BF16);
+        let (steps, state) = optimizer.state();
+        let master: Vec<f32> = state["master.weight"].clone().try_into_vec().unwrap();
+        assert!(master.iter().all(|weight| (weight - 0.992).abs() < 1e-5), "{master:?}");
+        let weight: Vec<f32> = layer.weight.val().cast(FloatDType::F32).into_data().try_into_vec().unwrap();
+        assert!(weight.iter().all(|weight| (weight - 0.992).abs() < 2e-3), "{weight:?}");
+        let restored = AdamW::restore(AdamWConfig::default(), steps, state, &Device::default()).unwrap();
+        assert_eq!(restored.masters.len(), 1);
     }
 }

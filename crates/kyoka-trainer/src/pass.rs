@@ -7,7 +7,7 @@ use burn::{
 };
 use kyoka_core::{CutScore, PackedGroup};
 
-use crate::TrainableLm;
+use crate::{TrainableLm, gradients::widened};
 
 /// How a pass is run.
 #[derive(Debug, Clone, Copy)]
@@ -52,9 +52,10 @@ impl<'a, M: TrainableLm> Pass<'a, M> {
         (module, accumulator): (&N, &mut GradientsAccumulator<N>),
     ) {
         if let Some(saved) = self.saved {
-            let mut take = |part: GradientsParams| accumulator.accumulate(module, part);
+            let mut take = |part| accumulator.accumulate(module, widened(module, part));
             self.model.backward_cut(self.groups, saved, &mut gradients, &mut take);
         }
-        accumulator.accumulate(module, GradientsParams::from_grads(gradients, module));
+        let rest = GradientsParams::from_grads(gradients, module);
+        accumulator.accumulate(module, widened(module, rest));
     }
 }

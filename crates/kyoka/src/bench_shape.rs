@@ -72,17 +72,14 @@ impl BenchShape {
             max_positions: 2048,
             ..DecoderConfig::tiny(VOCAB)
         };
-        let layer = EncoderLayerConfig {
-            activation: Activation::GeluPytorchTanh,
-            ..EncoderLayerConfig::plain(192, 3, 768, 1e-6)
-        };
+        let activation = Activation::GeluPytorchTanh;
+        let layer = EncoderLayerConfig { activation, ..EncoderLayerConfig::plain(192, 3, 768, 1e-6) };
         let vision = VisionConfig {
             processor: ImageProcessor::fixed_size(side, side),
             encoder: ImageEncoderConfig::Vit(VitConfig::new(side, PATCH, 4, layer)),
             projector: ProjectorConfig {
                 grid_columns: Some(side / PATCH),
-                linear: true,
-                ..ProjectorConfig::mlp(FOLD)
+                ..ProjectorConfig::linear(FOLD, false)
             },
         };
         Some(PolicyConfig { vision: Some(vision), ..PolicyConfig::of(decoder) })
@@ -101,7 +98,6 @@ mod tests {
         }
         assert!(BenchShape::default().config(15).is_none());
         let config = BenchShape::default().config(64).unwrap();
-        let ImageEncoderConfig::Vit(encoder) = config.vision.unwrap().encoder else { panic!("a plain tower") };
-        assert_eq!(encoder.height, 256);
+        assert_eq!(config.vision.unwrap().fixed_tokens(), Some(64));
     }
 }

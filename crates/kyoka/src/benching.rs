@@ -12,7 +12,7 @@ use kyoka_trainer::{
 use serde::Serialize;
 
 use crate::{
-    BenchShape, Error, Policy, PolicyConfig, bench_shape, load_policy, open_device,
+    BenchShape, Error, Policy, PolicyConfig, VisionConfig, bench_shape, load_policy, open_device,
     plan::step_gflop,
     pretrained::{Pretrained, is_pretrained, load_pretrained},
     random_task::{EvenShare, RandomMedium, RandomTask},
@@ -117,7 +117,7 @@ impl Bench {
             }
         }
         let device = open_device(&options.device)?.autodiff();
-        let Subject { policy, config, image_token_id, end_id } = subject(options, &device)?;
+        let Subject { policy, config, image_token_id, end_id } = Subject::load(options, &device)?;
         let image_tokens = config.vision.as_ref().map_or(0, |vision| {
             let layout = vision.processor.layout(512, 512).expect("every family takes a square");
             vision.tokens_per_view(&layout)
@@ -159,7 +159,7 @@ impl Bench {
     }
 }
 
-/// The policy that is measured.
+/// The policy that is measured, and its special tokens.
 struct Subject {
     policy: Policy,
     config: PolicyConfig,
@@ -167,26 +167,37 @@ struct Subject {
     end_id: u32,
 }
 
-/// A checkpoint, or random weights of a shape.
-fn subject(options: &BenchOptions, device: &Device) -> Result<Subject, Error> {
-    let Some(folder) = &options.checkpoint else {
-        let tokens = options.image_tokens.unwrap_or(16);
-        let config = options
-            .shape
-            .config(tokens)
-            .ok_or_else(|| Error::file("image-tokens", format!("expected a square number, got {tokens}")))?;
-        let (image_token_id, end_id) = (bench_shape::IMAGE_ID, bench_shape::END_ID);
-        return Ok(Subject { policy: config.build(0, device), config, image_token_id, end_id });
-    };
-    if is_pretrained(folder) {
-        let Pretrained { policy, config, placeholders, end_ids, .. } = load_pretrained(folder, device)?;
-        // A text model has no placeholder; its first token is as good as any.
-        let image_token_id = placeholders.image.unwrap_or(0);
-        return Ok(Subject { policy, config, image_token_id, end_id: end_ids.first().copied().unwrap_or(0) });
+impl Subject {
+    /// A checkpoint, or random weights of a shape.
+    fn load(options: &BenchOptions, device: &Device) -> Result<Self, Error> {
+        let Some(folder) = &options.checkpoint else {
+            let tokens = options.image_tokens.unwrap_or(16);
+            let config = options.shape.config(tokens).ok_or_else(|| {
+                Error::file("image-tokens", format!("expected a square number, got {tokens}"))
+            })?;
+            let policy = config.build(0, device);
+            return Ok(Self {
+                policy,
+                config,
+                image_token_id: bench_shape::IMAGE_ID,
+                end_id: bench_shape::END_ID,
+            });
+        };
+        if is_pretrained(folder) {
+            let Pretrained { policy, config, placeholders, end_ids, .. } = load_pretrained(folder, device)?;
+            // A text model has no placeholder; its first token is as good as any.
+            let image_token_id = placeholders.image.unwrap_or(0);
+            return Ok(Self {
+                policy,
+                config,
+                image_token_id,
+                end_id: end_ids.first().copied().unwrap_or(0),
+            });
+        }
+        let (policy, config, (tokenizer, _)) = load_policy(folder, device)?;
+        let (image_token_id, end_id) = (tokenizer.banned_ids()[0], tokenizer.end_id());
+        Ok(Self { policy, config, image_token_id, end_id })
     }
-    let (policy, config, (tokenizer, _)) = load_policy(folder, device)?;
-    let (image_token_id, end_id) = (tokenizer.banned_ids()[0], tokenizer.end_id());
-    Ok(Subject { policy, config, image_token_id, end_id })
 }
 
 fn learning_rate() -> LearningRate {

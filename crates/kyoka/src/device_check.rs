@@ -24,8 +24,7 @@ use crate::{
     random_task::{EvenShare, RandomMedium, RandomTask},
 };
 
-/// Largest difference that passes: of log-probabilities and weights in absolute terms, of gradients relative to their
-/// length.
+/// Largest difference that passes: of log-probabilities in absolute terms, of gradients relative to their length.
 pub const DEVICE_TOLERANCE: f64 = 1e-3;
 
 /// Tokens of the vocabulary; the last three end a completion and stand for pictures and sounds.
@@ -95,17 +94,18 @@ fn largest(ours: &[f32], theirs: &[f32]) -> f64 {
     ours.iter().zip(theirs).map(difference).fold(0.0, |worst, d| if d <= worst { worst } else { d })
 }
 
-/// Largest distance of two gradients of a parameter relative to the CPU's length.
+/// Largest distance of two gradients of a parameter, relative to the CPU's length, or to a hundredth of the length of all
+/// its gradients together where that is more: small gradients are differences of large ones.
 fn farthest(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f64 {
-    let norm =
-        |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-    let distance = |(a, b): (&Vec<f32>, &Vec<f32>)| {
-        let length = norm(&mut b.iter().copied()).max(1e-3);
-        norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / length
-    };
     if ours.len() != theirs.len() {
         return f64::INFINITY;
     }
+    let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>();
+    let whole = squares(&mut theirs.iter().flatten().copied()).sqrt();
+    let distance = |(a, b): (&Vec<f32>, &Vec<f32>)| {
+        let length = squares(&mut b.iter().copied()).sqrt().max(whole / 100.0);
+        squares(&mut a.iter().zip(b).map(|(a, b)| a - b)).sqrt() / length.max(f64::MIN_POSITIVE)
+    };
     ours.iter().zip(theirs).map(distance).fold(0.0, |worst, d| if d <= worst { worst } else { d })
 }
 
@@ -212,16 +212,18 @@ impl Subject {
         LocalEngine::new(policy, END, vec![IMAGE, AUDIO])
     }
 
-    /// Completions of every prompt; with `one_by_one`, the second prompt joins the first one's completions.
+    /// Completions of every prompt. With `in_turn`, one prompt after the other and drawn by tensor operations on every
+    /// device: under filters the host draws in another order, so its tokens are others.
     fn sample(
         &self,
         policy: &Policy,
         sampling: &SamplingConfig,
-        one_by_one: bool,
+        in_turn: bool,
     ) -> Result<Vec<RolloutGroup>, Error> {
         let mut engine = Self::engine(policy.clone());
-        if one_by_one {
-            engine.max_rows = GROUP + 2;
+        if in_turn {
+            engine.max_rows = GROUP;
+            engine.draw_on_device = true;
         }
         let (prompts, group_size) = (self.prompts.as_slice(), GROUP);
         let request = RolloutRequest { prompts, group_size, sampling, seed: 11, policy_version: 0 };
@@ -246,15 +248,17 @@ impl Subject {
     }
 
     /// One step of GRPO: reward, loss and gradient norm, and how every parameter changed. AdamW's first step is the sign
-    /// of the gradient, which says nothing where that is nearly 0; with an epsilon of 1 it is nearly the gradient.
+    /// of the gradient, which says nothing where that is nearly 0; with an epsilon of 1 it is nearly the gradient, and at a
+    /// rate of 100 it is far above what rounding makes of the weights.
     fn step(&self, policy: Policy) -> Result<(Vec<f32>, Vec<Vec<f32>>), Error> {
         let optimizer = AdamWConfig { weight_decay: 0.0, epsilon: 1.0, ..AdamWConfig::default() };
         let learning_rate =
-            LearningRate { peak: 1.0, schedule: Schedule::Constant, warmup_steps: 0, final_share: 1.0 };
+            LearningRate { peak: 100.0, schedule: Schedule::Constant, warmup_steps: 0, final_share: 1.0 };
         let before = weights(&policy);
         let config = RlConfig {
             data: "random".to_owned(),
             steps: 1,
+            max_generated_tokens: 0,
             prompts_per_step: PROMPTS,
             group_size: GROUP,
             algorithm: Default::default(),
@@ -264,7 +268,6 @@ impl Subject {
             augment: false,
             max_refills: 0,
             tokens_per_micro_batch: 8192,
-            max_generated_tokens: 0,
             eval_every: 0,
         };
         let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(Self::engine(policy)) };

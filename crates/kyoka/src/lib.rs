@@ -17,6 +17,7 @@ mod learned_reward;
 mod model;
 mod plan;
 mod policy;
+mod precision;
 mod preparing;
 mod pretrained;
 mod random_task;
@@ -42,8 +43,10 @@ pub use exporting::{ExportDtype, ExportOptions, Exported, export};
 pub use generating::{GenerateOptions, generate};
 pub use plan::{Phase, PhaseBytes, Plan, PlanOptions, Suggestion, plan};
 pub use policy::{AudioConfig, Policy, PolicyConfig, Source, VisionConfig, load_policy};
+pub use precision::{Precision, open_device_with};
 pub use pretrained::{
-    Placeholders, Pretrained, PretrainedTower, is_known_family, load_audio_encoder, load_adapted, load_image_encoder, load_pretrained,
+    Placeholders, Pretrained, PretrainedTower, is_known_family, load_adapted, load_audio_encoder,
+    load_image_encoder, load_pretrained,
 };
 pub use recipe::{Recipe, RewardConfig, RewardKind};
 pub use roofline::{Roofline, bench_roofline};

@@ -14,8 +14,7 @@ use kyoka_trainer::{CheckpointPolicy, PreferenceStageConfig, RewardModelConfig, 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::model::ModelSettings;
-use crate::{Error, MediaAugment, learned_reward::LearnedReward};
+use crate::{Error, MediaAugment, Precision, learned_reward::LearnedReward, model::ModelSettings};
 
 /// Recipes that come with the program.
 const BUNDLED: [(&str, &str); 3] = [
@@ -41,6 +40,9 @@ pub(crate) struct Settings {
     /// Layers are computed again on the way back instead of kept: less memory, a forward pass more. Default false.
     #[serde(default)]
     pub gradient_checkpointing: bool,
+    /// In which numbers the policy computes. Default f32.
+    #[serde(default)]
+    pub precision: Precision,
     pub data: DataSettings,
     pub model: ModelSettings,
     #[serde(default)]

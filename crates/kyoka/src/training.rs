@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::{
     Error, Policy, Recipe,
     evaluating::locate,
-    open_device,
+    open_device_with,
     preparing::{Prepared, prepare},
     freezing::Frozen,
     recipe::{Settings, limited},
@@ -32,7 +32,7 @@ pub struct TrainOptions {
     pub seed: u64,
     /// Folder of the run; `runs/<recipe>-<seed>` (numbered if taken) when not given.
     pub out: Option<PathBuf>,
-    /// Device name, see [`open_device`].
+    /// Device name, see [`open_device`](crate::open_device).
     pub device: String,
     /// Folder of a run to go on with.
     pub resume: Option<PathBuf>,
@@ -79,7 +79,7 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
         let reason = format!("seed: expected at most {}, got {}", i64::MAX, options.seed);
         return Err(Error::Recipe { name: recipe.name().to_owned(), reason });
     }
-    let device = open_device(&options.device)?;
+    let device = open_device_with(&options.device, settings.precision)?;
     let run_folder = match &options.resume {
         Some(folder) => folder.clone(),
         None => new_run_folder(recipe, options)?,

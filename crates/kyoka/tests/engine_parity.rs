@@ -3,13 +3,14 @@
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
+    optim::GradientsParams,
     tensor::{Device, Gradients, Tensor},
 };
 use kyoka::{
     MediaAugment, MultimodalTask, Policy, PolicyConfig,
     core::{
-        CausalLm, MediaRef, Modality, PackedGroup, Part, Prompt, RolloutEngine, RolloutRequest, Sample,
-        ParameterPath, SamplingConfig,
+        CausalLm, MediaRef, Modality, PackedGroup, ParameterPath, Part, Prompt, RolloutEngine,
+        RolloutRequest, Sample, SamplingConfig,
     },
     rollout::LocalEngine,
     text::Tokenizer,
@@ -195,4 +196,35 @@ fn shared_prefix_training_gives_the_gradients_of_plain_training() {
         let length: f32 = b.iter().map(|y| y.powi(2)).sum::<f32>().sqrt();
         assert!(distance <= 1e-4 * length.max(1e-3), "{name}: {distance} of {length}");
     }
+}
+
+#[test]
+fn kept_features_of_frozen_encoders_change_nothing_and_every_medium_is_encoded_once() {
+    let setup = setup(&Device::flex().autodiff());
+    let sampled = sample(&setup, 2);
+    let groups = packed(&setup, &sampled);
+    let expected = score(&setup.policy.valid(), &groups);
+    let kept = setup.policy.clone().with_feature_cache(1 << 20);
+    // Prefill, two passes of a policy without gradients and one with them: as sampling and two epochs do.
+    let prompts: Vec<&Prompt> = setup.prompts.iter().collect();
+    kept.valid().prefill(&prompts);
+    assert_eq!(score(&kept.valid(), &groups), expected);
+    let loss = kept.score(&groups).sum();
+    // All pictures of the setup are one file, and so are the sounds.
+    assert_eq!(kept.num_encoded(), [1, 1]);
+    let gradients = loss.backward();
+    let plain = setup.policy.score(&groups).sum().backward();
+    let projector = |policy: &Policy, gradients: &Gradients| -> Vec<f32> {
+        let tower = policy.image.as_ref().unwrap();
+        let weight = &tower.projector.mlp.as_ref().unwrap().fc1.weight;
+        weight.val().grad(gradients).unwrap().into_data().try_to_vec().unwrap()
+    };
+    let (got, expected) = (projector(&kept, &gradients), projector(&setup.policy, &plain));
+    assert!(got.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs().max(1.0)));
+    let encoder = &kept.image.as_ref().unwrap().encoder;
+    let moved = kyoka::core::named_parameters(encoder).len();
+    assert!(
+        moved > 0 && GradientsParams::from_grads(gradients, encoder).is_empty(),
+        "no gradient reaches it"
+    );
 }

@@ -1,6 +1,6 @@
 //! The same operations from Burn's own, for every device.
 
-use burn::tensor::{Int, Tensor, TensorData, activation};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData, activation};
 
 pub fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
     let inner = (x.clone() + x.clone().powi_scalar(3) * 0.044_715) * (2.0 / std::f64::consts::PI).sqrt();
@@ -14,7 +14,8 @@ pub fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
 }
 
 pub fn head_logprobs(hidden: Tensor<2>, weight: Tensor<2>, tied: bool, targets: &[usize]) -> Tensor<2> {
-    let logits = hidden.matmul(if tied { weight.transpose() } else { weight });
+    // Probabilities of a large vocabulary need more digits than bf16 has.
+    let logits = hidden.matmul(if tied { weight.transpose() } else { weight }).cast(FloatDType::F32);
     let ids: Vec<i64> = targets.iter().map(|&target| target as i64).collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [targets.len(), 1]), &logits.device());
     activation::log_softmax(logits, 1).gather(1, ids)

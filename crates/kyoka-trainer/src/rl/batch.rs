@@ -1,6 +1,6 @@
 //! The completions of a step, packed into micro-batches, and what the loss needs of them.
 
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 use kyoka_algorithms::Algorithm;
 use kyoka_core::{PackedGroup, Rollout};
 
@@ -100,7 +100,7 @@ impl<'a> Rows<'a> {
 }
 
 impl MicroBatch<'_> {
-    /// A `[R, T]` tensor from a number a token; padding holds 0.
+    /// A `[R, T]` tensor of 32-bit numbers, one a token; padding holds 0.
     pub fn table(&self, device: &Device, value: &dyn Fn(Row<'_>, usize) -> f32) -> Tensor<2> {
         let t = self.rows.iter().map(|row| row.rollout.token_ids.len()).max().unwrap_or(0);
         let mut values = vec![0.0; self.rows.len() * t];
@@ -109,7 +109,7 @@ impl MicroBatch<'_> {
                 values[place * t + token] = value(*row, token);
             }
         }
-        Tensor::from_data(TensorData::new(values, [self.rows.len(), t]), device)
+        Tensor::from_data(TensorData::new(values, [self.rows.len(), t]), (device, DType::F32))
     }
 
     /// True on the tokens for which `counts` holds.

@@ -2,7 +2,7 @@
 
 use burn::{
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Bool, Tensor, activation::log_softmax},
+    tensor::{Bool, FloatDType, Tensor, activation::log_softmax},
 };
 use kyoka_algorithms::{
     Algorithm, CriticKind, CriticSettings, Kl, KlEstimator, KlInput, KlPlacement, ValueLossInput, entropy,
@@ -249,7 +249,7 @@ pub(super) fn own_trunk(algorithm: &Algorithm) -> Option<bool> {
 /// Logits of hidden rows `[R, T, D]`: `[R, T, V]`.
 fn logits<M: CausalLm>(model: &M, hidden: Tensor<3>) -> Tensor<3> {
     let [r, t, d] = hidden.dims();
-    let logits = model.logits(hidden.reshape([r * t, d]));
+    let logits = model.logits(hidden.reshape([r * t, d])).cast(FloatDType::F32);
     let [_, vocab] = logits.dims();
     logits.reshape([r, t, vocab])
 }

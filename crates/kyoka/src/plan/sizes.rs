@@ -1,8 +1,9 @@
 //! Parameters, kept values and arithmetic of a policy, counted from its configuration.
 
-use kyoka_core::Prompt;
+use kyoka_core::{ImageInput, Prompt};
+use kyoka_fusion::ProjectorConfig;
 use kyoka_image::ImageEncoderConfig;
-use kyoka_nn::EncoderLayerConfig;
+use kyoka_nn::{EncoderLayerConfig, NormKind};
 
 use crate::PolicyConfig;
 
@@ -25,15 +26,17 @@ pub(super) struct Stack {
 impl Stack {
     fn encoder(num_layers: usize, layer: EncoderLayerConfig) -> Self {
         let EncoderLayerConfig { d_model, d_hidden, .. } = layer;
-        let biases = 3 * d_model + d_model + d_hidden + d_model;
+        let mlp_matrices = if layer.gated { 3 } else { 2 };
+        let biases = 3 * d_model + d_model + (mlp_matrices - 1) * d_hidden + d_model;
+        let scales = if layer.layer_scale { 2 * d_model } else { 0 };
         Self {
             num_layers,
             d_model,
             row_width: 3 * d_model,
             mixed_width: d_model,
             d_hidden,
-            mlp_matrices: 2,
-            vectors: biases + 4 * d_model,
+            mlp_matrices,
+            vectors: biases + scales + 2 * norm(layer),
         }
     }
 
@@ -88,6 +91,14 @@ impl Stack {
     }
 }
 
+/// Parameters of a norm.
+fn norm(layer: EncoderLayerConfig) -> usize {
+    match layer.norm {
+        NormKind::Layer => 2 * layer.d_model,
+        NormKind::RootMeanSquare => layer.d_model,
+    }
+}
+
 /// A tower: what it reads, its layers, its projector.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TowerSizes {
@@ -105,6 +116,24 @@ pub(super) struct TowerSizes {
 }
 
 impl TowerSizes {
+    /// `widths`: values of the input of a row, values that the stem keeps of it besides, parameters of the stem.
+    fn new(
+        stack: Stack,
+        (input_width, stem_kept, stem_params): (usize, usize, usize),
+        projector: ProjectorConfig,
+        d_model: usize,
+    ) -> Self {
+        let ProjectorConfig { fold, linear, linear_bias, d_hidden, .. } = projector;
+        let d_folded = stack.d_model * fold;
+        let (params, projector_hidden) = if linear {
+            (d_folded * d_model + if linear_bias { d_model } else { 0 }, 0)
+        } else {
+            let d_hidden = d_hidden.unwrap_or(d_model);
+            (d_folded * d_hidden + d_hidden + d_hidden * d_model + d_model, d_hidden)
+        };
+        Self { stack, input_width, stem_kept, other_params: stem_params + params, fold, projector_hidden }
+    }
+
     pub fn params(&self) -> usize {
         self.stack.params() + self.other_params
     }
@@ -154,6 +183,13 @@ impl PolicySizes {
         let (h, kv, d_head, d_model) =
             (decoder.num_heads, decoder.num_kv_heads, decoder.d_head, decoder.d_model);
         let row_width = (h + 2 * kv) * d_head;
+        let optional = [
+            (decoder.qkv_bias, row_width),
+            (decoder.out_bias, d_model),
+            (decoder.mlp_bias, 2 * decoder.d_hidden + d_model),
+            (decoder.qk_norm, 2 * d_head),
+        ];
+        let present = optional.iter().filter(|(present, _)| *present).map(|(_, count)| count);
         let stack = Stack {
             num_layers: decoder.num_layers,
             d_model,
@@ -161,51 +197,41 @@ impl PolicySizes {
             mixed_width: h * d_head,
             d_hidden: decoder.d_hidden,
             mlp_matrices: 3,
-            vectors: 2 * d_model + if decoder.qkv_bias { row_width } else { 0 },
+            vectors: 2 * d_model + present.sum::<usize>(),
         };
-        let projector = |d_encoder: usize, projector: kyoka_fusion::ProjectorConfig| {
-            let d_folded = d_encoder * projector.fold;
-            match projector.linear {
-                true => (d_folded * d_model, 0),
-                false => (d_folded * d_model + d_model + d_model * d_model + d_model, d_model),
+        let image = config.vision.as_ref().map(|vision| match &vision.encoder {
+            ImageEncoderConfig::Vit(encoder) => {
+                let (d, patch) = (encoder.layer.d_model, 3 * encoder.patch_size * encoder.patch_size);
+                let [rows, columns] = encoder.grid();
+                let class = if encoder.class_token { 2 * d } else { 0 };
+                let bias = if encoder.patch_bias { d } else { 0 };
+                let norms = usize::from(encoder.pre_norm) + usize::from(encoder.post_norm);
+                let stem = patch * d + bias + rows * columns * d + class + norms * norm(encoder.layer);
+                let stack = Stack::encoder(encoder.num_layers, encoder.layer);
+                TowerSizes::new(stack, (patch, 0, stem), vision.projector, d_model)
             }
-        };
-        let image = config.vision.as_ref().map(|vision| {
-            let (num_layers, layer, input_width, positions) = match &vision.encoder {
-                ImageEncoderConfig::Vit(encoder) => {
-                    let [rows, columns] = encoder.grid();
-                    let positions = rows * columns + usize::from(encoder.class_token);
-                    (encoder.num_layers, encoder.layer, 3 * encoder.patch_size.pow(2), positions)
-                }
-                ImageEncoderConfig::Qwen(encoder) => {
-                    let width = 3 * encoder.temporal_patch_size * encoder.patch_size.pow(2);
-                    (encoder.num_layers, encoder.layer, width, 0)
-                }
-            };
-            let d = layer.d_model;
-            let (projector_params, projector_hidden) = projector(d, vision.projector);
-            TowerSizes {
-                stack: Stack::encoder(num_layers, layer),
-                input_width,
-                stem_kept: 0,
-                other_params: input_width * d + d + positions * d + 2 * d + projector_params,
-                fold: vision.projector.fold,
-                projector_hidden,
+            ImageEncoderConfig::Qwen(encoder) => {
+                let (d, side) = (encoder.layer.d_model, encoder.patch_size);
+                let patch = 3 * encoder.temporal_patch_size * side * side;
+                let stem = patch * d + norm(encoder.layer);
+                let stack = Stack::encoder(encoder.num_layers, encoder.layer);
+                TowerSizes::new(stack, (patch, 0, stem), vision.projector, d_model)
             }
         });
         let audio = config.audio.as_ref().map(|audio| {
             let encoder = &audio.encoder;
             let d = encoder.layer.d_model;
-            let (projector_params, projector_hidden) = projector(d, audio.projector);
-            TowerSizes {
-                stack: Stack::encoder(encoder.num_layers, encoder.layer),
-                // Two frames a row, three taps each.
-                input_width: 2 * 3 * encoder.num_mels,
-                stem_kept: 2 * 2 * d + 3 * d + d,
-                other_params: 3 * encoder.num_mels * d + d + 3 * d * d + d + 2 * d + projector_params,
-                fold: audio.projector.fold,
-                projector_hidden,
-            }
+            let positions = encoder.max_positions.unwrap_or(0) * d;
+            let convolutions = 3 * encoder.num_mels * d + d + 3 * d * d + d;
+            let stem = convolutions + positions + norm(encoder.layer);
+            // Two frames a row, three taps each; both convolutions keep what they give before and after the activation.
+            let widths = (2 * 3 * encoder.num_mels, 2 * 2 * d + 3 * d + d, stem);
+            TowerSizes::new(
+                Stack::encoder(encoder.num_layers, encoder.layer),
+                widths,
+                audio.projector,
+                d_model,
+            )
         });
         let (vocab, tied) = (decoder.vocab_size, decoder.tie_embeddings);
         Self { decoder: stack, vocab, tied, kv_width: 2 * kv * d_head, image, audio }
@@ -253,11 +279,14 @@ impl PolicySizes {
 
 /// Rows that the media of a prompt take, and the bytes of their preprocessed values.
 pub(super) fn media_of(config: &PolicyConfig, prompt: &Prompt) -> (TowerRows, usize) {
-    let patch = config.vision.as_ref().map_or(1, |vision| match &vision.encoder {
-        ImageEncoderConfig::Vit(encoder) => encoder.patch_size,
-        ImageEncoderConfig::Qwen(encoder) => encoder.patch_size,
+    let (patch, frames) = config.vision.as_ref().map_or((1, 1), |vision| match &vision.encoder {
+        ImageEncoderConfig::Vit(encoder) => (encoder.patch_size, 1),
+        ImageEncoderConfig::Qwen(encoder) => (encoder.patch_size, encoder.temporal_patch_size),
     });
-    let image = prompt.images.iter().map(|image| image.num_views * (image.height / patch) * (image.width / patch)).sum();
+    let patches = |image: &ImageInput| {
+        image.num_views.div_ceil(frames) * (image.height / patch) * (image.width / patch)
+    };
+    let image = prompt.images.iter().map(patches).sum();
     let audio = prompt.audios.iter().map(|audio| audio.frames / 2).sum();
     let values = prompt.images.iter().map(|image| image.pixel_values.len()).sum::<usize>()
         + prompt.audios.iter().map(|audio| audio.input_features.len()).sum::<usize>();
@@ -273,9 +302,21 @@ mod tests {
     #[test]
     fn parameters_are_counted_as_they_are_built() {
         let mut config = PolicyConfig::tiny(300);
-        for (tied, bias) in [(true, false), (false, true)] {
-            config.decoder.tie_embeddings = tied;
-            config.decoder.qkv_bias = bias;
+        for other in [false, true] {
+            let decoder = &mut config.decoder;
+            decoder.tie_embeddings = !other;
+            decoder.qkv_bias = other;
+            decoder.out_bias = other;
+            decoder.mlp_bias = other;
+            decoder.qk_norm = other;
+            if let Some(ImageEncoderConfig::Vit(encoder)) =
+                config.vision.as_mut().map(|vision| &mut vision.encoder)
+            {
+                encoder.class_token = other;
+                encoder.pre_norm = other;
+                encoder.layer.gated = other;
+                encoder.layer.layer_scale = other;
+            }
             let built = config.build(1, &crate::open_device("cpu").unwrap()).num_params();
             assert_eq!(PolicySizes::new(&config).params(), built);
         }
