@@ -98,6 +98,7 @@ mod tests {
         }
         assert!(BenchShape::default().config(15).is_none());
         let config = BenchShape::default().config(64).unwrap();
-        assert_eq!(config.vision.unwrap().fixed_tokens(), Some(64));
+        let vision = config.vision.unwrap();
+        assert_eq!(vision.tokens_per_view(&vision.processor.layout(512, 512).unwrap()), 64);
     }
 }

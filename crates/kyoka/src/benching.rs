@@ -12,7 +12,7 @@ use kyoka_trainer::{
 use serde::Serialize;
 
 use crate::{
-    BenchShape, Error, Policy, PolicyConfig, VisionConfig, bench_shape, load_policy, open_device,
+    BenchShape, Error, Policy, PolicyConfig, bench_shape, load_policy, open_device,
     plan::step_gflop,
     pretrained::{Pretrained, is_pretrained, load_pretrained},
     random_task::{EvenShare, RandomMedium, RandomTask},
