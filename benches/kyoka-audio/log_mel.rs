@@ -25,7 +25,7 @@ fn log_mel(c: &mut Criterion) {
 fn encoder(c: &mut Criterion) {
     let device = Device::flex();
     let encoder = WhisperEncoder::new(&WhisperConfig::tiny(), &mut WeightInit::new(1, &device));
-    let input = LogMel::new(LogMelConfig { num_mels: 80, window_s: 10.0 }).process(&samples(10));
+    let input = LogMel::new(LogMelConfig::new(80, 10.0)).process(&samples(10));
     c.bench_function("audio_encoder/tiny/10s", |b| {
         b.iter(|| black_box(encoder.encode(&[&input], &device).embeddings.into_data()))
     });

@@ -174,7 +174,9 @@ mod tests {
     fn the_last_name_of_all_stays_outside_the_tests() {
         let source = "mod b;\n\npub use b::B;\n\n#[cfg(test)]\nmod tests {\n    use super::*;\n}\n";
         let added = with_module(source, "zebra", "Zebra").unwrap();
-        assert!(added.starts_with("mod b;\nmod zebra;\n\npub use b::B;\npub use zebra::Zebra;\n\n#[cfg(test)]"));
+        assert!(
+            added.starts_with("mod b;\nmod zebra;\n\npub use b::B;\npub use zebra::Zebra;\n\n#[cfg(test)]")
+        );
     }
 
     #[test]

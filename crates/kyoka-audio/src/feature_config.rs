@@ -105,7 +105,9 @@ impl Fields<'_> {
             return Ok(default);
         }
         let number = value.and_then(Value::as_u64).filter(|number| (1..=most).contains(number));
-        number.map(|number| number as usize).ok_or_else(|| self.fault(name, &format!("a number from 1 to {most}")))
+        number
+            .map(|number| number as usize)
+            .ok_or_else(|| self.fault(name, &format!("a number from 1 to {most}")))
     }
 
     /// An absent field passes.

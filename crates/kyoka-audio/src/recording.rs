@@ -109,7 +109,8 @@ fn decode_with_symphonia(bytes: &[u8]) -> Result<Recording, AudioError> {
         }
     }
     let wav_cut_short = bytes.starts_with(b"RIFF")
-        && promised.is_some_and(|frames| frames > (recording.samples.len() / recording.channels.max(1)) as u64);
+        && promised
+            .is_some_and(|frames| frames > (recording.samples.len() / recording.channels.max(1)) as u64);
     if wav_cut_short {
         return Err(AudioError::CutShort);
     }

@@ -7,7 +7,10 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use kyoka_core::{AudioInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{EncoderLayer, EncoderLayerConfig, Linear, Linears, NamedLinears, Norm, NormKind, WeightInit, fused, indices};
+use kyoka_nn::{
+    EncoderLayer, EncoderLayerConfig, Linear, Linears, NamedLinears, Norm, NormKind, WeightInit, fused,
+    indices,
+};
 use serde::{Deserialize, Serialize};
 
 /// Which frames are encoded, and which see each other.
@@ -145,7 +148,10 @@ impl WhisperEncoder {
 
     /// For two frames a feature, three neighbouring frames side by side, zeros beyond the ends.
     fn unfold(&self, input: &AudioInput, sequence: Sequence, values: &mut Vec<f32>) {
-        assert_eq!(input.num_mels, self.config.num_mels, "whisper: expected the configured number of mel bands");
+        assert_eq!(
+            input.num_mels, self.config.num_mels,
+            "whisper: expected the configured number of mel bands"
+        );
         for frame in sequence.start..sequence.start + 2 * sequence.positions {
             let taps = [0, 1, 2].map(|tap| {
                 let source = (frame + tap).checked_sub(1)?;
@@ -183,7 +189,8 @@ impl WhisperEncoder {
         let odd = pairs.clone().narrow(1, d, d);
         let mut before = Tensor::cat(vec![Tensor::zeros([1, d], device), odd.narrow(0, 0, n - 1)], 0);
         if sequences.len() > 1 {
-            let goes_on = sequences.iter().flat_map(|sequence| (0..sequence.positions).map(|place| place > 0));
+            let goes_on =
+                sequences.iter().flat_map(|sequence| (0..sequence.positions).map(|place| place > 0));
             before = before * column(goes_on, device);
         }
         // `[N, 3, D]` to `[N, D, 3]` would copy every frame; the weight is turned instead.
@@ -244,7 +251,8 @@ fn pool(rows: Tensor<2>, lengths: &mut [usize]) -> Tensor<2> {
         *length /= 2;
     }
     let second: Vec<usize> = first.iter().map(|row| row + 1).collect();
-    let [first, second] = [first, second].map(|places| rows.clone().select(0, indices(&places, &rows.device())));
+    let [first, second] =
+        [first, second].map(|places| rows.clone().select(0, indices(&places, &rows.device())));
     (first + second) * 0.5
 }
 
@@ -274,8 +282,7 @@ impl ModalityEncoder for WhisperEncoder {
         let mut lengths: Vec<usize> = of_inputs.iter().map(positions).collect();
         assert!(!lengths.contains(&0), "whisper: expected sounds of at least one frame");
         let sequences = of_inputs.concat();
-        let mut hidden =
-            self.convolve(inputs, &sequences, device) + self.positions(&sequences, device);
+        let mut hidden = self.convolve(inputs, &sequences, device) + self.positions(&sequences, device);
         if let Some(first) = self.layers.first() {
             let spans: Vec<usize> = sequences.iter().map(|sequence| sequence.positions).collect();
             hidden = EncoderLayer::run(&self.layers, hidden, &Arc::new(first.layout(&spans)));
@@ -300,8 +307,7 @@ mod tests {
     }
 
     fn sound(frames: usize, valid_frames: usize) -> AudioInput {
-        let features: Vec<f32> =
-            (0..80 * frames).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+        let features: Vec<f32> = (0..80 * frames).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
         AudioInput { input_features: features.into(), num_mels: 80, frames, valid_frames }
     }
 

@@ -30,7 +30,9 @@ pub enum Command {
     )]
     Generate(GenerateArguments),
     /// Talk to a model that has a chat template: reads lines, answers each
-    #[command(after_help = "Example:\n  kyoka chat --model SmolLM2-135M-Instruct --system \"Answer briefly.\"")]
+    #[command(
+        after_help = "Example:\n  kyoka chat --model SmolLM2-135M-Instruct --system \"Answer briefly.\""
+    )]
     Chat(ChatArguments),
     /// Give a policy back as a folder that transformers or PEFT loads
     #[command(after_help = "Example:\n  kyoka export runs/tuned --to tuned --dtype bf16")]

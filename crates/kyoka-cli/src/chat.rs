@@ -90,6 +90,9 @@ mod tests {
         assert_eq!(command("/image a b.png"), Input::Image("a b.png".into()));
         assert_eq!(command("/system  be brief"), Input::System("be brief"));
         assert_eq!(command("what / is this?"), Input::Message("what / is this?"));
-        assert_eq!((command(""), command("/quit"), command("/imgae x")), (Input::Nothing, Input::Quit, Input::Help));
+        assert_eq!(
+            (command(""), command("/quit"), command("/imgae x")),
+            (Input::Nothing, Input::Quit, Input::Help)
+        );
     }
 }

@@ -15,12 +15,13 @@ use std::{
 };
 
 use arguments::{
-    Arguments, BenchArguments, BenchKind, Command, DataCommand, EvalArguments, ExportArguments, GenerateArguments,
-    PlanArguments, TrainArguments,
+    Arguments, BenchArguments, BenchKind, Command, DataCommand, EvalArguments, ExportArguments,
+    GenerateArguments, PlanArguments, TrainArguments,
 };
 use clap::Parser;
 use kyoka::{
-    BenchOptions, Error, EvalOptions, ExportOptions, Exported, GenerateOptions, PlanOptions, Recipe, TrainOptions, trainer::TrainError,
+    BenchOptions, Error, EvalOptions, ExportOptions, Exported, GenerateOptions, PlanOptions, Recipe,
+    TrainOptions, trainer::TrainError,
 };
 use serde_json::json;
 

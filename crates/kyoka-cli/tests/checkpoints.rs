@@ -25,7 +25,9 @@ fn setup(name: &str, rate: f64, model: &str) -> tempfile::TempDir {
     let data = folder.path().join("data");
     fs::create_dir(&data).unwrap();
     let row = |id: usize| {
-        format!("{{\"id\": \"{id}\", \"prompt\": \"t5 t6 t{id}\", \"answer\": \"t9\", \"completion\": \"t{id} t9\"}}\n")
+        format!(
+            "{{\"id\": \"{id}\", \"prompt\": \"t5 t6 t{id}\", \"answer\": \"t9\", \"completion\": \"t{id} t9\"}}\n"
+        )
     };
     fs::write(data.join("rows.jsonl"), row(7) + &row(8)).unwrap();
     let recipe = format!(
@@ -53,7 +55,8 @@ fn an_untouched_checkpoint_comes_out_as_it_went_in() {
         let tensors = |folder: &Path| {
             let files = kyoka::nn::CheckpointFiles::open(folder).unwrap();
             let names: Vec<String> = files.names().map(str::to_owned).collect();
-            let tensor = |name: &String| (files.info(name).cloned().unwrap(), files.bytes(name).unwrap().to_vec());
+            let tensor =
+                |name: &String| (files.info(name).cloned().unwrap(), files.bytes(name).unwrap().to_vec());
             names.iter().map(|name| (name.clone(), tensor(name))).collect::<Vec<_>>()
         };
         assert!(tensors(&golden(name)) == tensors(&folder.path().join("out")), "{name}");
@@ -62,21 +65,29 @@ fn an_untouched_checkpoint_comes_out_as_it_went_in() {
             assert_eq!(read(&golden(name)), read(&folder.path().join("out")), "{name}/{file}");
         }
         let again = kyoka(folder.path(), &["export", "run", "--to", "out"]);
-        assert!(!again.status.success() && text(&again).contains("new or an empty folder"), "{}", text(&again));
+        assert!(
+            !again.status.success() && text(&again).contains("new or an empty folder"),
+            "{}",
+            text(&again)
+        );
     }
 }
 
 #[test]
 fn an_adapter_is_trained_written_read_and_merged() {
-    let folder = setup("llama_yarn", 0.05, "[model.lora]\nrank = 2\nalpha = 4.0\ntargets = [\"q_proj\", \"mlp.*\"]");
+    let folder =
+        setup("llama_yarn", 0.05, "[model.lora]\nrank = 2\nalpha = 4.0\ntargets = [\"q_proj\", \"mlp.*\"]");
     train(folder.path());
     let base = golden("llama_yarn");
-    for arguments in [&["export", "run", "--to", "adapter"][..], &["export", "run", "--to", "whole", "--merge"]] {
+    for arguments in
+        [&["export", "run", "--to", "adapter"][..], &["export", "run", "--to", "whole", "--merge"]]
+    {
         let output = kyoka(folder.path(), arguments);
         assert!(output.status.success(), "{}", text(&output));
     }
     let answer = |arguments: &[&str]| {
-        let asked = [arguments, &["--prompt", "t5 t6 t7", "--max-new-tokens", "6", "--device", "cpu"]].concat();
+        let asked =
+            [arguments, &["--prompt", "t5 t6 t7", "--max-new-tokens", "6", "--device", "cpu"]].concat();
         let output = kyoka(folder.path(), &[&["generate"], asked.as_slice()].concat());
         assert!(output.status.success(), "{}", text(&output));
         text(&output)
@@ -90,7 +101,11 @@ fn an_adapter_is_trained_written_read_and_merged() {
         folder.path(),
         &["generate", "--model", golden("qwen3").to_str().unwrap(), "--adapter", "adapter", "--prompt", "t5"],
     );
-    assert!(!other.status.success() && text(&other).contains("adapter_model.safetensors"), "{}", text(&other));
+    assert!(
+        !other.status.success() && text(&other).contains("adapter_model.safetensors"),
+        "{}",
+        text(&other)
+    );
 }
 
 #[test]

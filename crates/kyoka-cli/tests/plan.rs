@@ -1,6 +1,7 @@
 //! What `kyoka plan` predicts is what a run takes.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[expect(dead_code, reason = "tests of training use the rest")]
 mod support;
 
 use serde_json::Value;
@@ -20,7 +21,9 @@ fn last_json(arguments: &[&str]) -> Value {
     let home = tempfile::tempdir().unwrap();
     let mut command = kyoka(home.path());
     command.args(arguments);
-    SETTINGS.iter().for_each(|setting| drop(command.args(["--set", setting])));
+    for setting in SETTINGS {
+        command.args(["--set", setting]);
+    }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", errors(&output));
     let text = String::from_utf8(output.stdout).unwrap();

@@ -70,7 +70,16 @@ impl ImageInput {
     /// # Shapes
     /// - `pixel_values`: `[channels, height, width]`
     pub fn one_view(pixel_values: Arc<[f32]>, [channels, height, width]: [usize; 3]) -> Self {
-        Self { pixel_values, num_views: 1, channels, height, width, pixel_mask: None, split: None, seconds_per_step: 1.0 }
+        Self {
+            pixel_values,
+            num_views: 1,
+            channels,
+            height,
+            width,
+            pixel_mask: None,
+            split: None,
+            seconds_per_step: 1.0,
+        }
     }
 }
 

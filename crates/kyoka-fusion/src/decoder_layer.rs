@@ -2,7 +2,8 @@
 
 use burn::{module::Module, tensor::Tensor};
 use kyoka_nn::{
-    AttentionLayout, CompletionKv, GatedMlp, Linear, Linears, NamedLinears, Norm, NormKind, PrefixKv, Rotary, WeightInit, attend, indices,
+    AttentionLayout, CompletionKv, GatedMlp, Linear, Linears, NamedLinears, Norm, NormKind, PrefixKv, Rotary,
+    WeightInit, attend, indices,
 };
 
 use crate::DecoderConfig;

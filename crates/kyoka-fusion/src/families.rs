@@ -142,7 +142,11 @@ impl TextConfig {
         let needed = |value: Option<f64>, field: &str| {
             let value = value.ok_or_else(|| format!("rope_parameters.{field}: missing"))?;
             let fits = value.is_finite() && value > 0.0;
-            if fits { Ok(value) } else { Err(format!("rope_parameters.{field}: expected a number above 0, got {value}")) }
+            if fits {
+                Ok(value)
+            } else {
+                Err(format!("rope_parameters.{field}: expected a number above 0, got {value}"))
+            }
         };
         let context = self.max_position_embeddings.get() as f64;
         let original = rope.original_max_position_embeddings.unwrap_or(context);
@@ -199,13 +203,16 @@ mod tests {
 
     #[test]
     fn old_and_new_names_of_scalings_are_read() {
-        let old = parse(", \"rope_theta\": 500.0, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}").unwrap();
+        let old = parse(", \"rope_theta\": 500.0, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}")
+            .unwrap();
         assert_eq!(old.rope_scaling, Some(RopeScaling::Linear { factor: 2.0 }));
         let new = parse(
             ", \"rope_parameters\": {\"rope_theta\": 500.0, \"rope_type\": \"yarn\", \"factor\": 4.0, \
              \"original_max_position_embeddings\": 16}",
         );
-        let Some(RopeScaling::Yarn { attention_factor, .. }) = new.unwrap().rope_scaling else { panic!("yarn") };
+        let Some(RopeScaling::Yarn { attention_factor, .. }) = new.unwrap().rope_scaling else {
+            panic!("yarn")
+        };
         assert!((attention_factor - (0.1 * 4_f64.ln() + 1.0)).abs() < 1e-12);
     }
 

@@ -61,7 +61,11 @@ impl PositionScheme {
             match spans.peek() {
                 Some((span, grid)) if span.positions.start == place => {
                     let count = grid.steps * grid.rows * grid.columns;
-                    assert_eq!(span.positions.len(), count, "positions: expected a span of the picture's grid");
+                    assert_eq!(
+                        span.positions.len(),
+                        count,
+                        "positions: expected a span of the picture's grid"
+                    );
                     let moment = |step: usize| {
                         let ticks = ticks_per_second.map(|ticks| ticks * grid.seconds_per_step);
                         ticks.map_or(step, |ticks| (step as f64 * ticks) as usize)

@@ -71,8 +71,8 @@ fn seen_patches(input: &ImageInput, side: usize) -> Vec<bool> {
     for view in mask.chunks_exact(input.height * input.width) {
         for row in 0..rows {
             for column in 0..columns {
-                let mut lines = (row * side..(row + 1) * side)
-                    .map(|y| &view[y * input.width + column * side..][..side]);
+                let mut lines =
+                    (row * side..(row + 1) * side).map(|y| &view[y * input.width + column * side..][..side]);
                 seen.push(lines.any(|line| line.contains(&true)));
             }
         }

@@ -54,7 +54,8 @@ pub(crate) fn buckets(
         let seen = |patch: usize| seen.is_none_or(|seen| seen[view * rows * columns + patch]);
         let tall = (0..rows).filter(|row| seen(row * columns)).count();
         let wide = (0..columns).filter(|&column| seen(column)).count();
-        let (by_row, by_column) = (axis_buckets(learned[0], rows, tall), axis_buckets(learned[1], columns, wide));
+        let (by_row, by_column) =
+            (axis_buckets(learned[0], rows, tall), axis_buckets(learned[1], columns, wide));
         let place = move |patch: usize| {
             let place = by_row[patch / columns] * learned[1] + by_column[patch % columns];
             if seen(patch) { place } else { 0 }

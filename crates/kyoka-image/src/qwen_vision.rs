@@ -9,8 +9,8 @@ use burn::{
 };
 use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
 use kyoka_nn::{
-    AttentionLayout, EncoderLayer, EncoderLayerConfig, Linear, Linears, NamedLinears, Norm, Position, Rotary, RotaryAxes, RotaryConfig,
-    WeightInit, indices, packed_attention,
+    AttentionLayout, EncoderLayer, EncoderLayerConfig, Linear, Linears, NamedLinears, Norm, Position, Rotary,
+    RotaryAxes, RotaryConfig, WeightInit, indices, packed_attention,
 };
 use serde::{Deserialize, Serialize};
 
@@ -269,8 +269,7 @@ mod tests {
         let inputs = [picture(8, 12), picture(4, 8)];
         let inputs: Vec<&ImageInput> = inputs.iter().collect();
         let features = |window| encoder(window).encode(&inputs, &device).embeddings;
-        let difference =
-            |a: Tensor<2>, b: Tensor<2>| (a - b).abs().max().into_scalar::<f32>();
+        let difference = |a: Tensor<2>, b: Tensor<2>| (a - b).abs().max().into_scalar::<f32>();
         assert!(difference(features(None), features(Some(12))) < 1e-5);
         assert!(difference(features(None), features(Some(4))) > 1e-3, "small windows see less");
     }

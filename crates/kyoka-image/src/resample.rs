@@ -49,7 +49,9 @@ impl Resample {
     }
 
     fn weight(self, x: f64) -> f64 {
-        let sinc = |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
+        let sinc = |x: f64| {
+            if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) }
+        };
         let distance = x.abs();
         match self {
             Self::Nearest => 1.0,
@@ -168,11 +170,7 @@ fn convolve_columns(picture: &Picture, start: usize, taps: &[Taps]) -> Picture {
     Picture { height, width, rgb }
 }
 
-fn nearest(
-    picture: &Picture,
-    [height, width]: [usize; 2],
-    [rows, columns]: [Range<usize>; 2],
-) -> Picture {
+fn nearest(picture: &Picture, [height, width]: [usize; 2], [rows, columns]: [Range<usize>; 2]) -> Picture {
     // Pillow walks with a running sum, whose rounding decides between neighbours.
     let places = |source: usize, target: usize, window: Range<usize>| -> Vec<usize> {
         let step = source as f64 / target as f64;

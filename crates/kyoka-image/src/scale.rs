@@ -46,7 +46,8 @@ mod tests {
 
     #[test]
     fn planes_follow_each_other_and_each_has_its_own_scale() {
-        let scale = PixelScale { rescale_factor: 0.5, image_mean: [0.0, 1.0, 2.0], image_std: [1.0, 2.0, 4.0] };
+        let scale =
+            PixelScale { rescale_factor: 0.5, image_mean: [0.0, 1.0, 2.0], image_std: [1.0, 2.0, 4.0] };
         let mut values = vec![9.0];
         scale.append(&Picture { height: 1, width: 2, rgb: vec![2, 4, 6, 8, 10, 12] }, &mut values);
         assert_eq!(values, [9.0, 1.0, 4.0, 0.5, 2.0, 0.25, 1.0]);

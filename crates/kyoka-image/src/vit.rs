@@ -7,7 +7,10 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
-use kyoka_nn::{EncoderLayer, EncoderLayerConfig, Linear, Linears, NamedLinears, Norm, WeightInit, indices, masked_attention};
+use kyoka_nn::{
+    EncoderLayer, EncoderLayerConfig, Linear, Linears, NamedLinears, Norm, WeightInit, indices,
+    masked_attention,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{patches::Patches, positions};

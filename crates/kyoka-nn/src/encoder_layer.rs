@@ -9,7 +9,8 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Activation, AttentionLayout, GatedMlp, GeluMlp, HeadConfig, Linear, Linears, NamedLinears, Norm, NormKind, WeightInit, packed_attention,
+    Activation, AttentionLayout, GatedMlp, GeluMlp, HeadConfig, Linear, Linears, NamedLinears, Norm,
+    NormKind, WeightInit, packed_attention,
 };
 
 /// Sizes of an encoder layer.

@@ -150,8 +150,7 @@ mod tests {
     #[test]
     fn each_axis_turns_its_own_section() {
         let head = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0];
-        let config =
-            RotaryConfig { axes: RotaryAxes::Sections([1, 1, 1]), ..RotaryConfig::new(6, 1_000.0) };
+        let config = RotaryConfig { axes: RotaryAxes::Sections([1, 1, 1]), ..RotaryConfig::new(6, 1_000.0) };
         // Frequencies 1, 0.1 and 0.01 turn by time, row and column.
         let turned = turn(&config, [2, 30, 400], head);
         for (i, angle) in [2.0_f32, 3.0, 4.0].into_iter().enumerate() {

@@ -181,7 +181,11 @@ impl WeightRule {
         faults
     }
 
-    fn shape_faults(&self, infos: &[(usize, &String, &TensorInfo)], expected: Option<&[usize]>) -> Vec<TensorFault> {
+    fn shape_faults(
+        &self,
+        infos: &[(usize, &String, &TensorInfo)],
+        expected: Option<&[usize]>,
+    ) -> Vec<TensorFault> {
         let Some((_, _, first)) = infos.first() else {
             return vec![self.misshapen("a tensor".into(), "none".into())];
         };

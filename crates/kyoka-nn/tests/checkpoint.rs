@@ -8,8 +8,8 @@ use burn::{
     tensor::{Device, TensorData},
 };
 use kyoka_nn::{
-    CheckpointFiles, CheckpointLayout, DiskTensor, Dtype, Fit, Linear, Norm, NormKind, TensorInfo, WeightInit,
-    WeightRule, write_checkpoint, write_tensors,
+    CheckpointFiles, CheckpointLayout, DiskTensor, Dtype, Fit, Linear, Norm, NormKind, TensorInfo,
+    WeightInit, WeightRule, write_checkpoint, write_tensors,
 };
 
 fn info(dtype: Dtype, shape: &[usize]) -> TensorInfo {
@@ -357,7 +357,8 @@ fn zeros_that_are_not_on_disk_come_and_go() {
     let mut rule = WeightRule::linear("qkv", &["q".into(), "k".into(), "v".into()], true).remove(1);
     rule.tensors[1] = WeightRule::ZEROS.to_owned();
     let rule = rule.with_rows(&[2, 3, 1]);
-    let (_folder, files) = file_with(vec![tensor("q.bias", Dtype::F32, &[2]), tensor("v.bias", Dtype::F32, &[1])]);
+    let (_folder, files) =
+        file_with(vec![tensor("q.bias", Dtype::F32, &[2]), tensor("v.bias", Dtype::F32, &[1])]);
     let value = rule.assemble(&files).unwrap();
     assert_eq!(value.try_to_vec::<f32>().unwrap(), [-100.0, -99.0, 0.0, 0.0, 0.0, -100.0]);
     let back = rule.split(&value, &files.layout()).unwrap();

@@ -85,7 +85,8 @@ impl ChatTemplate {
         tools: Option<&serde_json::Value>,
         add_generation_prompt: bool,
     ) -> Result<String, TextError> {
-        let tokens: Value = self.tokens.iter().map(|(name, text)| (name.clone(), Value::from(text))).collect();
+        let tokens: Value =
+            self.tokens.iter().map(|(name, text)| (name.clone(), Value::from(text))).collect();
         let template = self.environment.get_template("chat").expect("it was added under this name");
         let context = context! {
             messages => Value::from(Serde(messages)),

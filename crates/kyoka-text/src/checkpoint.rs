@@ -33,7 +33,10 @@ impl JsonFile {
 
     fn fault(&self, field: &str, expected: &str, got: &Value) -> TextError {
         let got: String = got.to_string().chars().take(80).collect();
-        TextError::File { path: self.path.clone(), reason: format!("{field}: expected {expected}, got {got}") }
+        TextError::File {
+            path: self.path.clone(),
+            reason: format!("{field}: expected {expected}, got {got}"),
+        }
     }
 }
 
@@ -116,7 +119,8 @@ fn media_marks(tokenizer: &Tokenizer, config: &JsonFile) -> Result<MediaMarks, T
         thinker => thinker,
     };
     let mark = |sense: &str, around: &str, usual: [&str; 2]| {
-        let Some((field, id)) = token_field(fields, &[&format!("{sense}_token_id"), &format!("{sense}_token_index")])
+        let Some((field, id)) =
+            token_field(fields, &[&format!("{sense}_token_id"), &format!("{sense}_token_index")])
         else {
             return Ok(None);
         };
@@ -186,7 +190,8 @@ mod tests {
     #[test]
     fn ends_and_placeholders_come_from_the_configurations() {
         let [end, image, audio] = ids();
-        let config = format!(r#"{{"model_type": "x", "image_token_id": {image}, "audio_token_index": {audio}}}"#);
+        let config =
+            format!(r#"{{"model_type": "x", "image_token_id": {image}, "audio_token_index": {audio}}}"#);
         let folder = folder(&[
             ("config.json", &config),
             ("generation_config.json", r#"{"eos_token_id": [5, 6]}"#),
@@ -211,7 +216,11 @@ mod tests {
         for (name, text, expected) in [
             ("config.json", r#"{"image_token_id": 99999}"#, "config.json: image_token_id: expected an id"),
             ("config.json", r#"{"image_token_id": -3}"#, "config.json: image_token_id: expected an id"),
-            ("generation_config.json", r#"{"eos_token_id": 99999}"#, "generation_config.json: eos_token_id: "),
+            (
+                "generation_config.json",
+                r#"{"eos_token_id": 99999}"#,
+                "generation_config.json: eos_token_id: ",
+            ),
             ("generation_config.json", r#"{"eos_token_id": "x"}"#, "generation_config.json: eos_token_id: "),
             ("generation_config.json", r#"{"#, "generation_config.json: EOF"),
             ("config.json", "{}", "generation_config.json: eos_token_id: expected at least one"),

@@ -117,9 +117,9 @@ impl MediaMarks {
 
     /// The first placeholder in `text`; of two at one place the longer.
     fn next_mark(&self, text: &str) -> Option<(usize, Modality, &MediaMark)> {
-        let found = self.each().filter_map(|(modality, mark)| {
-            Some((text.find(mark.placeholder.as_str())?, modality, mark))
-        });
+        let found = self
+            .each()
+            .filter_map(|(modality, mark)| Some((text.find(mark.placeholder.as_str())?, modality, mark)));
         found.min_by_key(|(at, _, mark)| (*at, usize::MAX - mark.placeholder.len()))
     }
 
@@ -193,7 +193,10 @@ mod tests {
 
     fn smolvlm() -> MediaMarks {
         let tiles = TileMarks { around: "<fake>".to_owned(), global: "<global-img>".to_owned() };
-        MediaMarks { image: Some(MediaMark { tiles: Some(tiles), ..MediaMark::plain("<image>", 7) }), audio: None }
+        MediaMarks {
+            image: Some(MediaMark { tiles: Some(tiles), ..MediaMark::plain("<image>", 7) }),
+            audio: None,
+        }
     }
 
     #[test]
@@ -201,7 +204,8 @@ mod tests {
         let media = [image(2, None), image(1, Some([2, 1]))];
         let text = smolvlm().expand("a<image>b<image>", &media).unwrap();
         let whole = "<fake><global-img><image><image><fake>";
-        let split = "<fake><row_1_col_1><image>\n<fake><row_2_col_1><image>\n\n<fake><global-img><image><fake>";
+        let split =
+            "<fake><row_1_col_1><image>\n<fake><row_2_col_1><image>\n\n<fake><global-img><image><fake>";
         assert_eq!(text, format!("a{whole}b{split}"));
     }
 
@@ -211,7 +215,8 @@ mod tests {
             image: Some(MediaMark::plain("<|image_pad|>", 1)),
             audio: Some(MediaMark::plain("<|AUDIO|>", 2)),
         };
-        let audio = |tokens_per_view| MediumTokens { modality: Modality::Audio, tokens_per_view, split: None };
+        let audio =
+            |tokens_per_view| MediumTokens { modality: Modality::Audio, tokens_per_view, split: None };
         let media = [image(1, None), image(2, None), audio(3)];
         let text = marks.expand("<|image_pad|>x<|AUDIO|><|image_pad|>", &media).unwrap();
         assert_eq!(text, "<|image_pad|>x<|AUDIO|><|AUDIO|><|AUDIO|><|image_pad|><|image_pad|>");

@@ -101,7 +101,8 @@ impl Tokenizer {
         self.banned.extend([image.id, audio.id]);
         self.marks = MediaMarks { image: Some(image), audio: Some(audio) };
         let special = self.inner.get_added_tokens_decoder().into_iter();
-        self.special = special.filter(|(_, token)| token.special).map(|(id, token)| (id, token.content)).collect();
+        self.special =
+            special.filter(|(_, token)| token.special).map(|(id, token)| (id, token.content)).collect();
         (self, ids.map(|(_, id)| id))
     }
 

@@ -108,6 +108,10 @@ mod tests {
         let work: usize = batches.iter().flatten().map(part).sum();
         assert!(work as f64 <= 1.05 * own as f64, "{work} tokens for {own}");
         let fewest = own.div_ceil(1024);
-        assert!(batches.len() <= fewest + fewest / 3, "{} micro-batches, {fewest} would hold it", batches.len());
+        assert!(
+            batches.len() <= fewest + fewest / 3,
+            "{} micro-batches, {fewest} would hold it",
+            batches.len()
+        );
     }
 }

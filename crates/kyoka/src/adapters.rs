@@ -175,9 +175,7 @@ fn names(target: &str, module: &str) -> bool {
 pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(text) = text.strip_prefix(first) else { return false };
-    (0..=text.len())
-        .filter(|&place| text.is_char_boundary(place))
-        .any(|place| matches(rest, &text[place..]))
+    (0..=text.len()).filter(|&place| text.is_char_boundary(place)).any(|place| matches(rest, &text[place..]))
 }
 
 /// The policy with its adapters folded into the weights.
@@ -193,21 +191,44 @@ pub(crate) fn merged(mut policy: Policy) -> Policy {
 
 /// Paths of a module in `transformers` where they differ from those on disk: disk, there.
 const RENAMED: [(&str, &[(&str, &str)]); 4] = [
-    ("qwen2_vl", &[("model.language_model.", "model.language_model."), ("model.", "model.language_model."), ("visual.", "model.visual.")]),
-    ("qwen2_5_vl", &[("model.language_model.", "model.language_model."), ("model.", "model.language_model."), ("visual.", "model.visual.")]),
+    (
+        "qwen2_vl",
+        &[
+            ("model.language_model.", "model.language_model."),
+            ("model.", "model.language_model."),
+            ("visual.", "model.visual."),
+        ],
+    ),
+    (
+        "qwen2_5_vl",
+        &[
+            ("model.language_model.", "model.language_model."),
+            ("model.", "model.language_model."),
+            ("visual.", "model.visual."),
+        ],
+    ),
     (
         "qwen2_audio",
-        &[("language_model.model.", "model.language_model."), ("audio_tower.", "model.audio_tower."), ("multi_modal_projector.", "model.multi_modal_projector.")],
+        &[
+            ("language_model.model.", "model.language_model."),
+            ("audio_tower.", "model.audio_tower."),
+            ("multi_modal_projector.", "model.multi_modal_projector."),
+        ],
     ),
     (
         "qwen2_5_omni_thinker",
-        &[("model.", "model.language_model."), ("visual.", "model.visual."), ("audio_tower.", "model.audio_tower.")],
+        &[
+            ("model.", "model.language_model."),
+            ("visual.", "model.visual."),
+            ("audio_tower.", "model.audio_tower."),
+        ],
     ),
 ];
 
 /// The module's path in `transformers`.
 pub(crate) fn their_path(model_type: &str, module: &str) -> String {
-    let renamed = RENAMED.iter().find(|(family, _)| *family == model_type).map_or(&[][..], |(_, names)| names);
+    let renamed =
+        RENAMED.iter().find(|(family, _)| *family == model_type).map_or(&[][..], |(_, names)| names);
     let found = renamed.iter().find_map(|(disk, there)| Some((module.strip_prefix(disk)?, there)));
     found.map_or_else(|| module.to_owned(), |(rest, there)| format!("{there}{rest}"))
 }
@@ -288,9 +309,12 @@ pub(crate) fn read_adapter(
         found.push((AdapterPlace { rank, ..(*place).clone() }, name.to_owned()));
     }
     let pairs = 2 * found.len() + 2 * faults.len();
-    faults.extend(files.names().filter(|name| !name.contains(".lora_A.") && !name.contains(".lora_B.")).map(
-        |name| format!("{name}: expected lora_A and lora_B only"),
-    ));
+    faults.extend(
+        files
+            .names()
+            .filter(|name| !name.contains(".lora_A.") && !name.contains(".lora_B."))
+            .map(|name| format!("{name}: expected lora_A and lora_B only")),
+    );
     if files.names().count() != pairs && faults.is_empty() {
         faults.push("a lora_A or lora_B is without its partner".to_owned());
     }
@@ -345,7 +369,11 @@ fn lora_settings(config: &Value) -> Result<LoraSettings, String> {
     let plain = |key: &str, usual: &Value| {
         let value = &config[key];
         let empty = value.as_object().is_some_and(serde_json::Map::is_empty);
-        if value.is_null() || value == usual || empty { Ok(()) } else { Err(format!("{key}: {value} is not supported")) }
+        if value.is_null() || value == usual || empty {
+            Ok(())
+        } else {
+            Err(format!("{key}: {value} is not supported"))
+        }
     };
     if config["peft_type"] != "LORA" {
         return Err(format!("peft_type: expected LORA, got {}", config["peft_type"]));
@@ -361,14 +389,17 @@ fn lora_settings(config: &Value) -> Result<LoraSettings, String> {
     ] {
         plain(key, &usual)?;
     }
-    let rank = config["r"].as_u64().filter(|&rank| rank > 0).ok_or("r: expected a rank of at least 1")? as usize;
+    let rank =
+        config["r"].as_u64().filter(|&rank| rank > 0).ok_or("r: expected a rank of at least 1")? as usize;
     let alpha = config["lora_alpha"].as_f64().ok_or("lora_alpha: expected a number")?;
     // Rank-stabilised scaling divides by the root of the rank.
     let rank_stabilised = config["use_rslora"].as_bool().unwrap_or(false);
     let alpha = if rank_stabilised { alpha * (rank as f64).sqrt() } else { alpha };
     let targets = match &config["target_modules"] {
         Value::String(one) => vec![one.clone()],
-        list => list.as_array().into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned())).collect(),
+        list => {
+            list.as_array().into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned())).collect()
+        }
     };
     let settings =
         LoraSettings { rank, alpha, dropout: config["lora_dropout"].as_f64().unwrap_or(0.0), targets };
@@ -405,14 +436,18 @@ mod tests {
     #[test]
     fn what_peft_can_do_and_we_cannot_is_refused() {
         let config = |extra: Value| {
-            let mut config = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]});
+            let mut config =
+                json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]});
             config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
             lora_settings(&config)
         };
         assert_eq!(config(json!({"use_rslora": true})).unwrap().alpha, 16.0);
-        for (key, value) in
-            [("use_dora", json!(true)), ("bias", json!("all")), ("rank_pattern", json!({"a": 1})), ("r", json!(0))]
-        {
+        for (key, value) in [
+            ("use_dora", json!(true)),
+            ("bias", json!("all")),
+            ("rank_pattern", json!({"a": 1})),
+            ("r", json!(0)),
+        ] {
             let error = config(json!({key: value})).unwrap_err();
             assert!(error.starts_with(key), "{error}");
         }

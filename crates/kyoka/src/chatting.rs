@@ -37,7 +37,10 @@ impl Chat {
         sampling.validate().map_err(|error| Error::file("sampling", error))?;
         let (policy, task) = open(model, adapter, &open_device(device)?)?;
         if !task.converses() {
-            return Err(Error::file(model, "has no chat template; `kyoka generate` asks it single questions"));
+            return Err(Error::file(
+                model,
+                "has no chat template; `kyoka generate` asks it single questions",
+            ));
         }
         let engine = task.engine(policy);
         let (images, audios) = (Vec::new(), Vec::new());

@@ -115,13 +115,18 @@ fn write_whole(
             let names: Vec<&str> = left.iter().take(3).map(|name| name.as_str()).collect();
             Error::file(
                 &source.folder,
-                format!("{} tensor(s) that the policy does not use, such as {}, are copied from there: {error}", left.len(), names.join(", ")),
+                format!(
+                    "{} tensor(s) that the policy does not use, such as {}, are copied from there: {error}",
+                    left.len(),
+                    names.join(", ")
+                ),
             )
         })?),
     };
     let copied = original.iter().flat_map(|files| left.iter().filter_map(|name| files.disk_tensor(name)));
     tensors.extend(copied);
-    let tensors: Vec<DiskTensor<'_>> = tensors.into_iter().map(|tensor| in_dtype(tensor, options.dtype)).collect();
+    let tensors: Vec<DiskTensor<'_>> =
+        tensors.into_iter().map(|tensor| in_dtype(tensor, options.dtype)).collect();
     fs::create_dir_all(&options.to).map_err(|error| Error::file(&options.to, error))?;
     copy_side_files(&side, options)?;
     Ok(write_checkpoint(&options.to, tensors, SHARD_BYTES)?)

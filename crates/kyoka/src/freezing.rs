@@ -26,6 +26,15 @@ impl Frozen {
         named || self.adapters.as_ref().is_some_and(|adapters| adapters.freezes(parameter))
     }
 
+    /// Whether all towers that the policy has keep their weights, so that their features can be kept too.
+    pub fn holds_towers(&self, config: &PolicyConfig) -> bool {
+        let towers = [(config.vision.is_some(), "image.encoder"), (config.audio.is_some(), "audio.encoder")];
+        let present: Vec<&str> =
+            towers.into_iter().filter(|(there, _)| *there).map(|(_, name)| name).collect();
+        let whole = |tower: &&str| self.patterns.iter().any(|pattern| is_part(pattern, tower));
+        !present.is_empty() && present.iter().all(|tower| whole(&tower))
+    }
+
     /// The module with its trained parameters tracked and the others not.
     ///
     /// # Errors

@@ -20,7 +20,10 @@ impl LearnedReward {
         let (_, checkpoint) = locate(folder)?;
         let (policy, config, (tokenizer, template)) = load_policy(&checkpoint, device)?;
         let model = load_reward_model(&checkpoint, &policy)?;
-        Ok(Self { model, task: MultimodalTask::new(tokenizer, config, MediaAugment::default(), 0).with_template(template) })
+        Ok(Self {
+            model,
+            task: MultimodalTask::new(tokenizer, config, MediaAugment::default(), 0).with_template(template),
+        })
     }
 
     fn values(&self, context: &RewardContext<'_>, completions: &[Completion]) -> Result<Vec<f32>, TaskError> {

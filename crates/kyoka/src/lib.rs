@@ -27,6 +27,7 @@ mod run;
 mod task;
 mod training;
 
+pub use adapters::{AdapterPlace, Adapters, LoraSettings};
 pub use bench_shape::BenchShape;
 pub use benching::{
     BenchOptions, DecodeTimes, StepTimes, TextStepTimes, bench_decode, bench_step, bench_text_step,
@@ -37,7 +38,6 @@ pub use checking::{CheckedData, check_data};
 pub use device::open_device;
 pub use device_check::{Comparison, DEVICE_TOLERANCE, check_device};
 pub use error::Error;
-pub use adapters::{AdapterPlace, Adapters, LoraSettings};
 pub use evaluating::{EvalOptions, evaluate_checkpoint};
 pub use exporting::{ExportDtype, ExportOptions, Exported, export};
 pub use generating::{GenerateOptions, generate};

@@ -120,7 +120,9 @@ impl ModelSettings {
             return Err("model: image and audio stand beside a decoder".to_owned());
         }
         if self.adapter.is_some() && (self.lora.is_some() || self.config.is_some()) {
-            return Err("model: an adapter stands beside a checkpoint or a decoder, and without lora".to_owned());
+            return Err(
+                "model: an adapter stands beside a checkpoint or a decoder, and without lora".to_owned()
+            );
         }
         Ok(())
     }
@@ -142,7 +144,8 @@ impl ModelSettings {
             let rules = opened.rules()?;
             let mut blank = opened.config.build_with(&mut WeightInit::blank(&Device::default()));
             let places = modules(&mut blank, &rules);
-            let adapters = Adapters::of(lora.clone(), &places).map_err(|reason| fail(format!("lora.{reason}")))?;
+            let adapters =
+                Adapters::of(lora.clone(), &places).map_err(|reason| fail(format!("lora.{reason}")))?;
             opened.config.adapters = Some(adapters);
         }
         Ok(opened)
@@ -157,7 +160,8 @@ impl ModelSettings {
         if let Some(folder) = &self.audio {
             config.audio = Some(self.hearing(folder)?);
         }
-        let (tokenizer, ids) = Tokenizer::from_checkpoint(decoder)?.with_media_tokens(config.decoder.vocab_size);
+        let (tokenizer, ids) =
+            Tokenizer::from_checkpoint(decoder)?.with_media_tokens(config.decoder.vocab_size);
         let mut json = json;
         json["image_token_id"] = ids[0].into();
         json["audio_token_id"] = ids[1].into();
@@ -187,15 +191,22 @@ impl ModelSettings {
         let side = self.image_side.unwrap_or(224);
         let patch = encoder.patch_size;
         let columns = side / patch;
-        if !side.is_multiple_of(patch) || fold.isqrt().pow(2) != fold || !columns.is_multiple_of(fold.isqrt().max(1)) {
+        if !side.is_multiple_of(patch)
+            || fold.isqrt().pow(2) != fold
+            || !columns.is_multiple_of(fold.isqrt().max(1))
+        {
             let reason = format!(
                 "image_side and image_fold: expected whole patches of {patch} that fold in squares, got {side} and {fold}"
             );
             return Err(Error::Recipe { name: "model".to_owned(), reason });
         }
         let (image_mean, image_std) = channel_scales(folder)?;
-        let processor =
-            ImageProcessor::FixedSize(FixedSizeProcessor { height: side, width: side, image_mean, image_std });
+        let processor = ImageProcessor::FixedSize(FixedSizeProcessor {
+            height: side,
+            width: side,
+            image_mean,
+            image_std,
+        });
         Ok(VisionConfig {
             processor,
             encoder: ImageEncoderConfig::Vit(encoder),
@@ -212,7 +223,8 @@ impl ModelSettings {
                 LogMelConfig::new(encoder.num_mels, seconds)
             }
             Some(seconds) => {
-                let reason = format!("audio_window_s: expected up to {}, got {seconds}", frames as f64 / 100.0);
+                let reason =
+                    format!("audio_window_s: expected up to {}, got {seconds}", frames as f64 / 100.0);
                 return Err(Error::Recipe { name: "model".to_owned(), reason });
             }
         };

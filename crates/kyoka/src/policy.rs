@@ -8,9 +8,7 @@ use std::{
 use burn::tensor::Device;
 use kyoka_audio::{LogMelConfig, WhisperConfig, WhisperEncoder};
 use kyoka_core::ModalityEncoder;
-use kyoka_fusion::{
-    Decoder, DecoderConfig, MultimodalLm, PositionScheme, Projector, ProjectorConfig, Tower,
-};
+use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, PositionScheme, Projector, ProjectorConfig, Tower};
 use kyoka_image::{ImageEncoder, ImageEncoderConfig, ImageLayout, ImageProcessor, VitConfig};
 use kyoka_nn::WeightInit;
 use kyoka_text::{ChatTemplate, Tokenizer};
@@ -141,7 +139,14 @@ impl PolicyConfig {
 
     /// A decoder without senses.
     pub fn of(decoder: DecoderConfig) -> Self {
-        Self { vision: None, audio: None, decoder, positions: PositionScheme::Plain, source: None, adapters: None }
+        Self {
+            vision: None,
+            audio: None,
+            decoder,
+            positions: PositionScheme::Plain,
+            source: None,
+            adapters: None,
+        }
     }
 
     /// A policy with seeded weights.
@@ -185,9 +190,7 @@ pub fn load_policy(
     let text = fs::read(&path).map_err(|error| Error::file(&path, error))?;
     let config: PolicyConfig = serde_json::from_slice(&text).map_err(|error| Error::file(&path, error))?;
     let text = text_side(folder)?;
-    let policy = load_weights(
-        &folder.join("model.safetensors"),
-        config.build_with(&mut WeightInit::blank(device)),
-    )?;
+    let policy =
+        load_weights(&folder.join("model.safetensors"), config.build_with(&mut WeightInit::blank(device)))?;
     Ok((policy, config, text))
 }

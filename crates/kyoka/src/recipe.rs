@@ -17,10 +17,11 @@ use toml::{Table, Value};
 use crate::{Error, MediaAugment, Precision, learned_reward::LearnedReward, model::ModelSettings};
 
 /// Recipes that come with the program.
-const BUNDLED: [(&str, &str); 3] = [
+const BUNDLED: [(&str, &str); 4] = [
     ("spoken-count", include_str!("../recipes/spoken-count.toml")),
     ("spoken-count-outcome", include_str!("../recipes/spoken-count-outcome.toml")),
     ("spoken-count-sft", include_str!("../recipes/spoken-count-sft.toml")),
+    ("tuxpaint", include_str!("../recipes/tuxpaint.toml")),
 ];
 
 /// A recipe as written, with the settings a user changed.

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use kyoka_audio::{AudioAugment, AudioError, AudioSpan, LogMel, Waveform};
 use kyoka_core::{
-    AudioInput, Completion, ImageInput, MediaRef, Modality, ModalitySpan, Part, Prompt, Rollout, Sample, StopReason,
-    Stream, stream_rng,
+    AudioInput, Completion, ImageInput, MediaRef, Modality, ModalitySpan, Part, Prompt, Rollout, Sample,
+    StopReason, Stream, stream_rng,
 };
 use kyoka_data::MediaStore;
 use kyoka_image::{ImageAugment, ImageError, ImageProcessor, Picture};
@@ -171,7 +171,12 @@ impl MultimodalTask {
         Ok(self.tokenizer.encode_prompt(&text, &media)?)
     }
 
-    fn add_media(&self, prompt: &mut Prompt, parts: &[Part], augment: Option<&[u64]>) -> Result<(), TaskError> {
+    fn add_media(
+        &self,
+        prompt: &mut Prompt,
+        parts: &[Part],
+        augment: Option<&[u64]>,
+    ) -> Result<(), TaskError> {
         for (number, part) in parts.iter().enumerate() {
             let Part::Media(media) = part else { continue };
             let place = augment.map(|place| [place, &[number as u64]].concat());
@@ -264,7 +269,9 @@ fn content(tokenizer: &Tokenizer, takes_parts: bool, parts: &[Part]) -> serde_js
     };
     let written = |part: &Part| match part {
         Part::Text(text) => text.clone(),
-        Part::Media(media) => tokenizer.marks().of(media.modality).map(MediaMark::written).unwrap_or_default(),
+        Part::Media(media) => {
+            tokenizer.marks().of(media.modality).map(MediaMark::written).unwrap_or_default()
+        }
     };
     match takes_parts {
         true => parts.iter().map(part).collect(),

@@ -18,9 +18,9 @@ use serde_json::json;
 use crate::{
     Error, Policy, Recipe,
     evaluating::locate,
+    freezing::Frozen,
     open_device_with,
     preparing::{Prepared, prepare},
-    freezing::Frozen,
     recipe::{Settings, limited},
     run::{RunLog, RunSummary, peak_rss_mb, write_report},
 };
@@ -54,6 +54,9 @@ pub struct Outcome {
     /// What came out.
     pub summary: RunSummary,
 }
+
+/// Memory for the features of frozen towers.
+const FEATURE_BYTES: usize = 2 << 30;
 
 /// Hears everything and says nothing.
 #[derive(Debug, Clone, Copy, Default)]
@@ -89,7 +92,12 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     }
     let prepared = prepare(settings, options.seed)?;
     let run = Run { recipe, options, run_folder: &run_folder, prepared: &prepared };
+    let frozen = Frozen::new(&prepared.settings.model.freeze, &prepared.opened.config);
     let model = started(prepared.opened.policy(options.seed, &device.autodiff())?, &prepared)?;
+    let model = match frozen.holds_towers(&prepared.opened.config) {
+        true => model.with_feature_cache(FEATURE_BYTES),
+        false => model,
+    };
     run.execute(model, observer)
 }
 

@@ -61,7 +61,10 @@ fn a_folder_and_a_file_are_not_confused() {
 fn an_adapter_for_another_base_names_its_modules() {
     let adapter = golden("peft/smolvlm_everywhere");
     let error = load_adapted(&golden("llama_yarn"), &adapter, &Device::flex()).err().unwrap().to_string();
-    assert!(error.contains("adapter_model.safetensors") && error.contains("not a module of the base model"), "{error}");
+    assert!(
+        error.contains("adapter_model.safetensors") && error.contains("not a module of the base model"),
+        "{error}"
+    );
     let narrower = golden("peft/llama_one_layer");
     let error = load_adapted(&golden("qwen3"), &narrower, &Device::flex()).err().unwrap().to_string();
     assert!(error.contains("adapter_model.safetensors"), "{error}");

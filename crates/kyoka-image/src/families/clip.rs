@@ -48,7 +48,8 @@ impl ClipVision {
     /// If heads or patches do not divide.
     pub fn config(&self) -> Result<VitConfig, String> {
         let sizes = [self.hidden_size, self.intermediate_size].map(NonZeroUsize::get);
-        let layer = encoder_layer(sizes, self.num_attention_heads.get(), self.layer_norm_eps, self.hidden_act)?;
+        let layer =
+            encoder_layer(sizes, self.num_attention_heads.get(), self.layer_norm_eps, self.hidden_act)?;
         let (side, patch) = (self.image_size.get(), self.patch_size.get());
         if !side.is_multiple_of(patch) {
             return Err(format!("image_size: expected a multiple of the patch {patch}, got {side}"));
@@ -59,8 +60,12 @@ impl ClipVision {
 
     /// How the parameters are made of the checkpoint's, whose names start with `theirs`; ours start with `ours`.
     pub fn rules(config: &VitConfig, ours: &str, theirs: &str) -> Vec<WeightRule> {
-        let mut rules =
-            linears(ours, theirs, 0, &[("patch_embedding", &["embeddings.patch_embedding"], config.patch_bias)]);
+        let mut rules = linears(
+            ours,
+            theirs,
+            0,
+            &[("patch_embedding", &["embeddings.patch_embedding"], config.patch_bias)],
+        );
         let same = |part: &str, name: &str| {
             WeightRule::same(format!("{ours}{part}"), format!("{theirs}embeddings.{name}"))
         };

@@ -81,14 +81,21 @@ impl Dinov2 {
             0,
             &[("patch_embedding", &["embeddings.patch_embeddings.projection"], config.patch_bias)],
         );
-        let same = |part: &str, name: &str| WeightRule::same(format!("{ours}{part}"), format!("{theirs}{name}"));
+        let same =
+            |part: &str, name: &str| WeightRule::same(format!("{ours}{part}"), format!("{theirs}{name}"));
         rules.push(same("class_embedding", "embeddings.cls_token"));
         rules.push(same("position_embedding", "embeddings.position_embeddings"));
         rules.extend(layer_norms(ours, theirs, &[("norm", "layernorm")]));
         for layer in 0..config.num_layers {
-            let (ours, theirs) = (format!("{ours}layers.{layer}."), format!("{theirs}encoder.layer.{layer}."));
+            let (ours, theirs) =
+                (format!("{ours}layers.{layer}."), format!("{theirs}encoder.layer.{layer}."));
             rules.extend(linears(&ours, &theirs, config.layer.d_model, attention(config.layer.qkv_bias)));
-            rules.extend(linears(&ours, &theirs, config.layer.d_hidden, mlp(config.layer.gated, split_gates)));
+            rules.extend(linears(
+                &ours,
+                &theirs,
+                config.layer.d_hidden,
+                mlp(config.layer.gated, split_gates),
+            ));
             rules.extend(layer_norms(&ours, &theirs, &[("attention_norm", "norm1"), ("mlp_norm", "norm2")]));
             for (part, name) in [("attention_scale", "layer_scale1"), ("mlp_scale", "layer_scale2")] {
                 rules.push(WeightRule::same(format!("{ours}{part}"), format!("{theirs}{name}.lambda1")));
@@ -100,8 +107,7 @@ impl Dinov2 {
 
 type Linears = &'static [(&'static str, &'static [&'static str], bool)];
 
-const QKV: &[&str] =
-    &["attention.attention.query", "attention.attention.key", "attention.attention.value"];
+const QKV: &[&str] = &["attention.attention.query", "attention.attention.key", "attention.attention.value"];
 
 fn attention(qkv_bias: bool) -> Linears {
     match qkv_bias {

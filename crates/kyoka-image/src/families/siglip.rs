@@ -45,7 +45,8 @@ impl SiglipVision {
     /// If heads or patches do not divide.
     pub fn config(&self, positions: VitPositions) -> Result<VitConfig, String> {
         let sizes = [self.hidden_size, self.intermediate_size].map(NonZeroUsize::get);
-        let layer = encoder_layer(sizes, self.num_attention_heads.get(), self.layer_norm_eps, self.hidden_act)?;
+        let layer =
+            encoder_layer(sizes, self.num_attention_heads.get(), self.layer_norm_eps, self.hidden_act)?;
         let (side, patch) = (self.image_size.get(), self.patch_size.get());
         if side < patch {
             return Err(format!("image_size: expected at least one patch of {patch}, got {side}"));
@@ -57,8 +58,12 @@ impl SiglipVision {
 
     /// How the parameters are made of the checkpoint's, whose names start with `theirs`; ours start with `ours`.
     pub fn rules(config: &VitConfig, ours: &str, theirs: &str) -> Vec<WeightRule> {
-        let mut rules =
-            linears(ours, theirs, 0, &[("patch_embedding", &["embeddings.patch_embedding"], config.patch_bias)]);
+        let mut rules = linears(
+            ours,
+            theirs,
+            0,
+            &[("patch_embedding", &["embeddings.patch_embedding"], config.patch_bias)],
+        );
         rules.push(WeightRule::same(
             format!("{ours}position_embedding"),
             format!("{theirs}embeddings.position_embedding.weight"),
@@ -80,9 +85,14 @@ pub(super) fn encoder_layer(
     activation: Activation,
 ) -> Result<EncoderLayerConfig, String> {
     if !d_model.is_multiple_of(num_heads) {
-        return Err(format!("num_attention_heads: expected a divisor of the width {d_model}, got {num_heads}"));
+        return Err(format!(
+            "num_attention_heads: expected a divisor of the width {d_model}, got {num_heads}"
+        ));
     }
-    Ok(EncoderLayerConfig { activation, ..EncoderLayerConfig::plain(d_model, num_heads, d_hidden, norm_epsilon) })
+    Ok(EncoderLayerConfig {
+        activation,
+        ..EncoderLayerConfig::plain(d_model, num_heads, d_hidden, norm_epsilon)
+    })
 }
 
 /// A layer as SigLIP and CLIP name it.
@@ -98,6 +108,10 @@ pub(super) fn layer_rules(ours: &str, theirs: &str, d_model: usize) -> Vec<Weigh
             ("mlp.fc2", &["mlp.fc2"], true),
         ],
     );
-    rules.extend(layer_norms(ours, theirs, &[("attention_norm", "layer_norm1"), ("mlp_norm", "layer_norm2")]));
+    rules.extend(layer_norms(
+        ours,
+        theirs,
+        &[("attention_norm", "layer_norm1"), ("mlp_norm", "layer_norm2")],
+    ));
     rules
 }

@@ -8,9 +8,7 @@ use std::{
 use kyoka_core::nearest;
 use serde_json::{Map, Value};
 
-use super::{
-    CropProcessor, Idefics3Processor, ImageProcessor, PatchShape, Qwen2VlProcessor, TargetSize,
-};
+use super::{CropProcessor, Idefics3Processor, ImageProcessor, PatchShape, Qwen2VlProcessor, TargetSize};
 use crate::{PixelScale, Resample};
 
 /// Largest side that a configuration may ask for.
@@ -84,7 +82,9 @@ enum Colours {
 impl Colours {
     fn values(self) -> [[f32; 3]; 2] {
         match self {
-            Self::Clip => [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]],
+            Self::Clip => {
+                [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]]
+            }
             Self::Half => [[0.5; 3]; 2],
         }
     }
@@ -173,7 +173,11 @@ impl Fields<'_> {
     }
 
     fn idefics3(&self) -> Result<Idefics3Processor, ProcessorError> {
-        let longest_edge = if self.flag("do_resize", true)? { Some(self.part("size", "longest_edge", MAX_SIDE)?) } else { None };
+        let longest_edge = if self.flag("do_resize", true)? {
+            Some(self.part("size", "longest_edge", MAX_SIDE)?)
+        } else {
+            None
+        };
         Ok(Idefics3Processor {
             longest_edge,
             tile: self.part("max_image_size", "longest_edge", MAX_SIDE)?,
@@ -360,9 +364,14 @@ mod tests {
             config[field] = value;
             parse(config).unwrap_err()
         };
-        for size in [json!({ "height": -1, "width": 4 }), json!({ "height": 0, "width": 4 }), json!({ "width": 4 })] {
+        for size in
+            [json!({ "height": -1, "width": 4 }), json!({ "height": 0, "width": 4 }), json!({ "width": 4 })]
+        {
             let error = siglip("size", size);
-            assert!(error.starts_with("p.json: size.height: expected a number from 1 to 16384, got "), "{error}");
+            assert!(
+                error.starts_with("p.json: size.height: expected a number from 1 to 16384, got "),
+                "{error}"
+            );
         }
         assert!(siglip("size", json!({ "height": 1_u64 << 40, "width": 4 })).contains("size.height"));
         assert!(siglip("resample", json!(9)).contains("resample"));

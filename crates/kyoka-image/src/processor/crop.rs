@@ -61,7 +61,8 @@ impl CropProcessor {
     /// As [`layout`](Self::layout).
     pub fn process(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
         let ImageLayout { height, width, .. } = self.layout(picture.height, picture.width)?;
-        let resized = self.size.map_or([picture.height, picture.width], |size| size.of(picture.height, picture.width));
+        let resized =
+            self.size.map_or([picture.height, picture.width], |size| size.of(picture.height, picture.width));
         let (rows, columns) = (Middle::new(resized[0], height), Middle::new(resized[1], width));
         let window = [rows.kept.clone(), columns.kept.clone()];
         let middle = resize_window(picture, resized, window, self.resample);

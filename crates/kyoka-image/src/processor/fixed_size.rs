@@ -59,7 +59,8 @@ mod tests {
     #[test]
     fn values_are_normalised_channels_first() {
         let picture = Picture { height: 1, width: 2, rgb: vec![0, 255, 51, 255, 0, 102] };
-        let input = FixedSizeProcessor { height: 1, width: 2, ..FixedSizeProcessor::default() }.process(&picture);
+        let input =
+            FixedSizeProcessor { height: 1, width: 2, ..FixedSizeProcessor::default() }.process(&picture);
         let expected = [-1.0, 1.0, 1.0, -1.0, -0.6, -0.2];
         for (got, expected) in input.pixel_values.iter().zip(expected) {
             assert!((got - expected).abs() < 1e-6);

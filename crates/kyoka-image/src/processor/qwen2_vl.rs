@@ -50,9 +50,13 @@ impl PatchShape {
             "qwen2_vl: expected sides in multiples of {side}, got {height} x {width}"
         );
         let [frames, rows, columns] = self.grid(input);
-        let mut values = Vec::with_capacity(frames * rows * columns * channels * temporal_patch_size * patch_size * patch_size);
+        let mut values = Vec::with_capacity(
+            frames * rows * columns * channels * temporal_patch_size * patch_size * patch_size,
+        );
         for frame in 0..frames {
-            for [top, left] in places([rows, columns], merge_size).map(|place| place.map(|at| at * patch_size)) {
+            for [top, left] in
+                places([rows, columns], merge_size).map(|place| place.map(|at| at * patch_size))
+            {
                 for channel in 0..channels {
                     for view in (0..temporal_patch_size).map(|step| frame * temporal_patch_size + step) {
                         let plane = view.min(num_views - 1) * channels + channel;

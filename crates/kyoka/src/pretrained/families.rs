@@ -156,29 +156,32 @@ fn idefics3(json: &Value, on_disk: OnDisk<'_>) -> Result<Family, String> {
             .map_err(|reason| format!("text_config.{reason}"))?;
     let encoder =
         vision.config(VitPositions::Bucketed).map_err(|reason| format!("vision_config.{reason}"))?;
-    let scale = json["scale_factor"].as_u64().filter(|&scale| (1..=64).contains(&scale)).unwrap_or(2) as usize;
+    let scale =
+        json["scale_factor"].as_u64().filter(|&scale| (1..=64).contains(&scale)).unwrap_or(2) as usize;
     let [rows, columns] = encoder.grid();
     if !rows.is_multiple_of(scale) || !columns.is_multiple_of(scale) {
         return Err(format!("scale_factor: expected a divisor of a side of {rows} patches, got {scale}"));
     }
-    let theirs = prefix(on_disk, "embeddings.patch_embedding.weight", &["model.vision_model.", "vision_model."]);
+    let theirs =
+        prefix(on_disk, "embeddings.patch_embedding.weight", &["model.vision_model.", "vision_model."]);
     rules.extend(SiglipVision::rules(&encoder, "image.encoder.", &theirs));
     let connector = "modality_projection.proj";
     let theirs = prefix(on_disk, &format!("{connector}.weight"), &["model.connector.", "connector."]);
     rules.extend(WeightRule::linear("image.projector.linear", &[theirs + connector], false));
-    let processor =
-        ImageProcessor::fixed_size(encoder.height, encoder.width);
+    let processor = ImageProcessor::fixed_size(encoder.height, encoder.width);
     let projector =
         ProjectorConfig { grid_columns: Some(columns), ..ProjectorConfig::linear(scale * scale, false) };
     let vision = VisionConfig { processor, encoder: ImageEncoderConfig::Vit(encoder), projector };
-    let placeholders = Placeholders { image: token_id(json, &["image_token_id"])?, ..Placeholders::default() };
+    let placeholders =
+        Placeholders { image: token_id(json, &["image_token_id"])?, ..Placeholders::default() };
     let config = PolicyConfig { vision: Some(vision), ..PolicyConfig::of(config) };
     Ok(Family { config, rules, unused, placeholders })
 }
 
 /// Rules of the merger's matrices.
 fn merger(theirs: &str) -> Vec<WeightRule> {
-    let linear = |ours: &str, name: &str| WeightRule::linear(ours, &[format!("{theirs}merger.mlp.{name}")], true);
+    let linear =
+        |ours: &str, name: &str| WeightRule::linear(ours, &[format!("{theirs}merger.mlp.{name}")], true);
     [linear("image.projector.mlp.fc1", "0"), linear("image.projector.mlp.fc2", "2")].concat()
 }
 
@@ -207,7 +210,8 @@ fn qwen2_vl(json: &Value, on_disk: OnDisk<'_>) -> Result<Family, String> {
     let (encoder, d_output, ticks_per_second);
     if json["model_type"] == "qwen2_vl" {
         let vision: Qwen2VlVision = parse_part(json, "vision_config")?;
-        (encoder, d_output, ticks_per_second) = (vision.config().map_err(in_vision)?, vision.d_output(), None);
+        (encoder, d_output, ticks_per_second) =
+            (vision.config().map_err(in_vision)?, vision.d_output(), None);
         rules.extend(Qwen2VlVision::rules(&encoder, "image.encoder.", &theirs));
     } else {
         let vision: Qwen25Vision = parse_part(json, "vision_config")?;

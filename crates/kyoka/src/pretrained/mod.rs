@@ -7,11 +7,11 @@ mod towers;
 use std::path::Path;
 
 use burn::tensor::Device;
-use serde_json::Value;
 use kyoka_nn::{CheckpointFiles, CheckpointLayout, Fit, WeightInit, WeightRule};
+use serde_json::Value;
 
-pub use families::{Placeholders, is_known_family};
 pub(crate) use families::{Family, OnDisk, read_family};
+pub use families::{Placeholders, is_known_family};
 pub(crate) use json::read_json;
 pub use towers::{PretrainedTower, load_audio_encoder, load_image_encoder};
 pub(crate) use towers::{audio_tower_config, image_tower_config};
@@ -107,7 +107,13 @@ pub fn load_pretrained(folder: &Path, device: &Device) -> Result<Pretrained, Err
     let policy = files.load(blank, Fit { unused: &unused, ..Fit::exact(&rules) })?;
     let end_ids = end_ids(folder, &json)?;
     let source = Source { folder: folder.to_owned(), config: json };
-    Ok(Pretrained { policy, config: PolicyConfig { source: Some(source), ..config }, placeholders, end_ids, rules })
+    Ok(Pretrained {
+        policy,
+        config: PolicyConfig { source: Some(source), ..config },
+        placeholders,
+        end_ids,
+        rules,
+    })
 }
 
 /// The tokens that end a completion: those of `generation_config.json`, or else of the configuration.
@@ -124,7 +130,8 @@ fn end_ids(folder: &Path, config: &Value) -> Result<Vec<u32>, Error> {
             one => vec![one.clone()],
         };
         let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-        let fail = || Error::file(&path, format!("eos_token_id: expected token ids, got {}", place["eos_token_id"]));
+        let fail =
+            || Error::file(&path, format!("eos_token_id: expected token ids, got {}", place["eos_token_id"]));
         return ids.iter().map(|value| id(value).ok_or_else(fail)).collect();
     }
     Ok(Vec::new())

@@ -53,7 +53,8 @@ fn first_found(on_disk: &dyn Fn(&str) -> bool, tensor: &str, prefixes: &[&'stati
 
 fn image_tower(json: &Value, on_disk: &dyn Fn(&str) -> bool, ours: &str) -> Result<ImageTower, String> {
     let vision = if json["vision_config"].is_object() { &json["vision_config"] } else { json };
-    let parts = |names: &[&str]| names.iter().map(|name| Unused::Prefix((*name).to_owned())).collect::<Vec<_>>();
+    let parts =
+        |names: &[&str]| names.iter().map(|name| Unused::Prefix((*name).to_owned())).collect::<Vec<_>>();
     let mut unused = Unused::tables();
     let (config, rules);
     match json["model_type"].as_str().unwrap_or_default() {
@@ -66,15 +67,21 @@ fn image_tower(json: &Value, on_disk: &dyn Fn(&str) -> bool, ours: &str) -> Resu
         }
         "siglip" | "siglip_vision_model" => {
             config = parse::<SiglipVision>(vision)?.config(VitPositions::Interpolated)?;
-            let theirs =
-                first_found(on_disk, "embeddings.patch_embedding.weight", &["vision_model.", "", "model.vision_model."]);
+            let theirs = first_found(
+                on_disk,
+                "embeddings.patch_embedding.weight",
+                &["vision_model.", "", "model.vision_model."],
+            );
             rules = SiglipVision::rules(&config, ours, theirs);
             unused.extend(parts(&["vision_model.head.", "head.", "text_model.", "logit_"]));
         }
         "clip" | "clip_vision_model" => {
             config = parse::<ClipVision>(vision)?.config()?;
-            let theirs =
-                first_found(on_disk, "embeddings.patch_embedding.weight", &["vision_model.", "", "model.vision_model."]);
+            let theirs = first_found(
+                on_disk,
+                "embeddings.patch_embedding.weight",
+                &["vision_model.", "", "model.vision_model."],
+            );
             rules = ClipVision::rules(&config, ours, theirs);
             unused.extend(parts(&["text_model.", "logit_scale", "visual_projection.", "text_projection."]));
             unused.push(Unused::Prefix(format!("{theirs}post_layernorm.")));
@@ -119,11 +126,13 @@ pub fn load_audio_encoder(
         return Err(fail(unknown(&json, &["whisper"])));
     }
     let files = CheckpointFiles::open(folder)?;
-    let config = parse::<AudioTower>(&json).and_then(|tower| tower.config(AudioFamily::Whisper)).map_err(fail)?;
+    let config =
+        parse::<AudioTower>(&json).and_then(|tower| tower.config(AudioFamily::Whisper)).map_err(fail)?;
     let on_disk = |name: &str| files.info(name).is_some();
     let theirs = first_found(&on_disk, "conv1.weight", &["model.encoder.", "encoder.", ""]);
     let rules = AudioTower::rules(&config, AudioFamily::Whisper, "", theirs);
-    let unused = |name: &str| ["model.decoder.", "decoder.", "proj_out."].iter().any(|part| name.starts_with(part));
+    let unused =
+        |name: &str| ["model.decoder.", "decoder.", "proj_out."].iter().any(|part| name.starts_with(part));
     let blank = WhisperEncoder::new(&config, &mut WeightInit::blank(device));
     let encoder = files.load(blank, Fit { unused: &unused, ..Fit::exact(&rules) })?;
     Ok(PretrainedTower { encoder, config, rules })
@@ -132,7 +141,8 @@ pub fn load_audio_encoder(
 /// Sizes of a vision tower, without its weights.
 pub(crate) fn image_tower_config(folder: &Path) -> Result<VitConfig, Error> {
     let path = folder.join("config.json");
-    let tower = image_tower(&read_json(&path)?, &|_| true, "").map_err(|reason| Error::file(&path, reason))?;
+    let tower =
+        image_tower(&read_json(&path)?, &|_| true, "").map_err(|reason| Error::file(&path, reason))?;
     Ok(tower.config)
 }
 

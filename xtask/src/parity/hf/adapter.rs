@@ -45,16 +45,21 @@ fn compare_gradients(
     let adapters = model.config.adapters.as_ref().context("the model has no adapters")?;
     for name in golden.named("grad.base_model.model.") {
         let (module, part) = name.rsplit_once(".lora_").context("expected lora_A or lora_B")?;
-        let ours = |place: &&AdapterPlace| module == place.module || module == model.path_in_transformers(&place.module);
+        let ours = |place: &&AdapterPlace| {
+            module == place.module || module == model.path_in_transformers(&place.module)
+        };
         let place = adapters.places.iter().find(ours).with_context(|| format!("{module}: no adapter"))?;
-        let number = adapters.places.iter().filter(|other| other.linear == place.linear && other.start < place.start);
+        let number =
+            adapters.places.iter().filter(|other| other.linear == place.linear && other.start < place.start);
         let matrix = if part.starts_with('A') { "a" } else { "b" };
         let parameter = format!("{}.adapters.{}.{matrix}", place.linear, number.count());
         let gradient = found.get(&parameter).with_context(|| format!("{parameter}: no gradient"))?;
         let values: Vec<f32> = gradient.clone().try_into_vec().expect("gradients are f32");
         let (rows, columns) = (gradient.shape()[0], gradient.shape()[1]);
-        let turned: Vec<f32> =
-            (0..columns).flat_map(|column| (0..rows).map(move |row| (row, column))).map(|(row, column)| values[row * columns + column]).collect();
+        let turned: Vec<f32> = (0..columns)
+            .flat_map(|column| (0..rows).map(move |row| (row, column)))
+            .map(|(row, column)| values[row * columns + column])
+            .collect();
         let tensor = format!("grad.base_model.model.{name}");
         checks.relative_l2(&tensor, &turned, &golden.floats(&tensor)?, 1e-3);
     }

@@ -50,7 +50,9 @@ impl Batch {
                 .map(|b| (0..columns).filter(|&t| attended[b * columns + t] != 0).collect())
                 .collect(),
             ids: rows.clone().map(|b| row(&ids, b).into_iter().map(|id| id as u32).collect()).collect(),
-            completion: rows.map(|b| row(&completion, b).into_iter().map(|flag| flag != 0).collect()).collect(),
+            completion: rows
+                .map(|b| row(&completion, b).into_iter().map(|flag| flag != 0).collect())
+                .collect(),
             columns,
         })
     }
@@ -82,9 +84,10 @@ impl Batch {
             modality: Modality::Image,
             media: clips.into_iter().map(sized).collect(),
         };
-        let sounds = self.audios.iter().map(|audio| {
-            (audio.clone(), policy.audio.as_ref().map_or(0, |tower| tower.num_tokens(audio)))
-        });
+        let sounds = self
+            .audios
+            .iter()
+            .map(|audio| (audio.clone(), policy.audio.as_ref().map_or(0, |tower| tower.num_tokens(audio))));
         let mut sounds =
             Queue { token: placeholders.audio, modality: Modality::Audio, media: sounds.collect() };
         let mut prompts = Vec::with_capacity(self.ids.len());
@@ -150,7 +153,12 @@ fn images(golden: &Golden, patch: (usize, usize)) -> Result<Vec<ImageInput>> {
     }
     if golden.has("in.video_grid_thw") {
         let seconds = golden.has("in.second_per_grid_ts").then(|| golden.floats("in.second_per_grid_ts"));
-        found.extend(folded(golden, ["in.pixel_values_videos", "in.video_grid_thw"], seconds.transpose()?, patch)?);
+        found.extend(folded(
+            golden,
+            ["in.pixel_values_videos", "in.video_grid_thw"],
+            seconds.transpose()?,
+            patch,
+        )?);
     }
     Ok(found)
 }

@@ -10,7 +10,7 @@ use burn::{
 use kyoka::{
     Policy, Pretrained,
     core::{
-        AudioInput, CausalLm, ImageInput, ModalityEncoder, ParameterPath, PackedGroup, Prompt, RolloutEngine,
+        AudioInput, CausalLm, ImageInput, ModalityEncoder, PackedGroup, ParameterPath, Prompt, RolloutEngine,
         RolloutRequest, SamplingConfig,
     },
     image::ImageEncoderConfig,
@@ -127,7 +127,8 @@ fn positions(model: &Pretrained, batch: &Batch, golden: &Golden, checks: &mut Ch
     let expected = golden.whole_numbers("out.mrope_position_ids")?;
     let plane = expected.len() / 3;
     for axis in 0..3 {
-        let expected: Vec<f32> = expected[axis * plane..(axis + 1) * plane].iter().map(|&id| id as f32).collect();
+        let expected: Vec<f32> =
+            expected[axis * plane..(axis + 1) * plane].iter().map(|&id| id as f32).collect();
         let got: Vec<f64> = positions.iter().map(|position| position[axis] as f64).collect();
         let expected: Vec<f64> = kept_rows(&expected, batch, 1).into_iter().map(f64::from).collect();
         checks.compare(&format!("out.mrope_position_ids[{axis}]"), &got, &expected, Precision::Exact);
@@ -143,17 +144,13 @@ fn positions(model: &Pretrained, batch: &Batch, golden: &Golden, checks: &mut Ch
 }
 
 fn greedy(model: Pretrained, batch: &Batch, golden: &Golden, checks: &mut Checks) -> Result<()> {
-    let columns = golden.notes["greedy_prompt_len"].as_u64().context("case.json: greedy_prompt_len")? as usize;
+    let columns =
+        golden.notes["greedy_prompt_len"].as_u64().context("case.json: greedy_prompt_len")? as usize;
     let prompts = batch.prompts(&model.policy, &model.placeholders, |_, t| t < columns)?;
     let mut engine = LocalEngine::new(model.policy, u32::MAX, Vec::new());
     let sampling = SamplingConfig::greedy(GREEDY_TOKENS);
-    let request = |prompts| RolloutRequest {
-        prompts,
-        group_size: 1,
-        sampling: &sampling,
-        seed: 0,
-        policy_version: 0,
-    };
+    let request =
+        |prompts| RolloutRequest { prompts, group_size: 1, sampling: &sampling, seed: 0, policy_version: 0 };
     let ids = |engine: &LocalEngine<Policy>| -> Result<Vec<f64>> {
         let groups = engine.generate(request(&prompts))?;
         let padded = groups.iter().flat_map(|group| {

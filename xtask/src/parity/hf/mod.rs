@@ -124,7 +124,8 @@ pub fn compare_gradients(
         let Some(gradient) = gradients.get(&rule.parameter) else { continue };
         for tensor in rule.split(gradient, &layout)? {
             let numbers = tensor.to_bytes();
-            let numbers = numbers.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four")));
+            let numbers =
+                numbers.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four")));
             on_disk.insert(tensor.name.clone(), numbers.collect::<Vec<f32>>());
         }
     }

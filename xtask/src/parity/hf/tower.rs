@@ -44,7 +44,11 @@ fn compare<M: Module>(
     hidden: Tensor<2>,
     checks: &mut Checks,
 ) -> Result<()> {
-    checks.scaled("out.last_hidden_state", &numbers(hidden.clone()), &golden.floats("out.last_hidden_state")?);
+    checks.scaled(
+        "out.last_hidden_state",
+        &numbers(hidden.clone()),
+        &golden.floats("out.last_hidden_state")?,
+    );
     if !golden.has("in.cotangent") {
         return Ok(());
     }
