@@ -14,7 +14,7 @@ fn samples(seconds: usize) -> Vec<f32> {
 
 fn log_mel(c: &mut Criterion) {
     for (num_mels, seconds) in [(80, 1), (128, 1), (80, 30)] {
-        let features = LogMel::new(LogMelConfig { num_mels, window_s: seconds as f64 });
+        let features = LogMel::new(LogMelConfig::new(num_mels, seconds as f64));
         let samples = samples(seconds);
         c.bench_function(&format!("log_mel/{num_mels}/{seconds}s"), |b| {
             b.iter(|| features.process(&samples))

@@ -11,7 +11,7 @@ use kyoka_nn::{EncoderLayerConfig, WeightInit};
 fn input() -> (Picture, ImageProcessor) {
     let rgb = (0..640 * 480 * 3).map(|i| (i * 31 % 251) as u8).collect();
     let picture = Picture { height: 480, width: 640, rgb };
-    (picture, ImageProcessor { height: 224, width: 224, ..ImageProcessor::default() })
+    (picture, ImageProcessor::fixed_size(224, 224))
 }
 
 fn process(c: &mut Criterion) {

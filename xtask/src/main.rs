@@ -61,7 +61,7 @@ enum Command {
         #[command(subcommand)]
         experiment: Experiment,
     },
-    /// Make a bundled dataset again, byte for byte
+    /// Make a dataset again, byte for byte
     Data {
         #[command(subcommand)]
         dataset: Dataset,
@@ -83,6 +83,16 @@ enum Dataset {
         #[arg(long, default_value = "/usr/share/datasets/fashion-mnist")]
         fashion: PathBuf,
     },
+    /// Tux Paint's stamps and their French names, into the user's data folder (Debian package tuxpaint-stamps-default,
+    /// GPL-2+; downloaded with apt-get where it is not installed)
+    Tuxpaint {
+        /// Folder of the stamps
+        #[arg(long)]
+        stamps: Option<PathBuf>,
+        /// Where the dataset goes instead
+        #[arg(long)]
+        to: Option<PathBuf>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -103,6 +113,9 @@ fn main() -> Result<()> {
         }
         Command::Data { dataset: Dataset::SpokenCount { fashion } } => {
             data::spoken_count::make(root, &fashion)
+        }
+        Command::Data { dataset: Dataset::Tuxpaint { stamps, to } } => {
+            data::tuxpaint::make(stamps.as_deref(), to)
         }
     }
 }

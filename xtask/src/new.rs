@@ -90,7 +90,9 @@ fn with_module(source: &str, name: &str, type_name: &str) -> Result<String> {
 /// Adds a line before the first line of the same start that sorts after it, or after the last of them.
 fn insert_sorted(source: &str, start: &str, new: &str) -> Result<String> {
     let mut lines: Vec<&str> = source.lines().collect();
-    let alike: Vec<usize> = (0..lines.len()).filter(|&at| lines[at].starts_with(start)).collect();
+    // The module of the tests is none of the list.
+    let listed = lines.iter().position(|line| *line == "#[cfg(test)]").unwrap_or(lines.len());
+    let alike: Vec<usize> = (0..listed).filter(|&at| lines[at].starts_with(start)).collect();
     let last = *alike.last().with_context(|| format!("no line starts with {start:?}"))?;
     // A `pub use` may span several lines.
     let end = (last..lines.len()).find(|&at| lines[at].ends_with(';')).unwrap_or(last);
@@ -166,6 +168,13 @@ mod tests {
         for name in ["", "NewIdea", "new-idea", "1st", "../escape"] {
             assert!(run(root.path(), Part::Advantage, name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_last_name_of_all_stays_outside_the_tests() {
+        let source = "mod b;\n\npub use b::B;\n\n#[cfg(test)]\nmod tests {\n    use super::*;\n}\n";
+        let added = with_module(source, "zebra", "Zebra").unwrap();
+        assert!(added.starts_with("mod b;\nmod zebra;\n\npub use b::B;\npub use zebra::Zebra;\n\n#[cfg(test)]"));
     }
 
     #[test]

@@ -30,6 +30,16 @@ fn every_golden_case_passes() {
 }
 
 #[test]
+fn checkpoints_and_adapters_give_the_numbers_of_transformers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/kyoka/tests/golden");
+    let output = parity(&folder);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("FAIL")).collect();
+    assert!(output.status.success() && failed.is_empty(), "{failed:#?}");
+    assert!(text.lines().filter(|line| line.starts_with("pass  ")).count() > 400, "{text}");
+}
+
+#[test]
 fn a_wrong_number_fails() {
     let folder = tempfile::tempdir().unwrap();
     let text = fs::read_to_string(golden().join("value_loss.json")).unwrap();

@@ -18,6 +18,12 @@ pub enum AudioError {
     /// The file holds no sound.
     #[error("sound: {0}")]
     NoSound(&'static str),
+    /// The header promises more samples than there are.
+    #[error("sound: the file is cut short")]
+    CutShort,
+    /// The file changes its number of channels underway.
+    #[error("sound: expected one number of channels throughout")]
+    ChannelsChange,
     /// A sample is NaN or infinite.
     #[error("sound: sample {index} is not finite")]
     NotFinite {

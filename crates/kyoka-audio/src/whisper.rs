@@ -54,6 +54,18 @@ impl WhisperConfig {
         Self::new(80, 2, EncoderLayerConfig::plain(96, 3, 384, 1e-5))
     }
 
+    /// Positions that a sound of `frames` fills, of which `valid_frames` hold sound.
+    pub fn num_positions(&self, frames: usize, valid_frames: usize) -> usize {
+        let positions = match self.span {
+            AudioSpan::Padded => frames.div_ceil(2),
+            AudioSpan::Valid => valid_frames.div_ceil(2),
+            AudioSpan::Chunks { frames } => {
+                valid_frames / frames * frames.div_ceil(2) + (valid_frames % frames).div_ceil(2)
+            }
+        };
+        if self.pooled { positions / 2 } else { positions }
+    }
+
     /// Whisper's shape: all frames, nothing pooled, computed positions.
     pub fn new(num_mels: usize, num_layers: usize, layer: EncoderLayerConfig) -> Self {
         Self { num_mels, num_layers, layer, max_positions: None, span: AudioSpan::Padded, pooled: false }
@@ -251,9 +263,7 @@ impl ModalityEncoder for WhisperEncoder {
     }
 
     fn num_positions(&self, input: &AudioInput) -> usize {
-        let positions: usize =
-            self.sequences(0, input).iter().map(|sequence| sequence.positions).sum();
-        if self.config.pooled { positions / 2 } else { positions }
+        self.config.num_positions(input.frames, input.valid_frames)
     }
 
     fn encode(&self, inputs: &[&AudioInput], device: &Device) -> ModalityFeatures {

@@ -29,6 +29,12 @@ pub enum Command {
         after_help = "Example:\n  kyoka generate --model runs/spoken-count-seed1 --image a.png --image b.png \\\n    --audio word.wav --prompt \"How many of the pictures show the spoken item?\""
     )]
     Generate(GenerateArguments),
+    /// Talk to a model that has a chat template: reads lines, answers each
+    #[command(after_help = "Example:\n  kyoka chat --model SmolLM2-135M-Instruct --system \"Answer briefly.\"")]
+    Chat(ChatArguments),
+    /// Give a policy back as a folder that transformers or PEFT loads
+    #[command(after_help = "Example:\n  kyoka export runs/tuned --to tuned --dtype bf16")]
+    Export(ExportArguments),
     /// List the bundled recipes
     #[command(after_help = "Example:\n  kyoka recipes --json")]
     Recipes {
@@ -238,10 +244,79 @@ pub struct BenchArguments {
 }
 
 #[derive(Args)]
-pub struct GenerateArguments {
-    /// Folder of a run (its newest checkpoint is taken) or of a checkpoint
+pub struct ChatArguments {
+    /// Folder of a run (its newest checkpoint is taken), of a checkpoint, or of a Hugging Face model
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+    /// Folder of a PEFT adapter for a Hugging Face model
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// What the model is told about itself
+    #[arg(long)]
+    pub system: Option<String>,
+    /// 0 takes the likeliest token always
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Keep the likeliest tokens up to this sum of probabilities
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Most tokens of an answer
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: usize,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// auto, cpu, cuda:N or wgpu
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+}
+
+#[derive(Args)]
+pub struct ExportArguments {
+    /// Folder of a run (its newest checkpoint is taken) or of a checkpoint
+    pub model: PathBuf,
+    /// Folder to write: new or empty
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Kind of numbers
+    #[arg(long, default_value = "same")]
+    pub dtype: DtypeArgument,
+    /// Fold adapters into the weights instead of writing them in PEFT's layout
+    #[arg(long)]
+    pub merge: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum DtypeArgument {
+    /// As the checkpoint had them
+    Same,
+    /// 32 bits
+    F32,
+    /// 16 bits, IEEE
+    F16,
+    /// 16 bits, the upper half of f32
+    Bf16,
+}
+
+impl From<DtypeArgument> for kyoka::ExportDtype {
+    fn from(dtype: DtypeArgument) -> Self {
+        match dtype {
+            DtypeArgument::Same => Self::Same,
+            DtypeArgument::F32 => Self::F32,
+            DtypeArgument::F16 => Self::F16,
+            DtypeArgument::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct GenerateArguments {
+    /// Folder of a run (its newest checkpoint is taken), of a checkpoint, or of a Hugging Face model
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Folder of a PEFT adapter for a Hugging Face model
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// A picture; may be repeated
     #[arg(long, value_name = "FILE")]
     pub image: Vec<PathBuf>,

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 mod arguments;
+mod chat;
 mod planning;
 mod progress;
 
@@ -14,12 +15,12 @@ use std::{
 };
 
 use arguments::{
-    Arguments, BenchArguments, BenchKind, Command, DataCommand, EvalArguments, GenerateArguments,
+    Arguments, BenchArguments, BenchKind, Command, DataCommand, EvalArguments, ExportArguments, GenerateArguments,
     PlanArguments, TrainArguments,
 };
 use clap::Parser;
 use kyoka::{
-    BenchOptions, Error, EvalOptions, GenerateOptions, PlanOptions, Recipe, TrainOptions, trainer::TrainError,
+    BenchOptions, Error, EvalOptions, ExportOptions, Exported, GenerateOptions, PlanOptions, Recipe, TrainOptions, trainer::TrainError,
 };
 use serde_json::json;
 
@@ -62,6 +63,8 @@ fn run(arguments: Arguments) -> ExitCode {
         Command::Plan(plan) => run_plan(&plan),
         Command::Eval(eval) => run_eval(&eval),
         Command::Generate(generate) => run_generate(&generate),
+        Command::Chat(chat) => chat::run(&chat),
+        Command::Export(export) => run_export(&export),
         Command::Recipes { json } => run_recipes(json),
         Command::Bench(bench) => run_bench(&bench),
         Command::DeviceCheck { device, json } => run_device_check(&device, json),
@@ -171,6 +174,21 @@ fn run_device_check(device: &str, as_json: bool) -> Result<(), Error> {
     Err(Error::Device { name: device.to_owned(), reason })
 }
 
+fn run_export(arguments: &ExportArguments) -> Result<(), Error> {
+    let exported = kyoka::export(&ExportOptions {
+        model: arguments.model.clone(),
+        to: arguments.to.clone(),
+        dtype: arguments.dtype.into(),
+        merge: arguments.merge,
+    })?;
+    let what = match exported {
+        Exported::Checkpoint => "checkpoint",
+        Exported::Adapter => "adapter (PEFT)",
+    };
+    println!("{what}: {}", arguments.to.display());
+    Ok(())
+}
+
 fn run_eval(arguments: &EvalArguments) -> Result<(), Error> {
     let summary = kyoka::evaluate_checkpoint(&EvalOptions {
         folder: arguments.folder.clone(),
@@ -201,6 +219,7 @@ fn run_generate(arguments: &GenerateArguments) -> Result<(), Error> {
     };
     let completions = kyoka::generate(&GenerateOptions {
         model: arguments.model.clone(),
+        adapter: arguments.adapter.clone(),
         prompt: arguments.prompt.clone(),
         images: arguments.image.clone(),
         audios: arguments.audio.clone(),

@@ -22,12 +22,14 @@ fn write_data(home: &Path, pairs: &str) {
 }
 
 fn pair(id: usize, chosen: &str, rejected: &str) -> String {
-    let row = serde_json::json!({"id": id.to_string(), "prompt": "bag", "chosen": chosen, "rejected": rejected});
+    let row =
+        serde_json::json!({"id": id.to_string(), "prompt": "bag", "chosen": chosen, "rejected": rejected});
     format!("{row}\n")
 }
 
 fn train(home: &Path, recipe: &str, out: &str) -> Output {
-    let common = "[data]\ndataset = 'mine'\n[model]\nconfig = 'tiny'\n[eval]\nsplits = ['test']\nmax_new_tokens = 6\n";
+    let common =
+        "[data]\ndataset = 'mine'\n[model]\nconfig = 'tiny'\n[eval]\nsplits = ['test']\nmax_new_tokens = 6\n";
     fs::write(home.join("recipe.toml"), format!("{common}{recipe}")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_kyoka"));
     command.env("KYOKA_DATA_DIR", home.join("data")).current_dir(home);

@@ -38,7 +38,8 @@ pub fn read_pairs(path: &Path, options: ReadOptions) -> Result<Vec<PreferenceRow
 }
 
 fn with_pair(line: &[u8], sample: Sample) -> Result<PreferenceRow, Faults> {
-    let pair = serde_json::from_slice(line).map_err(|error| vec![(None, format!("invalid pair: {error}"))])?;
+    let pair =
+        serde_json::from_slice(line).map_err(|error| vec![(None, format!("invalid pair: {error}"))])?;
     let Pair { chosen, rejected } = pair;
     let (chosen, rejected) = (chosen.unwrap_or_default(), rejected.unwrap_or_default());
     let sides = [("chosen", &chosen), ("rejected", &rejected)];

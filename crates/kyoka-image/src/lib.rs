@@ -9,12 +9,19 @@ mod picture;
 mod positions;
 mod processor;
 mod qwen_vision;
+mod resample;
+mod scale;
 mod vit;
 
 pub use augment::ImageAugment;
 pub use encoder::{ImageEncoder, ImageEncoderConfig};
 pub use error::ImageError;
 pub use picture::Picture;
-pub use processor::ImageProcessor;
+pub use processor::{
+    CropProcessor, FixedSizeProcessor, Idefics3Processor, ImageLayout, ImageProcessor, PatchShape,
+    ProcessorError, Qwen2VlProcessor, TargetSize, smart_resize,
+};
 pub use qwen_vision::{QwenVisionConfig, QwenVisionEncoder};
+pub use resample::{Resample, resize, resize_window};
+pub use scale::PixelScale;
 pub use vit::{VitConfig, VitEncoder, VitPositions};

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, metadata::Orientation};
 
 use crate::ImageError;
 
@@ -30,20 +30,28 @@ impl Picture {
     /// # Errors
     /// If the bytes are empty, of no known format, cut short, or a header claims more than 16,384 pixels a side.
     pub fn decode(bytes: &[u8]) -> Result<Self, ImageError> {
-        if bytes.is_empty() {
-            return Err(ImageError::Empty);
-        }
-        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-        let mut limits = Limits::default();
-        limits.max_image_width = Some(MAX_SIDE);
-        limits.max_image_height = Some(MAX_SIDE);
-        limits.max_alloc = Some(MAX_BYTES);
-        reader.limits(limits);
-        let mut decoder = reader.into_decoder()?;
+        let mut decoder = open(bytes)?;
         let orientation = decoder.orientation()?;
         let mut image = DynamicImage::from_decoder(decoder)?;
         image.apply_orientation(orientation);
         Ok(Self::over_white(&image))
+    }
+
+    /// Height and width of the picture that [`decode`](Self::decode) would give, from the file's header.
+    ///
+    /// # Errors
+    /// If the bytes are empty, of no known format, or cut short within the header.
+    pub fn size(bytes: &[u8]) -> Result<[usize; 2], ImageError> {
+        let mut decoder = open(bytes)?;
+        let (width, height) = decoder.dimensions();
+        let (height, width) = (height as usize, width as usize);
+        Ok(match decoder.orientation()? {
+            Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH => [width, height],
+            _ => [height, width],
+        })
     }
 
     /// A picture from grey values.
@@ -58,9 +66,11 @@ impl Picture {
     fn over_white(image: &DynamicImage) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
         let rgb = if image.color().has_alpha() {
+            // Pillow's rounding.
             let blend = |value: u8, alpha: u8| {
                 let (value, alpha) = (u32::from(value), u32::from(alpha));
-                ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+                let sum = ((value * alpha + 255 * (255 - alpha)) << 7) + (0x80 << 7);
+                ((((sum >> 8) + sum) >> 8) >> 7) as u8
             };
             let rgba = image.to_rgba8();
             rgba.pixels()
@@ -71,6 +81,19 @@ impl Picture {
         };
         Self { height, width, rgb }
     }
+}
+
+fn open(bytes: &[u8]) -> Result<impl ImageDecoder + '_, ImageError> {
+    if bytes.is_empty() {
+        return Err(ImageError::Empty);
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_BYTES);
+    reader.limits(limits);
+    Ok(reader.into_decoder()?)
 }
 
 #[cfg(test)]
@@ -145,7 +168,9 @@ mod tests {
         tagged.extend([0xff, 0xe1, 0, 34]);
         tagged.extend(b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0");
         tagged.extend(&plain[2..]);
+        assert_eq!(Picture::size(&plain).unwrap(), [8, 16]);
         let (plain, turned) = (Picture::decode(&plain).unwrap(), Picture::decode(&tagged).unwrap());
         assert_eq!((plain.height, plain.width, turned.height, turned.width), (8, 16, 16, 8));
+        assert_eq!(Picture::size(&tagged).unwrap(), [16, 8]);
     }
 }

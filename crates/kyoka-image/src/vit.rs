@@ -277,7 +277,7 @@ mod tests {
 
     fn process(shade: u8) -> ImageInput {
         let values = (0..784).map(|i| (i as u8).wrapping_mul(shade)).collect();
-        ImageProcessor::default().process(&crate::Picture::grey(28, 28, values))
+        ImageProcessor::default().process(&crate::Picture::grey(28, 28, values)).unwrap()
     }
 
     #[test]

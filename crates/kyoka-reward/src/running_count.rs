@@ -36,7 +36,12 @@ impl RewardFn for RunningCount {
             named += 1;
         }
         let value = right as f32 / named.max(1) as f32;
-        Ok(Reward { total: Some(value), parts: vec![(self.name().to_owned(), value)], steps, ..Reward::default() })
+        Ok(Reward {
+            total: Some(value),
+            parts: vec![(self.name().to_owned(), value)],
+            steps,
+            ..Reward::default()
+        })
     }
 }
 

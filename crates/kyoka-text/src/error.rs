@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Why a tokenizer could not be read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
-    /// The file cannot be read.
+    /// A file cannot be read.
     #[error("tokenizer {path}: {source}")]
     Read {
         /// The file.
@@ -16,6 +16,14 @@ pub enum TextError {
     /// The file is no tokenizer.
     #[error("tokenizer: {0}")]
     Parse(String),
+    /// A file of a checkpoint does not hold what it must.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Field, expected and got.
+        reason: String,
+    },
     /// A special token is not in the vocabulary.
     #[error("tokenizer: special token {token} is not in the vocabulary")]
     MissingSpecial {
@@ -26,8 +34,32 @@ pub enum TextError {
     #[error("text holds the placeholder {placeholder}, which only stands for a medium: {excerpt:?}")]
     StrayPlaceholder {
         /// Which one.
-        placeholder: &'static str,
+        placeholder: String,
         /// Where it was found.
         excerpt: String,
+    },
+    /// The prompt has more or fewer placeholders than media.
+    #[error("expected {expected} {modality}(s) as the prompt has placeholders, got {got}")]
+    MediaCount {
+        /// Which kind of medium.
+        modality: &'static str,
+        /// Placeholders.
+        expected: usize,
+        /// Media.
+        got: usize,
+    },
+    /// The tokenizer does not keep a placeholder as one token.
+    #[error("tokenizer: expected the placeholder {placeholder} as one token of its own")]
+    PlaceholderTokens {
+        /// Its text.
+        placeholder: String,
+    },
+    /// A chat template is broken, refuses the conversation, or does not end.
+    #[error("chat template {path}: {reason}")]
+    Template {
+        /// The file it came from.
+        path: PathBuf,
+        /// What happened, and in which line.
+        reason: String,
     },
 }

@@ -2,7 +2,7 @@
 
 use kyoka_core::{Modality, ModalitySpan};
 
-use crate::{TextError, Tokenizer};
+use crate::{MediumTokens, TextError, Tokenizer};
 
 /// Builds the token ids of a prompt piece by piece.
 ///
@@ -37,6 +37,23 @@ impl<'a> PromptLayout<'a> {
         let id = self.tokenizer.placeholder_id(modality)?;
         self.token_ids.extend(std::iter::repeat_n(id, num_positions));
         self.spans.push(ModalitySpan { modality, positions: start..start + num_positions });
+        Ok(())
+    }
+
+    /// Appends a medium with all that its family writes around it and between its tiles.
+    ///
+    /// # Errors
+    /// If the tokenizer has no placeholder for this modality.
+    pub fn marked_media(&mut self, medium: MediumTokens) -> Result<(), TextError> {
+        self.tokenizer.placeholder_id(medium.modality)?;
+        let mark = self.tokenizer.marks().of(medium.modality).expect("it has an id");
+        let (token_ids, spans) = self.tokenizer.encode_prompt(&mark.written(), &[medium])?;
+        let start = self.token_ids.len();
+        self.token_ids.extend(token_ids);
+        self.spans.extend(spans.into_iter().map(|span| ModalitySpan {
+            positions: span.positions.start + start..span.positions.end + start,
+            ..span
+        }));
         Ok(())
     }
 

@@ -206,7 +206,7 @@ const RENAMED: [(&str, &[(&str, &str)]); 4] = [
 ];
 
 /// The module's path in `transformers`.
-fn their_path(model_type: &str, module: &str) -> String {
+pub(crate) fn their_path(model_type: &str, module: &str) -> String {
     let renamed = RENAMED.iter().find(|(family, _)| *family == model_type).map_or(&[][..], |(_, names)| names);
     let found = renamed.iter().find_map(|(disk, there)| Some((module.strip_prefix(disk)?, there)));
     found.map_or_else(|| module.to_owned(), |(rest, there)| format!("{there}{rest}"))

@@ -75,7 +75,7 @@ impl BenchShape {
         let activation = Activation::GeluPytorchTanh;
         let layer = EncoderLayerConfig { activation, ..EncoderLayerConfig::plain(192, 3, 768, 1e-6) };
         let vision = VisionConfig {
-            processor: ImageProcessor { height: side, width: side, ..ImageProcessor::default() },
+            processor: ImageProcessor::fixed_size(side, side),
             encoder: ImageEncoderConfig::Vit(VitConfig::new(side, PATCH, 4, layer)),
             projector: ProjectorConfig {
                 grid_columns: Some(side / PATCH),
@@ -98,6 +98,7 @@ mod tests {
         }
         assert!(BenchShape::default().config(15).is_none());
         let config = BenchShape::default().config(64).unwrap();
-        assert_eq!(config.vision.unwrap().fixed_tokens(), Some(64));
+        let vision = config.vision.unwrap();
+        assert_eq!(vision.tokens_per_view(&vision.processor.layout(512, 512).unwrap()), 64);
     }
 }

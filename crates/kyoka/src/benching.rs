@@ -12,7 +12,7 @@ use kyoka_trainer::{
 use serde::Serialize;
 
 use crate::{
-    BenchShape, Error, Policy, PolicyConfig, VisionConfig, bench_shape, load_policy, open_device,
+    BenchShape, Error, Policy, PolicyConfig, bench_shape, load_policy, open_device,
     plan::step_gflop,
     pretrained::{Pretrained, is_pretrained, load_pretrained},
     random_task::{EvenShare, RandomMedium, RandomTask},
@@ -118,7 +118,10 @@ impl Bench {
         }
         let device = open_device(&options.device)?.autodiff();
         let Subject { policy, config, image_token_id, end_id } = Subject::load(options, &device)?;
-        let image_tokens = config.vision.as_ref().and_then(VisionConfig::fixed_tokens).unwrap_or(0);
+        let image_tokens = config.vision.as_ref().map_or(0, |vision| {
+            let layout = vision.processor.layout(512, 512).expect("every family takes a square");
+            vision.tokens_per_view(&layout)
+        });
         if let Some(expected) = options.image_tokens.filter(|&expected| expected != image_tokens) {
             let reason = format!("makes {image_tokens} tokens of a picture, not {expected}");
             return Err(Error::file(options.checkpoint.clone().unwrap_or_default(), reason));
@@ -191,7 +194,7 @@ impl Subject {
                 end_id: end_ids.first().copied().unwrap_or(0),
             });
         }
-        let (policy, config, tokenizer) = load_policy(folder, device)?;
+        let (policy, config, (tokenizer, _)) = load_policy(folder, device)?;
         let (image_token_id, end_id) = (tokenizer.banned_ids()[0], tokenizer.end_id());
         Ok(Self { policy, config, image_token_id, end_id })
     }

@@ -23,10 +23,14 @@ pub fn data_folder() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("kyoka-data"))
 }
 
-/// The folder of a dataset: a bundled one by name (unpacked on first use), else a folder on disk.
+/// Datasets that cannot be bundled, and what puts them into the data folder.
+const FETCHED: [(&str, &str); 1] = [("tuxpaint", "cargo xtask data tuxpaint")];
+
+/// The folder of a dataset: a bundled one by name (unpacked on first use), one fetched into the data folder, else a folder
+/// on disk.
 ///
 /// # Errors
-/// If it is neither, or the archive cannot be unpacked.
+/// If it is none of them (for one that can be fetched, how), or the archive cannot be unpacked.
 pub fn dataset_folder(dataset: &str) -> Result<PathBuf, Error> {
     if let Some((name, archive)) = BUNDLED.iter().find(|(name, _)| *name == dataset) {
         return unpack(name, archive, &data_folder());
@@ -35,7 +39,14 @@ pub fn dataset_folder(dataset: &str) -> Result<PathBuf, Error> {
     if folder.is_dir() {
         return Ok(folder);
     }
-    let names: Vec<&str> = BUNDLED.iter().map(|(name, _)| *name).collect();
+    if let Some((name, command)) = FETCHED.iter().find(|(name, _)| *name == dataset) {
+        let folder = data_folder().join(name);
+        return match folder.is_dir() {
+            true => Ok(folder),
+            false => Err(Error::file(folder, format!("not there yet: run `{command}` first"))),
+        };
+    }
+    let names = BUNDLED.iter().map(|(name, _)| *name).chain(FETCHED.iter().map(|(name, _)| *name));
     let hint =
         kyoka_core::nearest(dataset, names).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
     Err(Error::file(folder, format!("no such folder and no bundled dataset of that name{hint}")))

@@ -34,10 +34,11 @@ pub fn evaluate_checkpoint(options: &EvalOptions) -> Result<EvalSummary, Error> 
     let device = open_device(&options.device)?;
     let (run_folder, checkpoint) = locate(&options.folder)?;
     let settings = Recipe::of_run(&run_folder)?.0.settings()?;
-    let (policy, config, tokenizer) = load_policy(&checkpoint, &device)?;
+    let (policy, config, (tokenizer, template)) = load_policy(&checkpoint, &device)?;
     let folder = dataset_folder(&settings.data.dataset)?;
     let samples = read_split(&folder, &options.split, settings.data.allow_outside)?;
-    let task = MultimodalTask::new(tokenizer, config.clone(), settings.augment, 0).with_blank(options.blank);
+    let task = MultimodalTask::new(tokenizer, config.clone(), settings.augment, 0).with_template(template)
+        .with_blank(options.blank);
     check_lengths(&task, &samples, settings.eval.max_new_tokens, config.decoder.max_positions)?;
     let reward = settings.reward(&device)?;
     let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };

@@ -2,16 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
 use kyoka_core::{Modality, Part, RolloutEngine, RolloutRequest, Sample, SamplingConfig, prompt_parts};
 use kyoka_trainer::Task;
 
-use crate::{Error, MediaAugment, MultimodalTask, evaluating::locate, load_policy, open_device};
+use crate::{
+    Error, MediaAugment, MultimodalTask, Policy,
+    evaluating::locate,
+    load_policy,
+    model::{is_hugging_face, open_checkpoint},
+    open_device,
+};
 
 /// What `kyoka generate` is asked.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
-    /// A run's folder or a checkpoint's.
+    /// A run's folder, a checkpoint's, or a Hugging Face folder.
     pub model: PathBuf,
+    /// Folder of a PEFT adapter for a Hugging Face model.
+    pub adapter: Option<PathBuf>,
     /// The question; `<image>` and `<audio>` mark where media go. Without marks, media come first.
     pub prompt: String,
     /// Pictures in order.
@@ -34,18 +43,9 @@ pub struct GenerateOptions {
 /// If the model or a medium cannot be read, or marks and media do not match.
 pub fn generate(options: &GenerateOptions) -> Result<Vec<String>, Error> {
     let device = open_device(&options.device)?;
-    let (_, checkpoint) = locate(&options.model)?;
-    let (policy, config, tokenizer) = load_policy(&checkpoint, &device)?;
-    let task = MultimodalTask::new(tokenizer, config, MediaAugment::default(), 0);
     let fail = |reason: String| Error::file("prompt", reason);
-    let sample = Sample {
-        id: "prompt".to_owned(),
-        parts: parts(options).map_err(fail)?,
-        answer: None,
-        steps: Vec::new(),
-        completion: None,
-        origin: (PathBuf::from("command line"), 1),
-    };
+    let (policy, task) = open(&options.model, options.adapter.as_deref(), &device)?;
+    let sample = user_sample(parts(&options.prompt, [&options.images, &options.audios]).map_err(fail)?);
     let prompt = task.prompt(&sample, None).map_err(|error| Error::file("prompt", error))?;
     let engine = task.engine(policy);
     let request = RolloutRequest {
@@ -59,12 +59,49 @@ pub fn generate(options: &GenerateOptions) -> Result<Vec<String>, Error> {
     Ok(groups[0].rollouts.iter().map(|rollout| task.tokenizer().decode(&rollout.token_ids).text).collect())
 }
 
-fn parts(options: &GenerateOptions) -> Result<Vec<Part>, String> {
+/// A policy with its task, from a run, a checkpoint of ours or a Hugging Face folder.
+pub(crate) fn open(
+    model: &Path,
+    adapter: Option<&Path>,
+    device: &Device,
+) -> Result<(Policy, MultimodalTask), Error> {
+    if is_hugging_face(model) {
+        let mut opened = open_checkpoint(model)?;
+        if let Some(folder) = adapter {
+            opened.put_adapter(folder)?;
+        }
+        let policy = opened.policy(0, device)?;
+        let task = MultimodalTask::new(opened.tokenizer, opened.config, MediaAugment::default(), 0);
+        return Ok((policy, task.with_template(opened.template)));
+    }
+    if let Some(folder) = adapter {
+        return Err(Error::file(folder, "an adapter stands beside a Hugging Face model, not beside a run"));
+    }
+    let (_, checkpoint) = locate(model)?;
+    let (policy, config, (tokenizer, template)) = load_policy(&checkpoint, device)?;
+    let task = MultimodalTask::new(tokenizer, config, MediaAugment::default(), 0);
+    Ok((policy, task.with_template(template)))
+}
+
+/// A sample of parts given by hand.
+pub(crate) fn user_sample(parts: Vec<Part>) -> Sample {
+    Sample {
+        id: "prompt".to_owned(),
+        parts,
+        answer: None,
+        steps: Vec::new(),
+        completion: None,
+        origin: (PathBuf::from("command line"), 1),
+    }
+}
+
+/// Text and media in order; without marks in the text, media come first.
+pub(crate) fn parts(text: &str, [images, audios]: [&[PathBuf]; 2]) -> Result<Vec<Part>, String> {
     let (image, audio) = (Modality::Image.placeholder(), Modality::Audio.placeholder());
-    let marked = [image, audio].iter().any(|placeholder| options.prompt.contains(placeholder));
-    let media = image.repeat(options.images.len()) + &audio.repeat(options.audios.len());
-    let prompt = if marked { options.prompt.clone() } else { media + &options.prompt };
-    let parts = prompt_parts(&prompt, Path::new(""), &options.images, &options.audios);
+    let marked = [image, audio].iter().any(|placeholder| text.contains(placeholder));
+    let media = image.repeat(images.len()) + &audio.repeat(audios.len());
+    let prompt = if marked { text.to_owned() } else { media + text };
+    let parts = prompt_parts(&prompt, Path::new(""), images, audios);
     let parts = parts
         .map_err(|mismatches| mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
     if parts.is_empty() {

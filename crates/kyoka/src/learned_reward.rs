@@ -18,16 +18,12 @@ impl LearnedReward {
     /// The reward model in the newest checkpoint of a run, or in a checkpoint.
     pub fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
         let (_, checkpoint) = locate(folder)?;
-        let (policy, config, tokenizer) = load_policy(&checkpoint, device)?;
+        let (policy, config, (tokenizer, template)) = load_policy(&checkpoint, device)?;
         let model = load_reward_model(&checkpoint, &policy)?;
-        Ok(Self { model, task: MultimodalTask::new(tokenizer, config, MediaAugment::default(), 0) })
+        Ok(Self { model, task: MultimodalTask::new(tokenizer, config, MediaAugment::default(), 0).with_template(template) })
     }
 
-    fn values(
-        &self,
-        context: &RewardContext<'_>,
-        completions: &[Completion],
-    ) -> Result<Vec<f32>, TaskError> {
+    fn values(&self, context: &RewardContext<'_>, completions: &[Completion]) -> Result<Vec<f32>, TaskError> {
         let prompt = self.task.prompt(context.sample, None)?;
         let ids = completions.iter().map(|completion| self.task.encode(&completion.text));
         let ids = ids.collect::<Result<Vec<_>, _>>()?;

@@ -4,6 +4,7 @@ mod adapters;
 mod bench_shape;
 mod benching;
 mod bundled;
+mod chatting;
 mod checking;
 mod device;
 mod device_check;
@@ -13,6 +14,7 @@ mod exporting;
 mod freezing;
 mod generating;
 mod learned_reward;
+mod model;
 mod plan;
 mod policy;
 mod precision;
@@ -30,6 +32,7 @@ pub use benching::{
     BenchOptions, DecodeTimes, StepTimes, TextStepTimes, bench_decode, bench_step, bench_text_step,
 };
 pub use bundled::{data_folder, dataset_folder};
+pub use chatting::Chat;
 pub use checking::{CheckedData, check_data};
 pub use device::open_device;
 pub use device_check::{Comparison, DEVICE_TOLERANCE, check_device};
@@ -42,8 +45,8 @@ pub use plan::{Phase, PhaseBytes, Plan, PlanOptions, Suggestion, plan};
 pub use policy::{AudioConfig, Policy, PolicyConfig, Source, VisionConfig, load_policy};
 pub use precision::{Precision, open_device_with};
 pub use pretrained::{
-    Placeholders, Pretrained, PretrainedTower, is_known_family, load_audio_encoder, load_image_encoder,
-    load_pretrained,
+    Placeholders, Pretrained, PretrainedTower, is_known_family, load_adapted, load_audio_encoder,
+    load_image_encoder, load_pretrained,
 };
 pub use recipe::{Recipe, RewardConfig, RewardKind};
 pub use roofline::{Roofline, bench_roofline};

@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use kyoka_audio::{LogMelConfig, WhisperConfig};
 use kyoka_core::ModalityEncoder;
 use kyoka_fusion::{Decoder, Projector, ProjectorConfig, Tower};
-use kyoka_image::{ImageEncoderConfig, ImageProcessor};
+use kyoka_image::{FixedSizeProcessor, ImageEncoderConfig, ImageProcessor};
 use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
 use kyoka_text::{ChatTemplate, Tokenizer};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     AudioConfig, Error, LoraSettings, Policy, PolicyConfig, VisionConfig,
-    adapters::{Adapters, modules},
+    adapters::{Adapters, modules, read_adapter},
     policy::{SOURCE_FOLDER, Source},
     pretrained::{
         Described, audio_tower_config, describe, image_tower_config, load_audio_encoder, load_image_encoder,
@@ -66,6 +66,9 @@ pub(crate) struct ModelSettings {
     /// Further ones in single stages: `sft`, `rl`, ...
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub freeze_in: BTreeMap<String, Vec<String>>,
+    /// Folder of a PEFT adapter to go on with, on a checkpoint or a composed policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
     /// Low-rank adapters; the part of the policy that they sit in keeps its weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSettings>,
@@ -79,6 +82,8 @@ pub(crate) struct Opened {
     /// Written into every checkpoint, so that it can be used alone.
     pub files: Vec<(String, Vec<u8>)>,
     kind: Kind,
+    /// Folder of a PEFT adapter.
+    adapter: Option<PathBuf>,
 }
 
 enum Kind {
@@ -114,6 +119,9 @@ impl ModelSettings {
         if self.decoder.is_none() && (self.image.is_some() || self.audio.is_some()) {
             return Err("model: image and audio stand beside a decoder".to_owned());
         }
+        if self.adapter.is_some() && (self.lora.is_some() || self.config.is_some()) {
+            return Err("model: an adapter stands beside a checkpoint or a decoder, and without lora".to_owned());
+        }
         Ok(())
     }
 
@@ -127,6 +135,9 @@ impl ModelSettings {
             (_, _, Some(decoder)) => self.compose(decoder)?,
             _ => unreachable!("one of the three was checked"),
         };
+        if let Some(adapter) = &self.adapter {
+            opened.put_adapter(adapter)?;
+        }
         if let Some(lora) = &self.lora {
             let rules = opened.rules()?;
             let mut blank = opened.config.build_with(&mut WeightInit::blank(&Device::default()));
@@ -167,11 +178,11 @@ impl ModelSettings {
             audio: self.audio.clone(),
             rules,
         };
-        Ok(Opened { config, tokenizer, template, files, kind })
+        Ok(Opened { config, tokenizer, template, files, kind, adapter: None })
     }
 
     fn vision(&self, folder: &Path) -> Result<VisionConfig, Error> {
-        let mut encoder = image_tower_config(folder)?;
+        let encoder = image_tower_config(folder)?;
         let fold = self.image_fold.unwrap_or(16);
         let side = self.image_side.unwrap_or(224);
         let patch = encoder.patch_size;
@@ -182,9 +193,9 @@ impl ModelSettings {
             );
             return Err(Error::Recipe { name: "model".to_owned(), reason });
         }
-        let processor = ImageProcessor::from_folder(folder)?.with_side(side);
-        // The learned positions keep their own size; pictures are laid over them.
-        encoder.class_token |= false;
+        let (image_mean, image_std) = channel_scales(folder)?;
+        let processor =
+            ImageProcessor::FixedSize(FixedSizeProcessor { height: side, width: side, image_mean, image_std });
         Ok(VisionConfig {
             processor,
             encoder: ImageEncoderConfig::Vit(encoder),
@@ -210,13 +221,28 @@ impl ModelSettings {
     }
 }
 
+/// Mean and deviation of each channel, by which a tower's processor scales pictures; 0.5 where it does not say.
+fn channel_scales(folder: &Path) -> Result<([f32; 3], [f32; 3]), Error> {
+    let path = folder.join("preprocessor_config.json");
+    let json = if path.is_file() { read_json(&path)? } else { Value::Null };
+    let three = |field: &str| match json[field].as_array() {
+        None => Ok([0.5; 3]),
+        Some(list) => {
+            let numbers: Vec<f32> = list.iter().filter_map(|number| Some(number.as_f64()? as f32)).collect();
+            let fail = || Error::file(&path, format!("{field}: expected three numbers, got {}", json[field]));
+            <[f32; 3]>::try_from(numbers).map_err(|_| fail())
+        }
+    };
+    Ok((three("image_mean")?, three("image_std")?))
+}
+
 fn from_scratch(name: &str, dataset: &Path) -> Result<Opened, Error> {
     let path = dataset.join("tokenizer.json");
     let json = fs::read(&path).map_err(|error| Error::file(&path, error))?;
     let tokenizer = Tokenizer::from_bytes(&json)?;
     let config = PolicyConfig::named(name, tokenizer.vocab_size())?;
     let files = vec![("tokenizer.json".to_owned(), json)];
-    Ok(Opened { config, tokenizer, template: None, files, kind: Kind::Fresh })
+    Ok(Opened { config, tokenizer, template: None, files, kind: Kind::Fresh, adapter: None })
 }
 
 /// A Hugging Face folder.
@@ -225,10 +251,10 @@ pub(crate) fn open_checkpoint(folder: &Path) -> Result<Opened, Error> {
     let tokenizer = Tokenizer::from_checkpoint(folder)?;
     tokenizer.check_fits(config.decoder.vocab_size)?;
     if let Some(vision) = &mut config.vision {
-        vision.processor = ImageProcessor::from_folder(folder)?;
+        vision.processor = ImageProcessor::from_folder(folder).map_err(|error| Error::file(folder, error))?;
     }
     if let Some(audio) = &mut config.audio {
-        audio.processor = LogMelConfig::from_folder(folder)?;
+        audio.processor = LogMelConfig::from_folder(folder).map_err(|error| Error::file(folder, error))?;
     }
     let folder = fs::canonicalize(folder).map_err(|error| Error::file(folder, error))?;
     config.source = Some(Source { folder: folder.clone(), config: json });
@@ -236,7 +262,7 @@ pub(crate) fn open_checkpoint(folder: &Path) -> Result<Opened, Error> {
     let layout = serde_json::to_vec(&layout).expect("names and sizes serialise");
     files.push((format!("{SOURCE_FOLDER}/layout.json"), layout));
     let template = ChatTemplate::from_folder(&folder)?;
-    Ok(Opened { config, tokenizer, template, files, kind: Kind::Pretrained(folder) })
+    Ok(Opened { config, tokenizer, template, files, kind: Kind::Pretrained(folder), adapter: None })
 }
 
 fn side_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
@@ -261,6 +287,24 @@ impl Opened {
         }
     }
 
+    /// Puts the adapter of a folder beside the policy.
+    ///
+    /// # Errors
+    /// Names the file, and the modules that the policy does not have.
+    pub fn put_adapter(&mut self, folder: &Path) -> Result<(), Error> {
+        let rules = self.rules()?;
+        let mut blank = self.config.build_with(&mut WeightInit::blank(&Device::default()));
+        self.config.adapters = Some(read_adapter(folder, &mut blank, (self.model_type(), &rules))?);
+        self.adapter = Some(folder.to_owned());
+        Ok(())
+    }
+
+    /// `model_type` of the checkpoint, by which adapters name modules.
+    fn model_type(&self) -> &str {
+        let source = self.config.source.as_ref();
+        source.and_then(|source| source.config["model_type"].as_str()).unwrap_or("composed")
+    }
+
     /// The policy with its weights; what no checkpoint gives is drawn from `seed`.
     pub fn policy(&self, seed: u64, device: &Device) -> Result<Policy, Error> {
         let mut init = WeightInit::new(seed, device);
@@ -273,6 +317,9 @@ impl Opened {
         };
         if let Some(adapters) = &self.config.adapters {
             adapters.attach(&mut policy, &mut init);
+        }
+        if let Some(folder) = &self.adapter {
+            read_adapter(folder, &mut policy, (self.model_type(), &self.rules()?))?;
         }
         Ok(policy)
     }

@@ -11,13 +11,13 @@ use kyoka_core::ModalityEncoder;
 use kyoka_fusion::{
     Decoder, DecoderConfig, MultimodalLm, PositionScheme, Projector, ProjectorConfig, Tower,
 };
-use kyoka_image::{ImageEncoder, ImageEncoderConfig, ImageProcessor, VitConfig};
+use kyoka_image::{ImageEncoder, ImageEncoderConfig, ImageLayout, ImageProcessor, VitConfig};
 use kyoka_nn::WeightInit;
-use kyoka_text::Tokenizer;
+use kyoka_text::{ChatTemplate, Tokenizer};
 use kyoka_trainer::load_weights;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, adapters::Adapters};
+use crate::{Error, adapters::Adapters, model::text_side};
 
 /// A policy that sees through a vision transformer and hears through a Whisper encoder.
 pub type Policy = MultimodalLm<ImageEncoder, WhisperEncoder>;
@@ -81,22 +81,27 @@ pub struct Source {
 pub(crate) const SOURCE_FOLDER: &str = "source";
 
 impl VisionConfig {
-    /// Tokens that every picture takes, where that does not depend on the picture.
-    pub(crate) fn fixed_tokens(&self) -> Option<usize> {
-        match &self.encoder {
+    /// Tokens of one view of a picture: of one tile where it is split, else of all of it.
+    pub(crate) fn tokens_per_view(&self, layout: &ImageLayout) -> usize {
+        let positions = match &self.encoder {
             ImageEncoderConfig::Vit(encoder) => {
-                let [rows, columns] = encoder.grid();
-                Some(rows * columns / self.projector.fold)
+                let side = encoder.patch_size;
+                layout.height / side * (layout.width / side)
             }
-            ImageEncoderConfig::Qwen(_) => None,
-        }
+            ImageEncoderConfig::Qwen(encoder) => {
+                let side = encoder.patch_size;
+                let steps = layout.num_views.div_ceil(encoder.temporal_patch_size);
+                steps * (layout.height / side) * (layout.width / side)
+            }
+        };
+        positions / self.projector.fold
     }
 }
 
 impl AudioConfig {
     /// Log-mel features of sounds padded or cut to `frames`.
     pub(crate) fn log_mel(num_mels: usize, frames: usize) -> LogMelConfig {
-        LogMelConfig { num_mels, window_s: frames as f64 / 100.0 }
+        LogMelConfig::new(num_mels, frames as f64 / 100.0)
     }
 }
 
@@ -126,7 +131,7 @@ impl PolicyConfig {
                 projector: ProjectorConfig::mlp(16),
             }),
             audio: Some(AudioConfig {
-                processor: LogMelConfig { num_mels: 80, window_s: 1.0 },
+                processor: LogMelConfig::new(80, 1.0),
                 encoder: WhisperConfig::tiny(),
                 projector: ProjectorConfig::mlp(10),
             }),
@@ -169,17 +174,20 @@ impl PolicyConfig {
 ///
 /// # Errors
 /// Names the file that is missing or does not fit.
-pub fn load_policy(folder: &Path, device: &Device) -> Result<(Policy, PolicyConfig, Tokenizer), Error> {
+pub fn load_policy(
+    folder: &Path,
+    device: &Device,
+) -> Result<(Policy, PolicyConfig, (Tokenizer, Option<ChatTemplate>)), Error> {
     if !folder.is_dir() {
         return Err(Error::file(folder, "expected the folder of a checkpoint"));
     }
     let path = folder.join("config.json");
     let text = fs::read(&path).map_err(|error| Error::file(&path, error))?;
     let config: PolicyConfig = serde_json::from_slice(&text).map_err(|error| Error::file(&path, error))?;
-    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
+    let text = text_side(folder)?;
     let policy = load_weights(
         &folder.join("model.safetensors"),
         config.build_with(&mut WeightInit::blank(device)),
     )?;
-    Ok((policy, config, tokenizer))
+    Ok((policy, config, text))
 }

@@ -8,10 +8,9 @@ use std::{
 
 use kyoka_core::Sample;
 use kyoka_data::{DataError, PreferenceRow, ReadOptions, RowFault, read_jsonl, read_pairs};
-use kyoka_text::Tokenizer;
 use kyoka_trainer::Task;
 
-use crate::{Error, MultimodalTask, PolicyConfig, dataset_folder, recipe::Settings};
+use crate::{Error, MultimodalTask, dataset_folder, model::Opened, recipe::Settings};
 
 /// Everything that is fixed before the first step.
 pub(crate) struct Prepared {
@@ -21,18 +20,17 @@ pub(crate) struct Prepared {
     pub splits: BTreeMap<String, Vec<Sample>>,
     /// Comparisons by split.
     pub pairs: BTreeMap<String, Vec<PreferenceRow>>,
-    pub config: PolicyConfig,
-    pub tokenizer_json: Vec<u8>,
+    /// The policy before its weights are read.
+    pub opened: Opened,
 }
 
 /// Reads the data, checks every row, and builds the task.
 pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> {
     let folder = dataset_folder(&settings.data.dataset)?;
-    let tokenizer_path = folder.join("tokenizer.json");
-    let tokenizer_json = fs::read(&tokenizer_path).map_err(|error| Error::file(&tokenizer_path, error))?;
-    let tokenizer = Tokenizer::from_bytes(&tokenizer_json)?;
-    let config = PolicyConfig::named(&settings.model.config, tokenizer.vocab_size())?;
-    let task = MultimodalTask::new(tokenizer, config.clone(), settings.augment, seed);
+    let opened = settings.model.open(&folder)?;
+    let config = &opened.config;
+    let task = MultimodalTask::new(opened.tokenizer.clone(), config.clone(), settings.augment, seed)
+        .with_template(opened.template.clone());
     let mut splits = BTreeMap::new();
     let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten().map(|stage| stage.data.as_str());
     let names = sft.chain(settings.rl.iter().map(|rl| rl.data.as_str()));
@@ -50,15 +48,14 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
         check_pairs(&task, &rows, config.decoder.max_positions)?;
         pairs.insert(name.clone(), rows);
     }
-    Ok(Prepared { settings, task, splits, pairs, config, tokenizer_json })
+    Ok(Prepared { settings, task, splits, pairs, opened })
 }
 
 /// Refuses comparisons that cannot be encoded or do not fit the model.
 fn check_pairs(task: &MultimodalTask, rows: &[PreferenceRow], limit: usize) -> Result<(), Error> {
-    for (field, text) in [
-        ("chosen", (|row| &row.chosen) as fn(&PreferenceRow) -> &String),
-        ("rejected", |row| &row.rejected),
-    ] {
+    for (field, text) in
+        [("chosen", (|row| &row.chosen) as fn(&PreferenceRow) -> &String), ("rejected", |row| &row.rejected)]
+    {
         let fault = |row: &PreferenceRow| match (task.encode(text(row)), task.prompt_len(&row.sample)) {
             (Err(error), _) => Some((field, error.to_string())),
             (_, Err(error)) => Some(("prompt", error.to_string())),

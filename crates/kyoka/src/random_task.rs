@@ -52,7 +52,8 @@ impl RandomTask {
     /// A picture of random rectangles.
     fn picture(id: &str, processor: &ImageProcessor) -> ImageInput {
         let mut rng = stream_rng(id.parse().unwrap_or(0), Stream::Augment, &[2]);
-        let (height, width) = (processor.height, processor.width);
+        let layout = processor.layout(512, 512).expect("every family takes a square");
+        let (height, width) = (layout.height, layout.width);
         let mut rgb = vec![128; 3 * height * width];
         for _ in 0..12 {
             let colour: [u8; 3] = rng.random();
@@ -63,7 +64,7 @@ impl RandomTask {
                 }
             }
         }
-        processor.process(&Picture { height, width, rgb })
+        processor.process(&Picture { height, width, rgb }).expect("every family takes a square")
     }
 
     /// Half a second of a random tone.

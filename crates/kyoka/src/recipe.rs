@@ -5,16 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use burn::tensor::Device;
 use kyoka_core::{RewardFn, Sample, nearest};
 use kyoka_reward::{
     ExactAnswer, Format, NumericAnswer, RunningCount, SoftOverlong, StepAccuracy, WeightedSum,
 };
-use burn::tensor::Device;
 use kyoka_trainer::{CheckpointPolicy, PreferenceStageConfig, RewardModelConfig, RlConfig, SftConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::{Error, MediaAugment, Precision, learned_reward::LearnedReward};
+use crate::{Error, MediaAugment, Precision, learned_reward::LearnedReward, model::ModelSettings};
 
 /// Recipes that come with the program.
 const BUNDLED: [(&str, &str); 3] = [
@@ -67,16 +67,6 @@ pub(crate) struct DataSettings {
     /// Allow media outside the folder.
     #[serde(default)]
     pub allow_outside: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ModelSettings {
-    /// Name of a configuration.
-    pub config: String,
-    /// Folder of a run (its newest checkpoint) or of a checkpoint to start from; fresh weights if there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

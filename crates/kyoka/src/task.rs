@@ -2,19 +2,20 @@
 
 use std::{path::Path, sync::Arc};
 
-use kyoka_audio::{AudioAugment, AudioError, LogMel, Waveform};
+use kyoka_audio::{AudioAugment, AudioError, AudioSpan, LogMel, Waveform};
 use kyoka_core::{
-    AudioInput, Completion, ImageInput, MediaRef, Modality, Part, Prompt, Rollout, Sample, StopReason,
+    AudioInput, Completion, ImageInput, MediaRef, Modality, ModalitySpan, Part, Prompt, Rollout, Sample, StopReason,
     Stream, stream_rng,
 };
 use kyoka_data::MediaStore;
-use kyoka_image::{ImageAugment, ImageError, Picture};
+use kyoka_image::{ImageAugment, ImageError, ImageProcessor, Picture};
 use kyoka_rollout::LocalEngine;
-use kyoka_text::{PromptLayout, Tokenizer};
+use kyoka_text::{ChatTemplate, MediaMark, MediumTokens, PromptLayout, Tokenizer};
 use kyoka_trainer::{Task, TaskError};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use crate::{Policy, PolicyConfig, VisionConfig};
+use crate::{Policy, PolicyConfig};
 
 /// Random changes of media while training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,7 @@ const STORE_BYTES: usize = 1 << 29;
 /// Decodes media once, lays out prompts, reads completions.
 pub struct MultimodalTask {
     tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
     config: PolicyConfig,
     log_mel: Option<LogMel>,
     augment: MediaAugment,
@@ -54,7 +56,13 @@ impl MultimodalTask {
     pub fn new(tokenizer: Tokenizer, config: PolicyConfig, augment: MediaAugment, seed: u64) -> Self {
         let log_mel = config.audio.as_ref().map(|audio| LogMel::new(audio.processor));
         let (pictures, sounds) = (MediaStore::new(STORE_BYTES), MediaStore::new(STORE_BYTES));
-        Self { tokenizer, config, log_mel, augment, seed, blank: None, pictures, sounds }
+        Self { tokenizer, template: None, config, log_mel, augment, seed, blank: None, pictures, sounds }
+    }
+
+    /// Puts prompts into a conversation as the checkpoint's template writes it.
+    pub fn with_template(mut self, template: Option<ChatTemplate>) -> Self {
+        self.template = template;
+        self
     }
 
     /// Replaces every picture by grey or every sound by silence: how much does the policy rely on it?
@@ -72,39 +80,107 @@ impl MultimodalTask {
     pub fn engine(&self, policy: Policy) -> LocalEngine<Policy> {
         let tokenizer = self.tokenizer.clone();
         let mut engine = LocalEngine::new(policy, tokenizer.end_id(), tokenizer.banned_ids());
+        engine.end_ids = tokenizer.end_ids().to_vec();
         engine.decode_text = Some(Box::new(move |ids| tokenizer.decode(ids).text));
         engine
     }
 
-    /// Tokens that one medium takes; `None` if the policy lacks the sense.
-    fn tokens_of(&self, modality: Modality) -> Option<usize> {
-        match modality {
-            Modality::Image => self.config.vision.as_ref().and_then(VisionConfig::fixed_tokens),
+    /// The tokens that a medium takes. Only where they depend on the medium it is decoded for that.
+    fn tokens_of(&self, media: &MediaRef) -> Result<MediumTokens, TaskError> {
+        let lacks = || format!("the policy has no {} encoder", media.modality.name());
+        match media.modality {
+            Modality::Image => {
+                let vision = self.config.vision.as_ref().ok_or_else(lacks)?;
+                let size = match vision.processor {
+                    ImageProcessor::FixedSize(fixed) => (fixed.height, fixed.width),
+                    _ => self.picture(&media.path).map(|picture| (picture.height, picture.width))?,
+                };
+                let layout = vision.processor.layout(size.0, size.1);
+                let layout = layout.map_err(|source| fault(&media.path, source))?;
+                let (modality, tokens_per_view) = (media.modality, vision.tokens_per_view(&layout));
+                Ok(MediumTokens { modality, tokens_per_view, split: layout.split })
+            }
             Modality::Audio => {
-                let audio = self.config.audio.as_ref()?;
-                Some(self.log_mel.as_ref()?.num_frames() / 2 / audio.projector.fold)
+                let audio = self.config.audio.as_ref().ok_or_else(lacks)?;
+                let log_mel = self.log_mel.as_ref().ok_or_else(lacks)?;
+                let valid = match audio.encoder.span {
+                    AudioSpan::Padded => log_mel.num_frames(),
+                    _ => log_mel.valid_frames(self.sound(&media.path)?.samples.len()),
+                };
+                let tokens = audio.encoder.num_positions(log_mel.num_frames(), valid) / audio.projector.fold;
+                Ok(MediumTokens { modality: media.modality, tokens_per_view: tokens, split: None })
             }
         }
     }
 
-    /// Token ids and spans of a prompt, media not yet decoded.
+    /// Token ids and spans of a prompt, media not yet processed.
     fn layout(&self, sample: &Sample) -> Result<Prompt, TaskError> {
-        let mut layout = PromptLayout::new(&self.tokenizer);
-        for part in &sample.parts {
-            match part {
-                Part::Text(text) => layout.text(text)?,
-                Part::Media(media) => {
-                    let tokens = self.tokens_of(media.modality);
-                    let name = media.modality.name();
-                    layout.media(
-                        media.modality,
-                        tokens.ok_or_else(|| format!("the policy has no {name} encoder"))?,
-                    )?;
+        let (token_ids, spans) = match &self.template {
+            Some(template) => {
+                let turn = Turn { role: "user", parts: sample.parts.clone() };
+                self.encode_turns(template, &[turn])?
+            }
+            None => {
+                let mut layout = PromptLayout::new(&self.tokenizer);
+                for part in &sample.parts {
+                    match part {
+                        Part::Text(text) => layout.text(text)?,
+                        Part::Media(media) => layout.marked_media(self.tokens_of(media)?)?,
+                    }
+                }
+                layout.finish()
+            }
+        };
+        Ok(Prompt { token_ids, spans, ..Prompt::default() })
+    }
+
+    /// Whether prompts are turns of a conversation.
+    pub(crate) fn converses(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// A conversation up to where the policy's turn begins, media processed.
+    pub(crate) fn conversation(&self, turns: &[Turn]) -> Result<Prompt, TaskError> {
+        let template = self.template.as_ref().ok_or("the policy has no chat template")?;
+        let (token_ids, spans) = self.encode_turns(template, turns)?;
+        let mut prompt = Prompt { token_ids, spans, ..Prompt::default() };
+        turns.iter().try_for_each(|turn| self.add_media(&mut prompt, &turn.parts, None))?;
+        Ok(prompt)
+    }
+
+    fn encode_turns(
+        &self,
+        template: &ChatTemplate,
+        turns: &[Turn],
+    ) -> Result<(Vec<u32>, Vec<ModalitySpan>), TaskError> {
+        let mut media = Vec::new();
+        let mut messages = Vec::new();
+        for Turn { role, parts } in turns {
+            for part in parts {
+                match part {
+                    Part::Text(text) => drop(self.tokenizer.encode(text)?),
+                    Part::Media(medium) => media.push(self.tokens_of(medium)?),
                 }
             }
+            // A turn of words alone is a text for every template.
+            let words_alone = parts.iter().all(|part| matches!(part, Part::Text(_)));
+            let takes_parts = template.takes_parts() && !words_alone;
+            messages.push(json!({"role": role, "content": content(&self.tokenizer, takes_parts, parts)}));
         }
-        let (token_ids, spans) = layout.finish();
-        Ok(Prompt { token_ids, spans, ..Prompt::default() })
+        let text = template.render(&messages.into(), None, true)?;
+        Ok(self.tokenizer.encode_prompt(&text, &media)?)
+    }
+
+    fn add_media(&self, prompt: &mut Prompt, parts: &[Part], augment: Option<&[u64]>) -> Result<(), TaskError> {
+        for (number, part) in parts.iter().enumerate() {
+            let Part::Media(media) = part else { continue };
+            let place = augment.map(|place| [place, &[number as u64]].concat());
+            match media.modality {
+                Modality::Image => prompt.images.push(self.image_input(media, place.as_deref())?),
+                Modality::Audio => prompt.audios.push(self.audio_input(media, place.as_deref())?),
+            }
+        }
+        Ok(())
     }
 
     /// Tokens of a prompt, counted without decoding its media.
@@ -143,13 +219,14 @@ impl MultimodalTask {
         let picture = self.picture(&media.path)?;
         if self.blank == Some(Modality::Image) {
             let (height, width) = (picture.height, picture.width);
-            return Ok(vision.processor.process(&Picture::grey(height, width, vec![128; height * width])));
+            return Ok(vision.processor.process(&Picture::grey(height, width, vec![128; height * width]))?);
         }
         Ok(match place {
-            None => vision.processor.process(&picture),
+            None => vision.processor.process(&picture).map_err(|source| fault(&media.path, source))?,
             Some(place) => {
                 let mut rng = stream_rng(self.seed, Stream::Augment, place);
-                vision.processor.process(&self.augment.image.apply(&picture, &mut rng))
+                let changed = self.augment.image.apply(&picture, &mut rng);
+                vision.processor.process(&changed).map_err(|source| fault(&media.path, source))?
             }
         })
     }
@@ -170,6 +247,31 @@ impl MultimodalTask {
     }
 }
 
+/// A turn of a conversation.
+#[derive(Debug, Clone)]
+pub(crate) struct Turn {
+    /// `system`, `user` or `assistant`.
+    pub role: &'static str,
+    /// What is said and shown.
+    pub parts: Vec<Part>,
+}
+
+/// A turn as a template takes it: parts, or one text with placeholders.
+fn content(tokenizer: &Tokenizer, takes_parts: bool, parts: &[Part]) -> serde_json::Value {
+    let part = |part: &Part| match part {
+        Part::Text(text) => json!({"type": "text", "text": text}),
+        Part::Media(media) => json!({"type": media.modality.name()}),
+    };
+    let written = |part: &Part| match part {
+        Part::Text(text) => text.clone(),
+        Part::Media(media) => tokenizer.marks().of(media.modality).map(MediaMark::written).unwrap_or_default(),
+    };
+    match takes_parts {
+        true => parts.iter().map(part).collect(),
+        false => parts.iter().map(written).collect::<String>().into(),
+    }
+}
+
 fn fault<E: std::error::Error + Send + Sync + 'static>(path: &Path, source: E) -> MediaFault<E> {
     MediaFault { path: path.display().to_string(), source }
 }
@@ -177,14 +279,7 @@ fn fault<E: std::error::Error + Send + Sync + 'static>(path: &Path, source: E) -
 impl Task for MultimodalTask {
     fn prompt(&self, sample: &Sample, augment: Option<&[u64]>) -> Result<Prompt, TaskError> {
         let mut prompt = self.layout(sample)?;
-        for (number, part) in sample.parts.iter().enumerate() {
-            let Part::Media(media) = part else { continue };
-            let place = augment.map(|place| [place, &[number as u64]].concat());
-            match media.modality {
-                Modality::Image => prompt.images.push(self.image_input(media, place.as_deref())?),
-                Modality::Audio => prompt.audios.push(self.audio_input(media, place.as_deref())?),
-            }
-        }
+        self.add_media(&mut prompt, &sample.parts, augment)?;
         Ok(prompt)
     }
 

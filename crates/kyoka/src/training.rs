@@ -9,8 +9,9 @@ use std::{
 
 use kyoka_core::{CausalLm, RolloutEngine};
 use kyoka_trainer::{
-    AdamWConfig, CheckpointStore, EvalReport, EvalSummary, Evaluation, Observer, PreferenceStage, RewardModelStage, RlStage, Session, SftStage,
-    Stage, StepReport, TrainError, evaluate, load_weights,
+    AdamWConfig, CheckpointStore, EvalReport, EvalSummary, Evaluation, Observer, PreferenceStage,
+    RewardModelStage, RlStage, Session, SftStage, Stage, StepReport, TrainError, TrainableFn, evaluate,
+    load_weights,
 };
 use serde_json::json;
 
@@ -19,6 +20,7 @@ use crate::{
     evaluating::locate,
     open_device_with,
     preparing::{Prepared, prepare},
+    freezing::Frozen,
     recipe::{Settings, limited},
     run::{RunLog, RunSummary, peak_rss_mb, write_report},
 };
@@ -87,8 +89,7 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     }
     let prepared = prepare(settings, options.seed)?;
     let run = Run { recipe, options, run_folder: &run_folder, prepared: &prepared };
-    let fresh = prepared.config.build(options.seed, &device.autodiff());
-    let model = started(fresh, &prepared)?;
+    let model = started(prepared.opened.policy(options.seed, &device.autodiff())?, &prepared)?;
     run.execute(model, observer)
 }
 
@@ -96,10 +97,13 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
 fn started(fresh: Policy, prepared: &Prepared) -> Result<Policy, Error> {
     let Some(start) = &prepared.settings.model.start else { return Ok(fresh) };
     let (_, checkpoint) = locate(start)?;
-    let path = checkpoint.join("tokenizer.json");
-    let tokenizer = fs::read(&path).map_err(|error| Error::file(&path, error))?;
-    if tokenizer != prepared.tokenizer_json {
-        return Err(Error::file(path, "expected the dataset's tokenizer, got another one"));
+    let texts = prepared.opened.files.iter().filter(|(name, _)| name.ends_with("tokenizer.json"));
+    for (name, own) in texts {
+        let path = checkpoint.join(name);
+        let tokenizer = fs::read(&path).map_err(|error| Error::file(&path, error))?;
+        if tokenizer != *own {
+            return Err(Error::file(path, "expected the recipe's tokenizer, got another one"));
+        }
     }
     Ok(load_weights(&checkpoint.join("model.safetensors"), fresh)?)
 }
@@ -195,6 +199,7 @@ impl Run<'_> {
         }
         let mut session = Session::new(model, seed, self.checkpoint_store());
         session.stop = self.options.stop.clone();
+        session.trainable = self.trainable();
         session.gradient_checkpointing = settings.gradient_checkpointing;
         if self.options.resume.is_some() {
             session.resume(|stage| {
@@ -228,12 +233,24 @@ impl Run<'_> {
         Ok(Outcome { run_folder: self.run_folder.to_owned(), summary })
     }
 
+    /// Which parameters each stage trains; `None` if all do.
+    fn trainable(&self) -> Option<TrainableFn<Policy>> {
+        let Prepared { settings, opened, .. } = self.prepared;
+        let (model, config) = (settings.model.clone(), opened.config.clone());
+        if model.freeze.is_empty() && model.freeze_in.is_empty() && config.adapters.is_none() {
+            return None;
+        }
+        Some(Box::new(move |stage, policy| {
+            let further = model.freeze_in.get(stage).cloned().unwrap_or_default();
+            Frozen::new(&[model.freeze.clone(), further].concat(), &config).apply(policy)
+        }))
+    }
+
     fn checkpoint_store(&self) -> CheckpointStore {
-        let config = serde_json::to_vec_pretty(&self.prepared.config).expect("sizes and names serialise");
-        let extra = vec![
-            ("config.json".to_owned(), config),
-            ("tokenizer.json".to_owned(), self.prepared.tokenizer_json.clone()),
-        ];
+        let opened = &self.prepared.opened;
+        let config = serde_json::to_vec_pretty(&opened.config).expect("sizes and names serialise");
+        let mut extra = opened.files.clone();
+        extra.push(("config.json".to_owned(), config));
         CheckpointStore::new(self.run_folder.join("checkpoints"), self.prepared.settings.checkpoints, extra)
     }
 

@@ -15,9 +15,9 @@ use kyoka::{
     nn::WeightInit,
     rollout::LocalEngine,
     trainer::{
-        AdamWConfig, CheckpointPolicy, CheckpointStore, EngineFactory, EvalReport, LearningRate, Observer, PreferenceStage,
-        PreferenceStageConfig, RewardModelConfig, RewardModelStage, RlConfig, RlStage, Schedule, Session,
-        StepReport, Task, TaskError, TrainError, load_reward_model,
+        AdamWConfig, CheckpointPolicy, CheckpointStore, EngineFactory, EvalReport, LearningRate, Observer,
+        PreferenceStage, PreferenceStageConfig, RewardModelConfig, RewardModelStage, RlConfig, RlStage,
+        Schedule, Session, StepReport, Task, TaskError, TrainError, load_reward_model,
     },
 };
 
@@ -57,8 +57,7 @@ impl RewardFn for Repeats {
         let word = context.sample.answer.as_deref().unwrap();
         let share = 1.0 / NEW_TOKENS as f32;
         let right = |token: &str| f32::from(token == word);
-        let terms: Vec<(f32, f32)> =
-            completion.text.split(' ').map(|token| (share, right(token))).collect();
+        let terms: Vec<(f32, f32)> = completion.text.split(' ').map(|token| (share, right(token))).collect();
         let total = terms.iter().map(|(_, right)| right).sum::<f32>() / NEW_TOKENS as f32;
         let parts = vec![("accuracy".to_owned(), f32::from(total == 1.0))];
         Ok(Reward { total: Some(total), parts, terms, ..Reward::default() })
@@ -78,12 +77,7 @@ impl Observer for Curves {
         Ok(())
     }
 
-    fn on_eval(
-        &mut self,
-        _: &'static str,
-        _: usize,
-        _: &[EvalReport],
-    ) -> Result<(), TrainError> {
+    fn on_eval(&mut self, _: &'static str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
         Ok(())
     }
 }
@@ -195,7 +189,8 @@ fn pair_rows() -> Vec<PreferenceRow> {
 #[test]
 fn a_reward_model_learns_which_completion_is_better_and_leaves_the_policy_alone() {
     let config: RewardModelConfig =
-        toml::from_str("data = 'pairs'\nsteps = 30\nbatch_size = 6\nlearning_rate = { peak = 3e-3 }").unwrap();
+        toml::from_str("data = 'pairs'\nsteps = 30\nbatch_size = 6\nlearning_rate = { peak = 3e-3 }")
+            .unwrap();
     let rows = pair_rows();
     let mut stage = RewardModelStage::new(&config, &Echo, &rows, 1).unwrap();
     let folder = tempfile::tempdir().unwrap();

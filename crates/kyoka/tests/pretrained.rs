@@ -1,74 +1,68 @@
-//! Hugging Face checkpoints give the numbers that transformers gives.
+//! Hugging Face checkpoints are refused by name where they do not fit; that those that fit give the right numbers is
+//! held by `cargo xtask parity crates/kyoka/tests/golden`, which `xtask/tests/golden.rs` runs.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{fs, path::Path};
 
-use burn::tensor::{Device, TensorData};
-use kyoka::{
-    core::{CausalLm, ImageInput, Modality, ModalitySpan, PackedGroup, Prompt},
-    load_pretrained,
-    trainer::unpack,
-};
+use burn::tensor::Device;
+use kyoka::{load_adapted, load_pretrained};
+use serde_json::Value;
 
-fn golden_folder() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/smolvlm"))
+fn golden(name: &str) -> std::path::PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden")).join(name)
 }
 
-fn values(data: &TensorData) -> Vec<f32> {
-    data.clone().try_into_vec().unwrap()
+/// The error of a golden checkpoint whose configuration was changed.
+fn refused(name: &str, change: impl Fn(&mut Value)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(golden(name).join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    change(&mut config);
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    fs::copy(golden(name).join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    load_pretrained(folder.path(), &Device::flex()).err().unwrap().to_string()
 }
 
-fn ids(data: &TensorData) -> Vec<u32> {
-    values(data).into_iter().map(|id| id as u32).collect()
+#[test]
+fn every_tensor_that_does_not_fit_is_listed() {
+    let deeper = refused("smolvlm_tiles", |config| config["text_config"]["num_hidden_layers"] = 3.into());
+    assert!(deeper.contains("layers.2") && deeper.contains("missing"), "{deeper}");
+    assert!(deeper.lines().count() > 5, "all at once: {deeper}");
+    let wider = refused("smolvlm_tiles", |config| config["text_config"]["vocab_size"] = 4_000.into());
+    assert!(wider.contains("embed_tokens.weight") && wider.contains("[4000, "), "{wider}");
+    let vast = refused("llama_yarn", |config| config["vocab_size"] = 1_000_000_000_000_u64.into());
+    assert!(vast.contains("embed_tokens.weight"), "nothing of that size is ever taken: {vast}");
 }
 
-fn assert_near(got: &[f32], expected: &[f32], what: &str) {
-    assert_eq!(got.len(), expected.len(), "{what}");
-    for (place, (got, expected)) in got.iter().zip(expected).enumerate() {
-        assert!((got - expected).abs() <= 1e-4, "{what}, place {place}: expected {expected}, got {got}");
+#[test]
+fn what_is_wrong_with_a_configuration_is_named() {
+    for (name, field, value, expected) in [
+        ("llama_yarn", "hidden_size", Value::from(0), "hidden_size"),
+        ("llama_yarn", "num_attention_heads", Value::from(-2), "num_attention_heads"),
+        ("llama_yarn", "vocab_size", Value::Null, "vocab_size"),
+        ("llama_yarn", "model_type", Value::from("llamma"), "did you mean llama?"),
+        ("llama_yarn", "hidden_act", Value::from("relu"), "hidden_act"),
+        ("qwen2_vl", "vision_config", Value::Null, "vision_config"),
+        ("smolvlm_tiles", "image_token_id", Value::from("x"), "image_token_id"),
+    ] {
+        let error = refused(name, |config| config[field] = value.clone());
+        assert!(error.contains("config.json") && error.contains(expected), "{field}: {error}");
     }
 }
 
 #[test]
-fn smolvlm_agrees_with_transformers() {
-    let golden = unpack(&golden_folder().join("golden.safetensors")).unwrap();
-    let pretrained = load_pretrained(golden_folder(), &Device::flex()).unwrap();
-    let (token_ids, completion) = (ids(&golden["prompt"]), ids(&golden["completion"]));
-    let pixels = values(&golden["pixel_values"]);
-    let image =
-        |place: usize| ImageInput::one_view(pixels[place * 432..(place + 1) * 432].into(), [3, 12, 12]);
-    let span = |positions| ModalitySpan { modality: Modality::Image, positions };
-    let prompt = Prompt {
-        token_ids,
-        spans: vec![span(2..6), span(7..11)],
-        images: vec![image(0), image(1)],
-        ..Prompt::default()
-    };
-    let logits = pretrained.policy.prefill(&[&prompt]).logits.into_data();
-    assert_near(&values(&logits), &values(&golden["logits"]), "logits");
-    let group = PackedGroup { prompt: &prompt, completions: vec![&completion, &completion[..2]] };
-    let scored = values(&pretrained.policy.score(&[group]).into_data());
-    let expected = values(&golden["logprobs"]);
-    assert_near(&scored[..4], &expected, "log-probabilities");
-    assert_near(&scored[4..6], &expected[..2], "log-probabilities of a second completion");
+fn a_folder_and_a_file_are_not_confused() {
+    let error = |path: &Path| load_pretrained(path, &Device::flex()).err().unwrap().to_string();
+    assert!(error(Path::new("no/such/folder")).contains("no/such/folder"));
+    assert!(error(&golden("llama_yarn").join("config.json")).contains("config.json"));
 }
 
 #[test]
-fn what_does_not_fit_is_listed() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = fs::read_to_string(golden_folder().join("config.json")).unwrap();
-    let load = |config: &str| {
-        fs::write(folder.path().join("config.json"), config).unwrap();
-        load_pretrained(folder.path(), &Device::flex()).err().unwrap().to_string()
-    };
-    fs::copy(golden_folder().join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
-    let other = load(&config.replace("\"smolvlm\"", "\"qwen3\""));
-    assert!(other.contains("expected smolvlm or idefics3, got qwen3"), "{other}");
-    let deeper = load(&config.replacen("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", 1));
-    assert!(deeper.contains("layers.2") && deeper.contains("missing"), "{deeper}");
-    let wider = load(&config.replace("\"vocab_size\": 61", "\"vocab_size\": 62"));
-    assert!(wider.contains("embed_tokens.weight") && wider.contains("[62, 24]"), "{wider}");
-    fs::write(folder.path().join("model.safetensors"), b"\xff\xff\xff\xff\xff\xff\xff\x7f{}").unwrap();
-    let truncated = load(&config);
-    assert!(truncated.contains("model.safetensors"), "{truncated}");
+fn an_adapter_for_another_base_names_its_modules() {
+    let adapter = golden("peft/smolvlm_everywhere");
+    let error = load_adapted(&golden("llama_yarn"), &adapter, &Device::flex()).err().unwrap().to_string();
+    assert!(error.contains("adapter_model.safetensors") && error.contains("not a module of the base model"), "{error}");
+    let narrower = golden("peft/llama_one_layer");
+    let error = load_adapted(&golden("qwen3"), &narrower, &Device::flex()).err().unwrap().to_string();
+    assert!(error.contains("adapter_model.safetensors"), "{error}");
 }

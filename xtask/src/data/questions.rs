@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::fashion::CLASSES;
 
 /// One row as the dataset file holds it.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub struct Row {
     pub id: String,
     pub prompt: String,

@@ -89,7 +89,8 @@ fn table(results: &[RunResult]) -> String {
 }
 
 fn row(name: &str, runs: &[&RunResult], results: &[RunResult]) -> String {
-    let mean = |value: fn(&RunResult) -> f64| runs.iter().map(|run| value(run)).sum::<f64>() / runs.len() as f64;
+    let mean =
+        |value: fn(&RunResult) -> f64| runs.iter().map(|run| value(run)).sum::<f64>() / runs.len() as f64;
     let test = accuracies(results, name, "test");
     let seeds: Vec<String> = test.iter().map(|value| format!("{value:.3}")).collect();
     format!(
@@ -134,7 +135,10 @@ mod tests {
         let table = table(&results);
         assert!(table.contains("| (SFT, the start) | | 0.300 | 0.300 | 0.930 |"), "{table}");
         assert!(table.contains("| `grpo` | 0.400 / 0.500 | 0.450 ± 0.635 |"), "{table}");
-        assert!(table.contains("| `rloo` | 0.600 | 0.600 | 0.600 | 1.860 | 10 | 2 k | 1.50 | 200 |"), "{table}");
+        assert!(
+            table.contains("| `rloo` | 0.600 | 0.600 | 0.600 | 1.860 | 10 | 2 k | 1.50 | 200 |"),
+            "{table}"
+        );
         assert!(table.contains("grpo with seed 3") && table.contains("vapo with seed 1"), "{table}");
     }
 

@@ -38,7 +38,10 @@ pub fn svg(rows: &[Row], start: Option<f64>) -> String {
         let value = low + 0.05 * tick as f64;
         let at = x(value);
         line(format!("<path d=\"M{at:.1} {TOP}V{bottom}\" stroke=\"#ddd\"/>"));
-        line(format!("<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{value:.2}</text>", bottom + 18.0));
+        line(format!(
+            "<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{value:.2}</text>",
+            bottom + 18.0
+        ));
     }
     if let Some(start) = start {
         let at = x(start);
@@ -47,7 +50,12 @@ pub fn svg(rows: &[Row], start: Option<f64>) -> String {
     for (place, row) in rows.iter().enumerate() {
         let y = TOP + ROW * (place as f64 + 0.5);
         let (mean, half) = mean_and_interval(&row.values);
-        line(format!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 12.0, y + 4.5, row.name));
+        line(format!(
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            LEFT - 12.0,
+            y + 4.5,
+            row.name
+        ));
         if let Some(half) = half {
             let (from, to) = (x(mean - half), x(mean + half));
             line(format!("<path d=\"M{from:.1} {y}H{to:.1}\" stroke=\"#2a6f97\" stroke-width=\"2\"/>"));
@@ -55,7 +63,10 @@ pub fn svg(rows: &[Row], start: Option<f64>) -> String {
         let at = x(mean);
         line(format!("<path d=\"M{at:.1} {:.1}v14\" stroke=\"#2a6f97\" stroke-width=\"3\"/>", y - 7.0));
         for &value in &row.values {
-            line(format!("<circle cx=\"{:.1}\" cy=\"{y}\" r=\"4\" fill=\"#d1495b\" fill-opacity=\"0.8\"/>", x(value)));
+            line(format!(
+                "<circle cx=\"{:.1}\" cy=\"{y}\" r=\"4\" fill=\"#d1495b\" fill-opacity=\"0.8\"/>",
+                x(value)
+            ));
         }
     }
     out + "</svg>\n"

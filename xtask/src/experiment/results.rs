@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn the_total_is_that_of_the_recipe() {
-        let parts = [("accuracy", 0.5), ("format", 1.0), ("heard", 1.0), ("tile", 0.5), ("running_count", 0.9)];
+        let parts =
+            [("accuracy", 0.5), ("format", 1.0), ("heard", 1.0), ("tile", 0.5), ("running_count", 0.9)];
         let parts = parts.map(|(part, mean)| (part.to_owned(), mean)).into();
         let result = RunResult { eval: [("test".to_owned(), parts)].into(), ..RunResult::default() };
         assert!((result.total("test") - (0.5 + 0.1 + 0.6 + 0.9)).abs() < 1e-12);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use kyoka_algorithms::advantage::{
-    self, DrGrpo, Gdpo, Gpg, Grpo, LitePpo, MaxRl, Opo, PassAtK, PassAtKBest, ProcessGrpo, Reinforce, ReinforcePlusPlus,
-    ReinforcePlusPlusBaseline, Remax, Rloo, Singleton, StepCredit, Whitening,
+    self, DrGrpo, Gdpo, Gpg, Grpo, LitePpo, MaxRl, Opo, PassAtK, PassAtKBest, ProcessGrpo, Reinforce,
+    ReinforcePlusPlus, ReinforcePlusPlusBaseline, Remax, Rloo, Singleton, StepCredit, Whitening,
 };
 use kyoka_core::{AdvantageEstimator, CreditedStep, GroupRewards};
 

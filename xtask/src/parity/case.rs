@@ -156,7 +156,11 @@ pub fn tensor(table: &[Vec<f64>]) -> Tensor<2> {
 
 /// A tensor of three axes in double precision.
 pub fn tensor_3d(cube: &[Vec<Vec<f64>>]) -> Tensor<3> {
-    let shape = [cube.len(), cube.first().map_or(0, Vec::len), cube.first().and_then(|p| p.first()).map_or(0, Vec::len)];
+    let shape = [
+        cube.len(),
+        cube.first().map_or(0, Vec::len),
+        cube.first().and_then(|p| p.first()).map_or(0, Vec::len),
+    ];
     let data = TensorData::new(cube.iter().flatten().flatten().copied().collect::<Vec<f64>>(), shape);
     Tensor::from_data(data, (&Device::default(), DType::F64))
 }

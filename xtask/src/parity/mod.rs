@@ -38,6 +38,10 @@ fn walk(path: &Path, report: &mut Report) -> Result<()> {
     if path.is_file() {
         return file(path, report);
     }
+    if path.join("adapter_config.json").is_file() {
+        hf::adapter::run(path, report);
+        return Ok(());
+    }
     if path.join("config.json").is_file() {
         hf::run(path, report);
         return Ok(());

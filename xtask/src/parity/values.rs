@@ -37,8 +37,7 @@ pub fn run_positive_nll(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
     let counted = lengths(&mask).into_iter().zip(&flags).filter(|(_, flag)| **flag);
     let tokens: usize = counted.map(|(length, _)| length).sum();
     let count = flags.len();
-    let positive =
-        Tensor::<1, Bool>::from_data(TensorData::new(flags, [count]), &Device::default());
+    let positive = Tensor::<1, Bool>::from_data(TensorData::new(flags, [count]), &Device::default());
     let logprobs = tensor(&case.table("logp")?).autodiff().require_grad();
     let nll = positive_nll(logprobs.clone(), mask_tensor(&mask), positive);
     let total = nll.sum() * (1.0 / tokens.max(1) as f64);

@@ -94,7 +94,10 @@ impl ProcessGrpo {
             for &(_, completion, token, value) in verdicts {
                 let credit = self.step_weight * (value - mean) / (std + self.epsilon);
                 let length = rows[completion].len();
-                assert!(token < length, "step of completion {completion}: expected a token below {length}, got {token}");
+                assert!(
+                    token < length,
+                    "step of completion {completion}: expected a token below {length}, got {token}"
+                );
                 let first = if to_go { 0 } else { token };
                 rows[completion][first..=token].iter_mut().for_each(|value| *value += credit as f32);
             }

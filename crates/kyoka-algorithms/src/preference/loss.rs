@@ -106,12 +106,9 @@ mod tests {
 
     #[test]
     fn every_preset_pulls_the_pair_apart() {
-        for preset in [
-            PreferencePreset::Dpo,
-            PreferencePreset::Ipo,
-            PreferencePreset::Kto,
-            PreferencePreset::Mpo,
-        ] {
+        for preset in
+            [PreferencePreset::Dpo, PreferencePreset::Ipo, PreferencePreset::Kto, PreferencePreset::Mpo]
+        {
             let loss = PreferenceConfig::preset(preset).build().unwrap();
             let (_, chosen, rejected) = evaluate(|pairs| loss.evaluate(pairs, column(&[0.0])), &[PAIR]);
             assert!(chosen[0] < 0.0 && rejected[0] > 0.0, "{preset:?} {chosen:?} {rejected:?}");

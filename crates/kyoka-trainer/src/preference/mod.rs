@@ -20,9 +20,7 @@ use self::{
     pair::{score_mismatched, score_pairs},
     reference::{ReferenceLogprobs, ReferenceTable, reference_logprobs},
 };
-use crate::{
-    AdamWConfig, LearningRate, Session, Stage, StepReport, Task, TrainError, TrainableLm, averaged,
-};
+use crate::{AdamWConfig, LearningRate, Session, Stage, StepReport, Task, TrainError, TrainableLm, averaged};
 
 /// Trains the policy on pairs of a preferred and a rejected completion.
 pub struct PreferenceStage<'a> {

@@ -149,6 +149,12 @@ impl Credited {
             && (penalised || imitated || self.advantages[row].iter().any(|&advantage| advantage != 0.0))
     }
 
+    /// Tokens that move the policy.
+    pub fn trained_tokens(&self, algorithm: &Algorithm) -> usize {
+        let rows = (0..self.weights.len()).filter(|&row| self.trains(row, algorithm));
+        rows.map(|row| self.counted(row)).sum()
+    }
+
     /// Tokens of a completion that count.
     pub fn counted(&self, row: usize) -> usize {
         self.mask[row].iter().filter(|&&counts| counts).count()

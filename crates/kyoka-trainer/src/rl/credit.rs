@@ -166,11 +166,7 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
 }
 
 /// The divergence of the policy that sampled from the reference, at every token.
-fn divergence<M: TrainableLm>(
-    kl: Kl,
-    (model, reference): (&M, &M),
-    batch: &MicroBatch<'_>,
-) -> Tensor<2> {
+fn divergence<M: TrainableLm>(kl: Kl, (model, reference): (&M, &M), batch: &MicroBatch<'_>) -> Tensor<2> {
     let device = model.device();
     let loss_mask = batch.mask(&device, &|_, _| true);
     if kl.estimator == KlEstimator::Full {

@@ -8,12 +8,15 @@ use kyoka_core::{
 
 use crate::{SampleRecord, evaluate::PartMeans};
 
+/// Where a row is used: it decides the row's random changes.
+pub(super) type Place = [u64; 4];
+
 /// A prompt with its judged completions.
 pub(super) struct JudgedGroup<'a> {
     pub sample: &'a Sample,
-    /// The sample's row of the split, and the place of its random changes.
+    /// The sample's row of the split, and where it is used.
     pub row: usize,
-    pub place: [u64; 4],
+    pub place: Place,
     pub prompt: Prompt,
     pub rollouts: Vec<Rollout>,
     pub completions: Vec<Completion>,

@@ -3,6 +3,7 @@
 mod batch;
 mod config;
 mod credit;
+mod gather;
 mod groups;
 mod loss;
 mod replay;
@@ -10,9 +11,7 @@ mod replay;
 use std::time::Instant;
 
 use kyoka_algorithms::{Algorithm, explained_variance, filter};
-use kyoka_core::{
-    Completion, Metrics, Prompt, RewardContext, RewardFn, Rollout, RolloutRequest, Sample, SamplingConfig,
-};
+use kyoka_core::{Metrics, RewardFn, Sample};
 use kyoka_data::Shuffled;
 
 pub use self::config::RlConfig;
@@ -20,13 +19,13 @@ pub(crate) use self::groups::record;
 use self::{
     batch::{Credited, Rows},
     credit::StepState,
-    groups::{JudgedGroup, finite, log_rewards, with_logprobs},
+    groups::JudgedGroup,
     loss::{Objective, critic_gradients, own_trunk},
     replay::{Replay, Replayed},
 };
 use crate::{
     AdamWConfig, EngineFactory, LearningRate, Progress, Session, Stage, StepReport, Task, TrainError,
-    TrainableLm, averaged, evaluate::row_error,
+    TrainableLm, averaged,
 };
 
 /// The stage: policy, rewards and algorithm meet here.
@@ -71,119 +70,6 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
             samples,
             order: Shuffled::new(samples.len(), seed),
         })
-    }
-
-    /// The prompt of a row; the same place gives the same random changes.
-    fn prompt(&self, row: usize, place: &[u64]) -> Result<Prompt, TrainError> {
-        let sample = &self.samples[row];
-        let prompt = self.task.prompt(sample, self.config.augment.then_some(place));
-        prompt.map_err(|source| row_error(sample, source))
-    }
-
-    /// Samples and judges one round of prompts; moves the data position.
-    fn round(
-        &self,
-        session: &mut Session<M>,
-        (round, count): (usize, usize),
-        metrics: &mut Metrics,
-    ) -> Result<Vec<JudgedGroup<'a>>, TrainError> {
-        let started = Instant::now();
-        let step = session.progress.step;
-        let position = session.progress.position;
-        let rows: Vec<usize> = (0..count as u64).map(|slot| self.order.row(position + slot)).collect();
-        session.progress.position += count as u64;
-        let stage = session.progress.stage as u64;
-        let place = |slot: usize| [1, stage, position, slot as u64];
-        let prompts = rows.iter().enumerate().map(|(slot, &row)| self.prompt(row, &place(slot)));
-        let prompts = prompts.collect::<Result<Vec<Prompt>, _>>()?;
-        let engine = (self.engine)(session.model.valid());
-        let generate = |group_size, sampling: &SamplingConfig| {
-            let request = RolloutRequest {
-                prompts: &prompts,
-                group_size,
-                sampling,
-                seed: session.seed ^ ((step as u64) << 8 | round as u64) << 16,
-                policy_version: step as u64,
-            };
-            let failed = |source| TrainError::Rollout { stage: "rl", step: step + 1, source };
-            engine.generate(request).and_then(with_logprobs).map_err(failed)
-        };
-        let groups = generate(self.config.group_size, &self.config.sampling)?;
-        let likeliest = match self.algorithm.advantage.needs_greedy_rollout() {
-            true => generate(1, &SamplingConfig { temperature: 0.0, ..self.config.sampling.clone() })?,
-            false => Vec::new(),
-        };
-        let generated: usize =
-            groups.iter().chain(&likeliest).flat_map(|g| &g.rollouts).map(|r| r.token_ids.len()).sum();
-        session.progress.generated_tokens += generated as u64;
-        add(metrics, "generated_tokens", generated as f64);
-        add(metrics, "time/rollout_s", started.elapsed().as_secs_f64());
-        let started = Instant::now();
-        let judge = |sample, rollouts: &[Rollout]| {
-            let limit = self.config.sampling.max_new_tokens;
-            let completions: Vec<Completion> =
-                rollouts.iter().map(|rollout| self.task.read(rollout, limit)).collect();
-            let rewards = self.reward.score_group(&RewardContext { sample }, &completions)?;
-            rewards.iter().try_for_each(|reward| finite(self.reward.name(), sample, reward))?;
-            Ok::<_, TrainError>(completions.into_iter().zip(rewards))
-        };
-        let judged = rows.into_iter().zip(groups).enumerate().map(|(slot, (row, group))| {
-            let sample = &self.samples[row];
-            let greedy = likeliest.get(slot).map(|group| judge(sample, &group.rollouts)).transpose()?;
-            let mut judged = JudgedGroup {
-                sample,
-                row,
-                place: place(slot),
-                prompt: group.prompt,
-                rollouts: Vec::new(),
-                completions: Vec::new(),
-                rewards: Vec::new(),
-                greedy_total: greedy.and_then(|mut judged| judged.next()?.1.total),
-            };
-            let verdicts = judge(sample, &group.rollouts)?;
-            for (rollout, (completion, reward)) in group.rollouts.into_iter().zip(verdicts) {
-                if reward.total.is_some() {
-                    judged.rollouts.push(rollout);
-                    judged.completions.push(completion);
-                    judged.rewards.push(reward);
-                } else {
-                    add(metrics, "ungraded", 1.0);
-                }
-            }
-            Ok(judged)
-        });
-        let judged: Vec<JudgedGroup<'a>> = judged.collect::<Result<_, TrainError>>()?;
-        add(metrics, "time/reward_s", started.elapsed().as_secs_f64());
-        // What is left of a group after ungraded completions must still be comparable.
-        let fewest = self.algorithm.advantage.min_group_size();
-        let greedy = self.algorithm.advantage.needs_greedy_rollout();
-        let usable = |group: &JudgedGroup<'_>| {
-            group.rollouts.len() >= fewest && (!greedy || group.greedy_total.is_some())
-        };
-        Ok(judged.into_iter().filter(usable).collect())
-    }
-
-    /// The groups of one step. With dynamic sampling, groups without spread are replaced, for some rounds.
-    fn gather(
-        &self,
-        session: &mut Session<M>,
-        metrics: &mut Metrics,
-    ) -> Result<Vec<JudgedGroup<'a>>, TrainError> {
-        let wanted = self.config.prompts_per_step;
-        let mut groups = self.round(session, (0, wanted), metrics)?;
-        log_rewards(&groups, metrics);
-        if self.algorithm.dynamic_sampling {
-            groups.retain(|group| !group.is_useless(&self.algorithm));
-            let mut refills = 0;
-            while groups.len() < wanted && refills < self.config.max_refills {
-                refills += 1;
-                let fresh = self.round(session, (refills, wanted), metrics)?;
-                groups.extend(fresh.into_iter().filter(|group| !group.is_useless(&self.algorithm)));
-            }
-            groups.truncate(wanted);
-            metrics.set("refills", refills as f64);
-        }
-        Ok(groups)
     }
 }
 
@@ -235,12 +121,14 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         for item in &replayed {
             groups.push(item.group(&self.samples[item.row], self.prompt(item.row, &item.place)?));
         }
-        let rows = Rows::new(&groups, self.config.tokens_per_micro_batch, session.gradient_checkpointing);
+        let budget = self.config.tokens_per_micro_batch;
+        let rows = Rows::new(&groups, budget, session.gradient_checkpointing);
+        let fresh = &groups[..num_fresh];
         let pretraining = self.algorithm.critic.is_some_and(|critic| step < critic.pretrain_steps);
         let state = StepState {
             algorithm: &self.algorithm,
             session,
-            fresh: &groups[..num_fresh],
+            fresh,
             replayed: &replayed,
             rows: &rows,
             max_new_tokens: self.config.sampling.max_new_tokens,
@@ -249,47 +137,35 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         let credited = state.credit(&mut metrics);
         let mut credited = credited.map_err(|source| TrainError::Advantage { step: step + 1, source })?;
         if let Some(replay) = &mut self.replay {
-            replay.keep(&groups[..num_fresh], &credited);
+            replay.keep(fresh, &credited);
             metrics.set("replayed", replayed.len() as f64);
         }
-        if !credited.values.is_empty() {
-            let (values, targets) = (credited.values.concat(), credited.value_targets.concat());
-            metrics.set("explained_variance", explained_variance(&values, &targets));
-        }
-        let learning_rate = self.config.learning_rate.at(step, self.config.steps);
-        metrics.set("learning_rate", learning_rate);
-        let shared = self.algorithm.critic.is_some() && own_trunk(&self.algorithm) == Some(false);
-        let trained = |credited: &Credited| -> usize {
-            let rows = (0..credited.weights.len()).filter(|&row| credited.trains(row, &self.algorithm));
-            rows.map(|row| credited.advantages[row].len()).sum()
-        };
-        let trained_tokens = if pretraining { 0 } else { trained(&credited) };
+        let trained_tokens = if pretraining { 0 } else { credited.trained_tokens(&self.algorithm) };
         metrics.set("trained_tokens", trained_tokens as f64);
         session.progress.trained_tokens += trained_tokens as u64;
         let names = || groups.iter().map(|group| group.sample.id.as_str()).collect::<Vec<_>>().join(" ");
-        for number in 0..self.algorithm.updates_per_batch {
-            if number > 0 || !replayed.is_empty() {
-                self.drop_left_behind(session, &rows, &mut credited);
-            }
-            let update = Update { rows: &rows, credited: &credited, learning_rate, names: &names };
-            if self.algorithm.critic.is_some() && (pretraining || !shared) {
-                self.update_critic(session, &update, &mut metrics)?;
-            }
-            if !pretraining && (trained_tokens > 0 || shared) {
-                self.update_policy(session, &update, &mut metrics)?;
-            }
-        }
+        let plan = Plan { pretraining, trains: trained_tokens > 0, names: &names };
+        self.updates(session, (&rows, &mut credited), &plan, &mut metrics)?;
         self.adapt(session, rows.iter().count(), &mut metrics);
         metrics.set("time/train_s", started.elapsed().as_secs_f64());
-        let samples =
-            groups[..num_fresh].iter().take(2).map(|g| record(g.sample, &g.completions[0], &g.rewards[0])).collect();
+        let samples = fresh.iter().take(2).map(|g| record(g.sample, &g.completions[0], &g.rewards[0]));
         let idle = trained_tokens == 0 && !pretraining;
         let warning = idle.then(|| {
             "all completions of every prompt earned the same; nothing to learn from this step".to_owned()
         });
-        let (step, total_steps) = (step + 1, self.config.steps);
-        Ok(StepReport { stage: "rl", step, total_steps, metrics, samples, warning })
+        let (samples, total_steps) = (samples.collect(), self.config.steps);
+        Ok(StepReport { stage: "rl", step: step + 1, total_steps, metrics, samples, warning })
     }
+}
+
+/// What the updates of a step do.
+struct Plan<'a> {
+    /// The critic learns alone.
+    pretraining: bool,
+    /// Whether any completion moves the policy.
+    trains: bool,
+    /// Rows of the step, for messages.
+    names: &'a dyn Fn() -> String,
 }
 
 /// One of the updates of a step.
@@ -302,6 +178,38 @@ struct Update<'a> {
 }
 
 impl<M: TrainableLm> RlStage<'_, M> {
+    /// All updates on the step's completions.
+    fn updates(
+        &self,
+        session: &mut Session<M>,
+        (rows, credited): (&Rows<'_>, &mut Credited),
+        plan: &Plan<'_>,
+        metrics: &mut Metrics,
+    ) -> Result<(), TrainError> {
+        if !credited.values.is_empty() {
+            let (values, targets) = (credited.values.concat(), credited.value_targets.concat());
+            metrics.set("explained_variance", explained_variance(&values, &targets));
+        }
+        let learning_rate = self.config.learning_rate.at(session.progress.step, self.config.steps);
+        metrics.set("learning_rate", learning_rate);
+        let own_trunk = own_trunk(&self.algorithm);
+        // The policy that sampled is the policy of the first update, but not that of replayed completions.
+        let drifted = |number| number > 0 || self.replay.is_some();
+        for number in 0..self.algorithm.updates_per_batch {
+            if drifted(number) {
+                self.drop_left_behind(session, rows, credited);
+            }
+            let update = Update { rows, credited, learning_rate, names: plan.names };
+            if own_trunk.is_some_and(|own| own || plan.pretraining) {
+                self.update_critic(session, &update, metrics)?;
+            }
+            if !plan.pretraining && (plan.trains || own_trunk == Some(false)) {
+                self.update_policy(session, &update, metrics)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Completions of earlier steps to train along.
     fn draw_replayed(&self, session: &Session<M>, fresh: &[JudgedGroup<'_>]) -> Vec<Replayed> {
         let Some(replay) = &self.replay else { return Vec::new() };
@@ -395,9 +303,4 @@ impl<M: TrainableLm> RlStage<'_, M> {
             session.reference = Some(averaged(reference, &session.model.valid(), refresh.decay));
         }
     }
-}
-
-fn add(metrics: &mut Metrics, name: &str, value: f64) {
-    let before = metrics.get(name).unwrap_or(0.0);
-    metrics.set(name, before + value);
 }

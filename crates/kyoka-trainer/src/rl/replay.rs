@@ -7,14 +7,17 @@ use kyoka_core::{Prompt, Rollout, Sample, StopReason, Stream, stream_rng};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{batch::Credited, groups::JudgedGroup};
+use super::{
+    batch::Credited,
+    groups::{JudgedGroup, Place},
+};
 
 /// A completion as it was when it was sampled.
 #[derive(Debug, Clone)]
 pub(super) struct Replayed {
     /// Its row of the split, and the place of the row's random changes: they make the same prompt again.
     pub row: usize,
-    pub place: [u64; 4],
+    pub place: Place,
     pub rollout: Rollout,
     pub advantages: Vec<f32>,
     pub right: bool,
@@ -24,7 +27,7 @@ pub(super) struct Replayed {
 #[derive(Serialize, Deserialize)]
 struct Stored {
     row: usize,
-    place: [u64; 4],
+    place: Place,
     token_ids: Vec<u32>,
     logprob_bits: Vec<u32>,
     advantage_bits: Vec<u32>,
@@ -59,7 +62,8 @@ impl Replay {
 
     /// Keeps the completions of a step that have credit and were not filtered out.
     pub fn keep(&mut self, fresh: &[JudgedGroup<'_>], credited: &Credited) {
-        let rollouts = fresh.iter().flat_map(|group| group.rollouts.iter().map(move |rollout| (group, rollout)));
+        let rollouts =
+            fresh.iter().flat_map(|group| group.rollouts.iter().map(move |rollout| (group, rollout)));
         for (number, (group, rollout)) in rollouts.enumerate() {
             let advantages = &credited.advantages[number];
             if credited.weights[number] == 0.0 {

@@ -28,7 +28,7 @@ pub(super) struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     pub fn of(prepared: &'a Prepared) -> Result<Self, Error> {
-        let sizes = PolicySizes::new(&prepared.config);
+        let sizes = PolicySizes::new(&prepared.opened.config);
         Ok(Self { prepared, sizes, media_store_bytes: store_bytes(prepared)? })
     }
 
@@ -147,7 +147,7 @@ impl<'a> Facts<'a> {
     fn media(&self, samples: &[Sample]) -> (TowerRows, usize) {
         let decoded: Vec<(TowerRows, usize)> = spread(samples, DECODED_ROWS)
             .filter_map(|sample| self.prepared.task.prompt(sample, None).ok())
-            .map(|prompt| media_of(&self.prepared.config, &prompt))
+            .map(|prompt| media_of(&self.prepared.opened.config, &prompt))
             .collect();
         let mean = |value: &dyn Fn(&(TowerRows, usize)) -> usize| {
             decoded.iter().map(value).sum::<usize>().div_ceil(decoded.len().max(1))

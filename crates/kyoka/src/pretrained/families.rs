@@ -167,7 +167,7 @@ fn idefics3(json: &Value, on_disk: OnDisk<'_>) -> Result<Family, String> {
     let theirs = prefix(on_disk, &format!("{connector}.weight"), &["model.connector.", "connector."]);
     rules.extend(WeightRule::linear("image.projector.linear", &[theirs + connector], false));
     let processor =
-        ImageProcessor { height: encoder.height, width: encoder.width, ..ImageProcessor::default() };
+        ImageProcessor::fixed_size(encoder.height, encoder.width);
     let projector =
         ProjectorConfig { grid_columns: Some(columns), ..ProjectorConfig::linear(scale * scale, false) };
     let vision = VisionConfig { processor, encoder: ImageEncoderConfig::Vit(encoder), projector };
@@ -188,7 +188,7 @@ fn qwen_vision(encoder: QwenVisionConfig) -> VisionConfig {
     let fold = encoder.merge_size * encoder.merge_size;
     let d_hidden = Some(encoder.layer.d_model * fold);
     VisionConfig {
-        processor: ImageProcessor { height: side, width: side, ..ImageProcessor::default() },
+        processor: ImageProcessor::fixed_size(side, side),
         encoder: ImageEncoderConfig::Qwen(encoder),
         projector: ProjectorConfig { d_hidden, ..ProjectorConfig::mlp(fold) },
     }

@@ -16,7 +16,11 @@ pub(crate) use json::read_json;
 pub use towers::{PretrainedTower, load_audio_encoder, load_image_encoder};
 pub(crate) use towers::{audio_tower_config, image_tower_config};
 
-use crate::{Error, Policy, PolicyConfig, policy::Source};
+use crate::{
+    Error, Policy, PolicyConfig,
+    adapters::{read_adapter, their_path},
+    policy::Source,
+};
 
 /// A policy from a Hugging Face folder.
 pub struct Pretrained {
@@ -30,6 +34,30 @@ pub struct Pretrained {
     pub end_ids: Vec<u32>,
     /// How its parameters are made of the tensors on disk.
     pub rules: Vec<WeightRule>,
+}
+
+/// A checkpoint with a PEFT adapter beside it.
+///
+/// # Errors
+/// As [`load_pretrained`], and if the adapter is one for another model.
+pub fn load_adapted(folder: &Path, adapter: &Path, device: &Device) -> Result<Pretrained, Error> {
+    let mut loaded = load_pretrained(folder, device)?;
+    let model_type = loaded.model_type().to_owned();
+    let adapters = read_adapter(adapter, &mut loaded.policy, (&model_type, &loaded.rules))?;
+    loaded.config.adapters = Some(adapters);
+    Ok(loaded)
+}
+
+impl Pretrained {
+    fn model_type(&self) -> &str {
+        let source = self.config.source.as_ref();
+        source.and_then(|source| source.config["model_type"].as_str()).unwrap_or_default()
+    }
+
+    /// The path that a module on disk has in `transformers`, by which PEFT names it.
+    pub fn path_in_transformers(&self, module: &str) -> String {
+        their_path(self.model_type(), module)
+    }
 }
 
 /// What a folder says of itself, before its weights are read.

@@ -27,11 +27,7 @@ const GREEDY_TOKENS: usize = 16;
 
 pub fn run(folder: &Path, golden: &Golden, checks: &mut Checks) -> Result<()> {
     let plain = load_pretrained(folder, &Device::flex())?;
-    let patch = match plain.config.vision.as_ref().map(|vision| &vision.encoder) {
-        Some(ImageEncoderConfig::Qwen(encoder)) => (encoder.temporal_patch_size, encoder.merge_size),
-        _ => (1, 1),
-    };
-    let batch = Batch::read(golden, patch)?;
+    let batch = Batch::read(golden, patch_shape(&plain))?;
     features(&plain, &batch, golden, checks)?;
     hidden_rows(&plain, &batch, golden, checks)?;
     positions(&plain, &batch, golden, checks)?;
@@ -41,6 +37,23 @@ pub fn run(folder: &Path, golden: &Golden, checks: &mut Checks) -> Result<()> {
     if golden.has("out.logprobs") {
         training(folder, &batch, golden, checks)?;
     }
+    Ok(())
+}
+
+/// Frames, and the side of the squares of patches, of a model that takes pictures cut into patches.
+pub fn patch_shape(model: &Pretrained) -> (usize, usize) {
+    match model.config.vision.as_ref().map(|vision| &vision.encoder) {
+        Some(ImageEncoderConfig::Qwen(encoder)) => (encoder.temporal_patch_size, encoder.merge_size),
+        _ => (1, 1),
+    }
+}
+
+/// Compares the logits of every position that counts.
+pub fn compare_logits(model: &Pretrained, batch: &Batch, golden: &Golden, checks: &mut Checks) -> Result<()> {
+    let prompts = batch.prompts(&model.policy, &model.placeholders, |_, _| true)?;
+    let logits = model.policy.trace(&prompts.iter().collect::<Vec<_>>()).logits;
+    let expected = kept_rows(&golden.floats("out.logits")?, batch, logits.dims()[1]);
+    checks.scaled("out.logits", &numbers(logits), &expected);
     Ok(())
 }
 
@@ -164,12 +177,19 @@ fn greedy(model: Pretrained, batch: &Batch, golden: &Golden, checks: &mut Checks
 }
 
 fn training(folder: &Path, batch: &Batch, golden: &Golden, checks: &mut Checks) -> Result<()> {
-    let Pretrained { policy, placeholders, rules, .. } = load_pretrained(folder, &Device::flex().autodiff())?;
-    let prompts = batch.prompts(&policy, &placeholders, |b, t| !batch.is_completion(b, t))?;
+    let model = load_pretrained(folder, &Device::flex().autodiff())?;
+    let loss = nll(&model, batch, golden, checks)?;
+    let found = gradients(&model.policy, &loss.backward());
+    compare_gradients(golden, &found, (&model.rules, &CheckpointFiles::open(folder)?), checks)
+}
+
+/// Compares the log-probabilities of completions, and gives back minus their mean.
+pub fn nll(model: &Pretrained, batch: &Batch, golden: &Golden, checks: &mut Checks) -> Result<Tensor<1>> {
+    let prompts = batch.prompts(&model.policy, &model.placeholders, |b, t| !batch.is_completion(b, t))?;
     let completions = batch.completions();
     let groups: Vec<PackedGroup<'_>> =
         prompts.iter().zip(&completions).map(|(prompt, ids)| group(prompt, ids)).collect();
-    let logprobs = policy.score(&groups);
+    let logprobs = model.policy.score(&groups);
     let [_, longest] = logprobs.dims();
     let values = numbers(logprobs.clone());
     let lens = completions.iter().map(Vec::len);
@@ -186,8 +206,7 @@ fn training(folder: &Path, batch: &Batch, golden: &Golden, checks: &mut Checks) 
     checks.within("out.logprobs", &got, &expected, 1e-4);
     let loss = logprobs.sum() / -(got.len() as f64);
     checks.within("out.nll", &numbers(loss.clone()), &golden.floats("out.nll")?, 1e-4);
-    let found = gradients(&policy, &loss.backward());
-    compare_gradients(golden, &found, (&rules, &CheckpointFiles::open(folder)?), checks)
+    Ok(loss)
 }
 
 fn group<'a>(prompt: &'a Prompt, completion: &'a [u32]) -> PackedGroup<'a> {

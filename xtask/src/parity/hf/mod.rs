@@ -1,5 +1,6 @@
 //! Checkpoints of Hugging Face, run on inputs whose outputs `transformers` computed.
 
+pub mod adapter;
 mod inputs;
 mod language;
 mod tower;

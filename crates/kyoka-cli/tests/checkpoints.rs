@@ -1,0 +1,109 @@
+//! A Hugging Face checkpoint goes in, is trained, and comes out as it went in.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../kyoka/tests/golden").join(name)
+}
+
+fn kyoka(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kyoka")).args(arguments).current_dir(folder).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// A folder with two rows and a recipe over a tiny checkpoint; `model` are further lines of `[model]`.
+fn setup(name: &str, rate: f64, model: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let row = |id: usize| {
+        format!("{{\"id\": \"{id}\", \"prompt\": \"t5 t6 t{id}\", \"answer\": \"t9\", \"completion\": \"t{id} t9\"}}\n")
+    };
+    fs::write(data.join("rows.jsonl"), row(7) + &row(8)).unwrap();
+    let recipe = format!(
+        "[data]\ndataset = \"data\"\n[model]\ncheckpoint = {:?}\n{model}\n[sft]\ndata = \"rows\"\nsteps = 2\nbatch_size = 2\n\
+         learning_rate = {{ peak = {rate} }}\n[sft.optimizer]\nweight_decay = 0.0\n[[reward]]\nkind = \"exact_answer\"\n\
+         weight = 1.0\n[eval]\nsplits = [\"rows\"]\nmax_new_tokens = 3\n",
+        golden(name)
+    );
+    fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
+    folder
+}
+
+fn train(folder: &Path) {
+    let output = kyoka(folder, &["train", "recipe.toml", "--out", "run", "--quiet", "--device", "cpu"]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
+fn an_untouched_checkpoint_comes_out_as_it_went_in() {
+    for name in ["llama_yarn", "qwen3", "qwen2_untied"] {
+        let folder = setup(name, 0.0, "");
+        train(folder.path());
+        let output = kyoka(folder.path(), &["export", "run", "--to", "out"]);
+        assert!(output.status.success(), "{}", text(&output));
+        let tensors = |folder: &Path| {
+            let files = kyoka::nn::CheckpointFiles::open(folder).unwrap();
+            let names: Vec<String> = files.names().map(str::to_owned).collect();
+            let tensor = |name: &String| (files.info(name).cloned().unwrap(), files.bytes(name).unwrap().to_vec());
+            names.iter().map(|name| (name.clone(), tensor(name))).collect::<Vec<_>>()
+        };
+        assert!(tensors(&golden(name)) == tensors(&folder.path().join("out")), "{name}");
+        for file in ["config.json", "tokenizer.json", "generation_config.json"] {
+            let read = |folder: &Path| fs::read(folder.join(file)).unwrap();
+            assert_eq!(read(&golden(name)), read(&folder.path().join("out")), "{name}/{file}");
+        }
+        let again = kyoka(folder.path(), &["export", "run", "--to", "out"]);
+        assert!(!again.status.success() && text(&again).contains("new or an empty folder"), "{}", text(&again));
+    }
+}
+
+#[test]
+fn an_adapter_is_trained_written_read_and_merged() {
+    let folder = setup("llama_yarn", 0.05, "[model.lora]\nrank = 2\nalpha = 4.0\ntargets = [\"q_proj\", \"mlp.*\"]");
+    train(folder.path());
+    let base = golden("llama_yarn");
+    for arguments in [&["export", "run", "--to", "adapter"][..], &["export", "run", "--to", "whole", "--merge"]] {
+        let output = kyoka(folder.path(), arguments);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let answer = |arguments: &[&str]| {
+        let asked = [arguments, &["--prompt", "t5 t6 t7", "--max-new-tokens", "6", "--device", "cpu"]].concat();
+        let output = kyoka(folder.path(), &[&["generate"], asked.as_slice()].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    let base = base.to_str().unwrap();
+    let trained = answer(&["--model", "run"]);
+    assert_eq!(answer(&["--model", base, "--adapter", "adapter"]), trained);
+    assert_eq!(answer(&["--model", "whole"]), trained);
+    assert_ne!(answer(&["--model", base]), trained, "training changed nothing");
+    let other = kyoka(
+        folder.path(),
+        &["generate", "--model", golden("qwen3").to_str().unwrap(), "--adapter", "adapter", "--prompt", "t5"],
+    );
+    assert!(!other.status.success() && text(&other).contains("adapter_model.safetensors"), "{}", text(&other));
+}
+
+#[test]
+fn frozen_parts_stay_and_wrong_names_are_refused() {
+    let folder = setup("llama_yarn", 0.05, "freeze = [\"decoder.layers\"]");
+    train(folder.path());
+    let output = kyoka(folder.path(), &["export", "run", "--to", "out"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let open = |folder: &Path| kyoka::nn::CheckpointFiles::open(folder).unwrap();
+    let (before, after) = (open(&golden("llama_yarn")), open(&folder.path().join("out")));
+    let same = |name: &str| before.bytes(name) == after.bytes(name);
+    assert!(same("model.layers.0.self_attn.q_proj.weight") && !same("model.embed_tokens.weight"));
+    let wrong = setup("llama_yarn", 0.05, "freeze = [\"decoder.leyers\"]");
+    let output = kyoka(wrong.path(), &["train", "recipe.toml", "--out", "run", "--device", "cpu"]);
+    assert!(text(&output).contains("decoder.leyers") && !output.status.success(), "{}", text(&output));
+}

@@ -1,0 +1,207 @@
+//! The `tuxpaint` task: drawings and photos, and their names spoken in French.
+//!
+//! The stamps are free under the GPL, version 2 or later, and stay out of the repository: they come from Debian and go
+//! into the user's data folder.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::{
+    questions::Row,
+    stamp_questions::{Draw, Kind, picture_path, sound_path},
+    stamps::{self, Stamp},
+};
+
+const PACKAGE: &str = "tuxpaint-stamps-default";
+
+/// Where the package puts the stamps.
+const INSTALLED: &str = "usr/share/tuxpaint/stamps";
+
+const NOTICE: &str = "\
+Pictures and sounds: Tux Paint stamps, copyright 2002-2022 by Bill Kendrick and the contributors that its documentation
+names, GNU General Public License, version 2 or later, from the Debian package tuxpaint-stamps-default. Drawings that the
+package has as SVG only were drawn as PNG.
+Questions: made by `cargo xtask data tuxpaint`, under the same licence.
+";
+
+/// Parts of a hundred of the groups that only `test` and `val` show.
+const TEST_SHARE: usize = 20;
+const VAL_SHARE: usize = 8;
+
+/// Makes the dataset from the stamps in `folder`, or from the installed package, or from the one that apt downloads.
+pub fn make(folder: Option<&Path>, target: Option<PathBuf>) -> Result<()> {
+    let target = target.unwrap_or_else(|| data_folder().join("tuxpaint"));
+    let installed = Path::new("/").join(INSTALLED);
+    match folder {
+        Some(folder) => write(folder, &target),
+        None if installed.is_dir() => write(&installed, &target),
+        None => {
+            let downloaded = tempfile::tempdir()?;
+            download(downloaded.path())?;
+            write(&downloaded.path().join(INSTALLED), &target)
+        }
+    }
+}
+
+/// Downloads the package with apt and unpacks it; nothing is installed.
+fn download(folder: &Path) -> Result<()> {
+    let hint =
+        || format!("install the Debian package {PACKAGE}, or name the folder of its stamps with --stamps");
+    let run = |program: &str, args: &[&str]| -> Result<()> {
+        let output = Command::new(program).args(args).current_dir(folder).output().with_context(hint)?;
+        ensure!(
+            output.status.success(),
+            "{program}: {}; {}",
+            String::from_utf8_lossy(&output.stderr).trim(),
+            hint()
+        );
+        Ok(())
+    };
+    run("apt-get", &["download", PACKAGE])?;
+    let package = fs::read_dir(folder)?.next().context("apt-get download leaves a file")??.path();
+    run("dpkg-deb", &["--extract", &package.to_string_lossy(), "."])
+}
+
+/// Where `kyoka` looks for data by name: `$KYOKA_DATA_DIR`, else `$XDG_DATA_HOME/kyoka`, else `~/.local/share/kyoka`.
+fn data_folder() -> PathBuf {
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("KYOKA_DATA_DIR")
+        .or_else(|| variable("XDG_DATA_HOME").map(|base| base.join("kyoka")))
+        .or_else(|| {
+            variable("HOME").or_else(|| variable("USERPROFILE")).map(|home| home.join(".local/share/kyoka"))
+        })
+        .unwrap_or_else(|| PathBuf::from("kyoka-data"))
+}
+
+/// Writes beside the target and renames, so that a folder that is there is whole.
+fn write(stamps_folder: &Path, target: &Path) -> Result<()> {
+    let stamps = stamps::read_all(stamps_folder)?;
+    let files = dataset(&stamps)?;
+    let aside = target.with_extension(format!("{}.tmp", std::process::id()));
+    let written = files.iter().try_for_each(|(name, bytes)| {
+        let path = aside.join(name);
+        fs::create_dir_all(path.parent().context("files lie in the folder")?)?;
+        fs::write(&path, bytes).with_context(|| path.display().to_string())
+    });
+    if let Err(error) = written {
+        let _ = fs::remove_dir_all(&aside);
+        return Err(error);
+    }
+    if target.exists() {
+        fs::remove_dir_all(target)?;
+    }
+    fs::rename(&aside, target).with_context(|| target.display().to_string())?;
+    let bytes: usize = files.values().map(Vec::len).sum();
+    println!(
+        "{}: {} files, {:.1} MB, digest {}",
+        target.display(),
+        files.len(),
+        bytes as f64 / 1e6,
+        digest(&files)
+    );
+    Ok(())
+}
+
+/// One number for all files: two runs on one package print the same.
+fn digest(files: &BTreeMap<String, Vec<u8>>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, bytes) in files {
+        hasher.update(name.as_bytes()).update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+/// A line of `stamps.jsonl`.
+#[derive(Serialize)]
+struct Entry<'a> {
+    image: String,
+    audio: String,
+    label: &'a str,
+    spoken: &'a str,
+    group: usize,
+    split: &'static str,
+}
+
+fn dataset(stamps: &[Stamp]) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = BTreeMap::from([("NOTICE".to_owned(), NOTICE.as_bytes().to_vec())]);
+    for stamp in stamps {
+        files.insert(picture_path(stamp), stamp.png()?);
+        files.insert(sound_path(stamp), stamp.ogg()?);
+    }
+    let split_of = split_groups(stamps);
+    let entries = stamps.iter().map(|stamp| Entry {
+        image: picture_path(stamp),
+        audio: sound_path(stamp),
+        label: &stamp.label,
+        spoken: &stamp.spoken,
+        group: stamp.group,
+        split: split_of[stamp.group],
+    });
+    files.insert("stamps.jsonl".to_owned(), jsonl(entries)?);
+    for (name, rows) in splits(stamps, &split_of) {
+        files.insert(format!("{name}.jsonl"), jsonl(rows)?);
+    }
+    Ok(files)
+}
+
+/// `train`, `val` or `test` for every group, so that names and pictures of the latter two are never trained on.
+fn split_groups(stamps: &[Stamp]) -> Vec<&'static str> {
+    let count = stamps.iter().map(|stamp| stamp.group + 1).max().unwrap_or(0);
+    let mut order: Vec<usize> = (0..count).collect();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(0));
+    let mut split_of = vec!["train"; count];
+    for (place, &group) in order.iter().enumerate() {
+        if place * 100 < count * TEST_SHARE {
+            split_of[group] = "test";
+        } else if place * 100 < count * (TEST_SHARE + VAL_SHARE) {
+            split_of[group] = "val";
+        }
+    }
+    split_of
+}
+
+/// Rows by split; the two halves of `test` stand alone as well, as their chance levels differ.
+fn splits(stamps: &[Stamp], split_of: &[&str]) -> Vec<(&'static str, Vec<Row>)> {
+    let groups = |split: &str| -> Vec<Vec<&Stamp>> {
+        let mut groups = vec![Vec::new(); split_of.len()];
+        stamps
+            .iter()
+            .filter(|stamp| split_of[stamp.group] == split)
+            .for_each(|stamp| groups[stamp.group].push(stamp));
+        groups.retain(|group| !group.is_empty());
+        groups
+    };
+    let draw = |name, split: &str, worked, num_rows, seed| {
+        let groups = groups(split);
+        let draw = Draw { name, groups: &groups, worked };
+        draw.rows(&[Kind::Named, Kind::Which], num_rows, &mut ChaCha8Rng::seed_from_u64(seed))
+    };
+    let test = draw("test", "test", false, 800, 4);
+    let half = |images: usize| test.iter().filter(|row| row.images.len() == images).cloned().collect();
+    vec![
+        ("sft", draw("sft", "train", true, 4_000, 1)),
+        ("train", draw("train", "train", false, 4_000, 2)),
+        ("val", draw("val", "val", false, 200, 3)),
+        ("test_named", half(1)),
+        ("test_which", half(4)),
+        ("test", test),
+    ]
+}
+
+fn jsonl(rows: impl IntoIterator<Item = impl Serialize>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for row in rows {
+        serde_json::to_writer(&mut bytes, &row)?;
+        bytes.push(b'\n');
+    }
+    Ok(bytes)
+}
