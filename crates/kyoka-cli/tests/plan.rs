@@ -7,9 +7,11 @@ mod support;
 use serde_json::Value;
 use support::{errors, kyoka};
 
-/// Two steps of each stage. A policy that has hardly learned writes to the limit.
-const SETTINGS: [&str; 6] = [
+/// Two steps of each stage. A policy that has hardly learned writes to the limit; with a penalty on its divergence all of
+/// that is trained, whatever the rewards.
+const SETTINGS: [&str; 7] = [
     "sft.steps=2",
+    "rl.algorithm.kl_coef=0.01",
     "rl.steps=2",
     "rl.prompts_per_step=24",
     "rl.sampling.max_new_tokens=32",

@@ -143,7 +143,8 @@ fn inverse_distribution(weights: Tensor<2>, uniforms: Tensor<2>) -> Tensor<2, In
     let ends = inside.clone().cumsum(1);
     let last = ends.clone().narrow(1, width - 1, 1);
     let target = (target - before).clamp_min(0.0).min_pair(last * BELOW_ONE);
-    block * width as i64 + first_above(ends, inside, target)
+    // Without a weight, as from logits that are not numbers, the last place is in the padding.
+    (block * width as i64 + first_above(ends, inside, target)).clamp_max(vocab as i64 - 1)
 }
 
 /// The first place whose running sum exceeds the target and whose own part is not 0; the last place if there is none.
