@@ -305,6 +305,13 @@ impl Settings {
                 return Err(format!("{field}: expected a finite number of at least 0, got {value}"));
             }
         }
+        let dropout = self.model.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        if self.gradient_checkpointing && dropout > 0.0 {
+            let reason = "layers that are computed again would drop other values";
+            return Err(format!(
+                "gradient_checkpointing: expected model.lora.dropout = 0, got {dropout}: {reason}"
+            ));
+        }
         if let Some(reward) = self.reward.iter().find(|reward| !reward.weight.is_finite()) {
             return Err(format!("reward {:?}: expected a finite weight, got {}", reward.kind, reward.weight));
         }
@@ -370,6 +377,15 @@ mod tests {
         let error = recipe.set("rl.grop_size=4").unwrap_err().to_string();
         assert!(error.contains("`grop_size`") && error.ends_with("did you mean `group_size`?"), "{error}");
         assert!(recipe.set("rl.steps").is_err() && recipe.set("rl.steps.x=1").is_err());
+    }
+
+    #[test]
+    fn layers_that_drop_at_random_are_not_computed_again() {
+        let mut recipe = Recipe::named("spoken-count").unwrap();
+        recipe.set("gradient_checkpointing=true").unwrap();
+        recipe.set("model.lora={ rank = 4 }").unwrap();
+        let error = recipe.set("model.lora.dropout=0.1").unwrap_err().to_string();
+        assert!(error.contains("model.lora.dropout = 0, got 0.1"), "{error}");
     }
 
     #[test]
