@@ -24,7 +24,8 @@ fn encoder(c: &mut Criterion) {
     let config = VitConfig::new(224, 16, 4, EncoderLayerConfig::plain(192, 3, 768, 1e-6));
     let encoder = VitEncoder::new(&config, &mut WeightInit::new(1, &device));
     let (picture, processor) = input();
-    let pictures: Vec<ImageInput> = (0..8).map(|_| processor.process(&picture)).collect();
+    let pictures: Vec<ImageInput> =
+        (0..8).map(|_| processor.process(&picture).expect("the picture has pixels")).collect();
     let references: Vec<&ImageInput> = pictures.iter().collect();
     let mut slow = c.benchmark_group("image_encoder");
     slow.sample_size(10);

@@ -9,6 +9,9 @@ use kyoka_algorithms::{
 use kyoka_core::{AdvantageEstimator, GroupRewards, PolicyLossInput};
 use proptest::prelude::*;
 
+/// A token: its log-probability now and when drawn, its advantage, and whether it counts.
+type TokenRow = (f32, f32, f32, bool);
+
 /// Groups of two to six completions of one to seven tokens, with values of a critic.
 fn batch() -> impl Strategy<Value = Vec<GroupRewards>> {
     let completion = (-3.0_f32..3.0, prop::collection::vec(-2.0_f32..2.0, 1..8));
@@ -160,7 +163,7 @@ proptest! {
     ) {
         let evaluate = |preset: Preset, outside: f32| {
             let device = Device::default();
-            let table = |value: &dyn Fn(&(f32, f32, f32, bool)) -> f32| {
+            let table = |value: &dyn Fn(&TokenRow) -> f32| {
                 let values: Vec<f32> = tokens.iter().map(|t| if t.3 { value(t) } else { outside }).collect();
                 Tensor::<2>::from_data(TensorData::new(values, [3, 4]), &device)
             };

@@ -210,11 +210,14 @@ impl<I: Module + Linears, A: Module + Linears> Linears for MultimodalLm<I, A> {
     }
 }
 
+/// What names an input's features in the cache.
+type CacheKey<I> = fn(&I) -> blake3::Hash;
+
 /// Tokens of media: through encoder and projector, or from kept features through the projector.
 fn forward<E: ModalityEncoder>(
     tower: &Tower<E>,
     (inputs, device): (&[&E::Input], &Device),
-    kept: Option<(&FeatureCache, fn(&E::Input) -> blake3::Hash)>,
+    kept: Option<(&FeatureCache, CacheKey<E::Input>)>,
 ) -> Tensor<2> {
     let Some((cache, key)) = kept else { return tower.forward(inputs, device) };
     let keys: Vec<blake3::Hash> = inputs.iter().map(|input| key(input)).collect();

@@ -32,7 +32,7 @@ impl Frozen {
         let present: Vec<&str> =
             towers.into_iter().filter(|(there, _)| *there).map(|(_, name)| name).collect();
         let whole = |tower: &&str| self.patterns.iter().any(|pattern| is_part(pattern, tower));
-        !present.is_empty() && present.iter().all(|tower| whole(&tower))
+        !present.is_empty() && present.iter().all(whole)
     }
 
     /// The module with its trained parameters tracked and the others not.

@@ -41,6 +41,7 @@ pub use error::Error;
 pub use evaluating::{EvalOptions, evaluate_checkpoint};
 pub use exporting::{ExportDtype, ExportOptions, Exported, export};
 pub use generating::{GenerateOptions, generate};
+pub use model::TextSide;
 pub use plan::{Phase, PhaseBytes, Plan, PlanOptions, Suggestion, plan};
 pub use policy::{AudioConfig, Policy, PolicyConfig, Source, VisionConfig, load_policy};
 pub use precision::{Precision, open_device_with};

@@ -375,8 +375,11 @@ impl Opened {
     }
 }
 
+/// How a policy's texts are read: its tokenizer, and its chat template where it has one.
+pub type TextSide = (Tokenizer, Option<ChatTemplate>);
+
 /// The tokenizer and the template of a checkpoint of ours.
-pub(crate) fn text_side(folder: &Path) -> Result<(Tokenizer, Option<ChatTemplate>), Error> {
+pub(crate) fn text_side(folder: &Path) -> Result<TextSide, Error> {
     let source = folder.join(SOURCE_FOLDER);
     if source.is_dir() {
         return Ok((Tokenizer::from_checkpoint(&source)?, ChatTemplate::from_folder(&source)?));

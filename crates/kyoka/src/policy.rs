@@ -11,11 +11,14 @@ use kyoka_core::ModalityEncoder;
 use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, PositionScheme, Projector, ProjectorConfig, Tower};
 use kyoka_image::{ImageEncoder, ImageEncoderConfig, ImageLayout, ImageProcessor, VitConfig};
 use kyoka_nn::WeightInit;
-use kyoka_text::{ChatTemplate, Tokenizer};
 use kyoka_trainer::load_weights;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, adapters::Adapters, model::text_side};
+use crate::{
+    Error,
+    adapters::Adapters,
+    model::{TextSide, text_side},
+};
 
 /// A policy that sees through a vision transformer and hears through a Whisper encoder.
 pub type Policy = MultimodalLm<ImageEncoder, WhisperEncoder>;
@@ -179,10 +182,7 @@ impl PolicyConfig {
 ///
 /// # Errors
 /// Names the file that is missing or does not fit.
-pub fn load_policy(
-    folder: &Path,
-    device: &Device,
-) -> Result<(Policy, PolicyConfig, (Tokenizer, Option<ChatTemplate>)), Error> {
+pub fn load_policy(folder: &Path, device: &Device) -> Result<(Policy, PolicyConfig, TextSide), Error> {
     if !folder.is_dir() {
         return Err(Error::file(folder, "expected the folder of a checkpoint"));
     }

@@ -1,6 +1,5 @@
 //! The policy in bfloat16, weights and activations, with 32-bit losses and optimizer. The CPU is asked for it here only to
 //! test what other devices do: its own operations are in 32 bits, and recipes refuse bf16 there.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use burn::{
     module::{Module, ModuleVisitor, Param},

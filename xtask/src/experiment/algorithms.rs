@@ -115,7 +115,7 @@ impl Runner<'_> {
         }
         let folder = self.runs.join(format!("{algorithm}-seed{seed}"));
         println!("{algorithm}, seed {seed}");
-        let status = self.command(algorithm, seed, settings, start, &folder).status()?;
+        let status = self.command((algorithm, seed), settings, start, &folder).status()?;
         if !status.success() {
             bail!("{algorithm}, seed {seed}: {status}; run again to go on");
         }
@@ -130,8 +130,7 @@ impl Runner<'_> {
 
     fn command(
         &self,
-        algorithm: &str,
-        seed: u64,
+        (algorithm, seed): (&str, u64),
         settings: &[String],
         start: Option<&Path>,
         folder: &Path,

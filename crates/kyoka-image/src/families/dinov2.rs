@@ -68,7 +68,7 @@ impl Dinov2 {
         if !(self.mlp_ratio.is_finite() && plain > 0) {
             return Err(format!("mlp_ratio: expected a number above 0, got {}", self.mlp_ratio));
         }
-        let gated = ((plain as f64 * 2.0 / 3.0) as usize + 7) / 8 * 8;
+        let gated = ((plain as f64 * 2.0 / 3.0) as usize).div_ceil(8) * 8;
         Ok(if self.use_swiglu_ffn { gated } else { plain })
     }
 

@@ -80,6 +80,7 @@ enum Colours {
 }
 
 impl Colours {
+    #[expect(clippy::excessive_precision, reason = "the digits that CLIP states")]
     fn values(self) -> [[f32; 3]; 2] {
         match self {
             Self::Clip => {
