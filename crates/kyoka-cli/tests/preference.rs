@@ -44,8 +44,8 @@ fn errors(output: &Output) -> String {
 fn last_metric(run: &Path, stage: &str, name: &str) -> f64 {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let of_stage = lines.filter(|line| line["stage"] == stage && line["metrics"].is_object());
-    of_stage.last().unwrap()["metrics"][name].as_f64().unwrap()
+    let mut of_stage = lines.filter(|line| line["stage"] == stage && line["metrics"].is_object());
+    of_stage.next_back().unwrap()["metrics"][name].as_f64().unwrap()
 }
 
 const REWARD: &str = "[[reward]]\nkind = 'exact_answer'\nweight = 1.0\n";
