@@ -40,6 +40,17 @@ fn checkpoints_and_adapters_give_the_numbers_of_transformers() {
 }
 
 #[test]
+fn pictures_and_sounds_pass() {
+    for (folder, count) in [("kyoka-image/tests/golden", 300), ("kyoka-audio/tests/golden/whisper", 40)] {
+        let output = parity(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(folder));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("FAIL")).collect();
+        assert!(output.status.success() && failed.is_empty(), "{failed:#?}");
+        assert!(text.lines().filter(|line| line.starts_with("pass  ")).count() > count, "{text}");
+    }
+}
+
+#[test]
 fn a_wrong_number_fails() {
     let folder = tempfile::tempdir().unwrap();
     let text = fs::read_to_string(golden().join("value_loss.json")).unwrap();

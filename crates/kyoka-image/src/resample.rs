@@ -1,9 +1,11 @@
 //! Resizing as Pillow does it for eight-bit pictures.
 //!
-//! Two passes, columns first, each rounded to eight bits, with weights in fixed point of 22 bits; where a picture
-//! shrinks the filter widens, which is what others call antialiasing. Hugging Face's processors are defined by this.
+//! Two passes, each rounded to eight bits, with weights in fixed point of 22 bits; where a picture shrinks the filter
+//! widens, which is what others call antialiasing. Hugging Face's processors are defined by this. (The crate
+//! `fast_image_resize` takes its passes in another order: where Lanczos overshoots black or white it is up to 50 levels
+//! away.)
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use serde::{Deserialize, Serialize};
 
@@ -89,14 +91,47 @@ pub fn resize_window(
     if filter == Resample::Nearest {
         return nearest(picture, [height, width], [rows, columns]);
     }
-    let vertical = taps(picture.height, height, rows, filter);
-    let needed = match (vertical.first(), vertical.last()) {
-        (Some(first), Some(last)) => first.first..last.first + last.weights.len(),
-        _ => 0..0,
+    let mut vertical = taps(picture.height, height, rows, filter);
+    let mut horizontal = taps(picture.width, width, columns, filter);
+    let needed = [from_first_needed(&mut vertical), from_first_needed(&mut horizontal)];
+    let source = cut(picture, needed);
+    if downwards_first([picture.height, picture.width], [height, width]) {
+        convolve_rows(&convolve_columns(&source, &vertical), &horizontal)
+    } else {
+        convolve_columns(&convolve_rows(&source, &horizontal), &vertical)
+    }
+}
+
+/// Whether Pillow (13.0) takes the pass down the columns before that across the rows.
+///
+/// The result differs where a pass clips at black or white. The rule was found by comparing both orders with Pillow's
+/// output on about two thousand random sizes; older versions always begin across.
+fn downwards_first([height, width]: [usize; 2], [to_height, to_width]: [usize; 2]) -> bool {
+    let fewer = |from: usize, to: usize| from as i64 - to as i64;
+    to_height < height && 2 * fewer(width, to_width) < fewer(height, to_height)
+}
+
+/// The source pixels that the taps read; afterwards the taps count from the first of them.
+fn from_first_needed(taps: &mut [Taps]) -> Range<usize> {
+    let (Some(first), Some(last)) = (taps.first(), taps.last()) else { return 0..0 };
+    let needed = first.first..last.first + last.weights.len();
+    for taps in taps {
+        taps.first -= needed.start;
+    }
+    needed
+}
+
+/// The rows and columns of a picture.
+fn cut(picture: &Picture, [rows, columns]: [Range<usize>; 2]) -> Cow<'_, Picture> {
+    let (height, width) = (rows.len(), columns.len());
+    if [height, width] == [picture.height, picture.width] {
+        return Cow::Borrowed(picture);
+    }
+    let row = |y: usize| {
+        let start = y * picture.width;
+        &picture.rgb[(start + columns.start) * 3..(start + columns.end) * 3]
     };
-    let horizontal = taps(picture.width, width, columns, filter);
-    let across = convolve_rows(picture, needed.clone(), &horizontal);
-    convolve_columns(&across, needed.start, &vertical)
+    Cow::Owned(Picture { height, width, rgb: rows.flat_map(row).copied().collect() })
 }
 
 /// The taps of the output pixels `window` of a line of `target` pixels made of `source` pixels.
@@ -127,15 +162,20 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// The rows `rows` of the picture, resized across.
-fn convolve_rows(picture: &Picture, rows: Range<usize>, taps: &[Taps]) -> Picture {
-    let (height, width) = (rows.len(), taps.len());
-    if picture.width == width && taps.iter().all(|taps| taps.weights.len() == 1) {
-        let rgb = picture.rgb[rows.start * width * 3..rows.end * width * 3].to_vec();
-        return Picture { height, width, rgb };
+/// Whether every output pixel is the source pixel of its place.
+fn change_nothing(taps: &[Taps], source: usize) -> bool {
+    let same = |(place, taps): (usize, &Taps)| taps.first == place && taps.weights == [1 << PRECISION_BITS];
+    taps.len() == source && taps.iter().enumerate().all(same)
+}
+
+/// A picture resized across.
+fn convolve_rows(picture: &Picture, taps: &[Taps]) -> Picture {
+    if change_nothing(taps, picture.width) {
+        return picture.clone();
     }
+    let (height, width) = (picture.height, taps.len());
     let mut rgb = vec![0; height * width * 3];
-    let source = picture.rgb[rows.start * picture.width * 3..].chunks_exact(picture.width * 3);
+    let source = picture.rgb.chunks_exact((picture.width * 3).max(1));
     for (line, row) in rgb.chunks_exact_mut((width * 3).max(1)).zip(source) {
         for (pixel, taps) in line.chunks_exact_mut(3).zip(taps) {
             let mut sums = [1 << (PRECISION_BITS - 1); 3];
@@ -150,14 +190,17 @@ fn convolve_rows(picture: &Picture, rows: Range<usize>, taps: &[Taps]) -> Pictur
     Picture { height, width, rgb }
 }
 
-/// A picture whose first row is row `start` of the source, resized downwards.
-fn convolve_columns(picture: &Picture, start: usize, taps: &[Taps]) -> Picture {
+/// A picture resized downwards.
+fn convolve_columns(picture: &Picture, taps: &[Taps]) -> Picture {
+    if change_nothing(taps, picture.height) {
+        return picture.clone();
+    }
     let (height, width) = (taps.len(), picture.width);
     let mut rgb = vec![0; height * width * 3];
     let mut sums = vec![0; width * 3];
     for (line, taps) in rgb.chunks_exact_mut((width * 3).max(1)).zip(taps) {
         sums.fill(1 << (PRECISION_BITS - 1));
-        let rows = picture.rgb[(taps.first - start) * width * 3..].chunks_exact((width * 3).max(1));
+        let rows = picture.rgb[taps.first * width * 3..].chunks_exact((width * 3).max(1));
         for (weight, row) in taps.weights.iter().zip(rows) {
             for (sum, &value) in sums.iter_mut().zip(row) {
                 *sum += i32::from(value) * weight;

@@ -3,15 +3,30 @@
 use std::{fs, path::Path, sync::Arc};
 
 use minijinja::{
-    Environment, Error as TemplateError, ErrorKind, Value, context, syntax::SyntaxConfig, value::Serde,
+    Environment, Error as TemplateError, ErrorKind, Value, context,
+    syntax::SyntaxConfig,
+    value::{Serde, ValueKind},
+};
+use serde_json::{Map, Value as Json, json};
+
+use crate::{
+    TextError,
+    checkpoint::named_tokens,
+    python_json::{python_float, tojson},
 };
 
-use crate::{TextError, checkpoint::named_tokens};
-
-/// Steps a template may take: far more than any conversation needs, and an end for one that loops.
-const MOST_STEPS: u64 = 50_000_000;
+/// Steps a template may take, and 64 bytes each that it may make: far more than any conversation needs, and an end for
+/// one that loops or grows.
+const MOST_STEPS: u64 = 4_000_000;
+/// The template of conversations with tools, in checkpoints that have one of its own.
+const WITH_TOOLS: &str = "tool_use";
+/// What reasoning is called in messages; templates read the first name, some the second.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// The template of a checkpoint's conversations.
+///
+/// Templates see what transformers shows them: blocks leave no line behind, `tojson` writes as Python does, there are
+/// `raise_exception`, `strftime_now` and `{% generation %}`, and methods of Python's strings, lists and maps.
 #[derive(Clone)]
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
@@ -19,6 +34,20 @@ pub struct ChatTemplate {
     tokens: Vec<(String, String)>,
     file: String,
     takes_parts: bool,
+    takes_text: bool,
+}
+
+/// What is rendered.
+#[derive(Debug, Clone, Copy)]
+pub struct Conversation<'a> {
+    /// Messages with `role` and `content` as transformers has them.
+    pub messages: &'a Json,
+    /// Descriptions of the tools that may be called.
+    pub tools: Option<&'a Json>,
+    /// Whether the answer is begun.
+    pub add_generation_prompt: bool,
+    /// More that the template may ask for, such as `enable_thinking`.
+    pub variables: Option<&'a Map<String, Json>>,
 }
 
 impl std::fmt::Debug for ChatTemplate {
@@ -35,20 +64,34 @@ impl ChatTemplate {
     /// If a file cannot be read, or the template is none.
     pub fn from_folder(folder: &Path) -> Result<Option<Self>, TextError> {
         let path = folder.join("chat_template.jinja");
-        let mut found = fs::read_to_string(&path).ok().map(|text| (text, path));
+        let mut found = match fs::read_to_string(&path) {
+            Ok(text) => Some((Json::from(text), path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(TextError::File { path, reason: error.to_string() }),
+        };
         for name in ["chat_template.json", "processor_config.json", "tokenizer_config.json"] {
             let path = folder.join(name);
             if found.is_none() && path.is_file() {
                 let fail = |reason: String| TextError::File { path: path.clone(), reason };
                 let text = fs::read(&path).map_err(|error| fail(error.to_string()))?;
-                let json: serde_json::Value =
-                    serde_json::from_slice(&text).map_err(|error| fail(error.to_string()))?;
-                found = template_of(&json["chat_template"]).map(|text| (text, path));
+                let json: Json = serde_json::from_slice(&text).map_err(|error| fail(error.to_string()))?;
+                found = Some(json["chat_template"].clone())
+                    .filter(|value| !value.is_null())
+                    .map(|value| (value, path));
             }
         }
-        let Some((text, path)) = found else { return Ok(None) };
+        let Some((value, path)) = found else { return Ok(None) };
         let tokens = named_tokens(folder)?.into_iter().collect();
-        Self::new(text, tokens, &path.display().to_string()).map(Some)
+        let file = path.display().to_string();
+        let Some(text) = template_named(&value, "default") else {
+            let reason = "chat_template: expected a text, or a list with one named default".to_owned();
+            return Err(TextError::File { path, reason });
+        };
+        let template = Self::new(text, tokens, &file)?;
+        match template_named(&value, WITH_TOOLS).filter(|_| value.is_array()) {
+            Some(text) => template.with_tools(text).map(Some),
+            None => Ok(Some(template)),
+        }
     }
 
     /// A template from its text; `file` stands in errors.
@@ -56,17 +99,23 @@ impl ChatTemplate {
     /// # Errors
     /// If the text is no template.
     pub fn new(text: String, tokens: Vec<(String, String)>, file: &str) -> Result<Self, TextError> {
-        let takes_parts = text.contains("'type'") || text.contains(".type") || text.contains("\"type\"");
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.expect("the usual syntax is valid"));
-        environment.set_fuel(Some(MOST_STEPS));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, TemplateError> {
-            Err(TemplateError::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_template_owned("chat", text).map_err(|error| fault(file, &error))?;
-        Ok(Self { environment: Arc::new(environment), tokens, file: file.to_owned(), takes_parts })
+        let mut environment = environment();
+        let source = without_generation_tags(&text);
+        environment.add_template_owned("chat", source).map_err(|error| fault(file, &error))?;
+        let (environment, file) = (Arc::new(environment), file.to_owned());
+        let mut template = Self { environment, tokens, file, takes_parts: false, takes_text: false };
+        let words = "words of a message";
+        template.takes_parts = template.shows(&json!([{"type": "text", "text": words}]), words);
+        template.takes_text = template.shows(&words.into(), words);
+        Ok(template)
+    }
+
+    /// Another template for conversations with tools.
+    fn with_tools(mut self, text: String) -> Result<Self, TextError> {
+        let environment = Arc::make_mut(&mut self.environment);
+        let source = without_generation_tags(&text);
+        environment.add_template_owned(WITH_TOOLS, source).map_err(|error| fault(&self.file, &error))?;
+        Ok(self)
     }
 
     /// Whether it looks into the parts of a message: text, pictures and sounds. Others take text alone.
@@ -74,39 +123,198 @@ impl ChatTemplate {
         self.takes_parts
     }
 
-    /// The text of a conversation: messages with `role` and `content` as `transformers` has them, and the tools that may
-    /// be called.
+    /// Whether it writes messages that are one text. Templates of some families see parts alone, and would leave the
+    /// text of others out.
+    pub fn takes_text(&self) -> bool {
+        self.takes_text
+    }
+
+    /// Renders a message: does its text stand in the result, and nothing of a list around it?
+    fn shows(&self, content: &Json, words: &str) -> bool {
+        let rendered = self.render(&json!([{"role": "user", "content": content}]), None, false);
+        let rendered = rendered.unwrap_or_default();
+        rendered.contains(words) && !rendered.contains("type'") && !rendered.contains("type\"")
+    }
+
+    /// The text of a conversation without further variables.
+    ///
+    /// # Errors
+    /// As [`render_conversation`](Self::render_conversation).
+    pub fn render(
+        &self,
+        messages: &Json,
+        tools: Option<&Json>,
+        add_generation_prompt: bool,
+    ) -> Result<String, TextError> {
+        self.render_conversation(Conversation { messages, tools, add_generation_prompt, variables: None })
+    }
+
+    /// The text of a conversation, as `apply_chat_template` of transformers renders it.
     ///
     /// # Errors
     /// If the template raises one, or does not come to an end.
-    pub fn render(
-        &self,
-        messages: &serde_json::Value,
-        tools: Option<&serde_json::Value>,
-        add_generation_prompt: bool,
-    ) -> Result<String, TextError> {
+    pub fn render_conversation(&self, conversation: Conversation<'_>) -> Result<String, TextError> {
+        let Conversation { messages, tools, add_generation_prompt, variables } = conversation;
         let tokens: Value =
             self.tokens.iter().map(|(name, text)| (name.clone(), Value::from(text))).collect();
-        let template = self.environment.get_template("chat").expect("it was added under this name");
+        let variables = variables.map_or_else(Value::default, |variables| Value::from(Serde(variables)));
+        let name = match tools {
+            Some(_) if self.environment.get_template(WITH_TOOLS).is_ok() => WITH_TOOLS,
+            _ => "chat",
+        };
+        let template = self.environment.get_template(name).expect("it was added under this name");
         let context = context! {
-            messages => Value::from(Serde(messages)),
+            messages => Value::from(Serde(with_reasoning_names(messages))),
             tools => tools.map(|tools| Value::from(Serde(tools))),
+            documents => (),
             add_generation_prompt,
+            ..variables,
             ..tokens
         };
         template.render(context).map_err(|error| fault(&self.file, &error))
     }
 }
 
-/// A template alone, or the one called `default` of several.
-fn template_of(value: &serde_json::Value) -> Option<String> {
-    if let Some(list) = value.as_array() {
-        let named = list.iter().find(|entry| entry["name"] == "default").or(list.first())?;
-        return named["template"].as_str().map(str::to_owned);
+/// The engine with what transformers gives its templates.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("the usual syntax is valid"));
+    environment.set_fuel(Some(MOST_STEPS));
+    environment.set_debug(false);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", tojson);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, TemplateError> {
+        Err(TemplateError::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", |format: String| -> Result<String, TemplateError> {
+        jiff::fmt::strtime::format(&format, &jiff::Zoned::now()).map_err(|error| {
+            TemplateError::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"))
+        })
+    });
+    environment.set_formatter(|out, state, value| {
+        if value.kind() == ValueKind::Number && !value.is_integer() {
+            let number = f64::try_from(value.clone())?;
+            return out.write_str(&python_float(number)).map_err(TemplateError::from);
+        }
+        minijinja::escape_formatter(out, state, value)
+    });
+    environment
+}
+
+/// Messages that say their reasoning under one name say it under those that templates read.
+fn with_reasoning_names(messages: &Json) -> Json {
+    let Some(list) = messages.as_array() else { return messages.clone() };
+    let renamed = list.iter().map(|message| {
+        let found = REASONING.iter().find_map(|name| message.get(name).filter(|text| !text.is_null()));
+        let (Some(reasoning), Some(fields)) = (found, message.as_object()) else { return message.clone() };
+        let mut fields = fields.clone();
+        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        fields.insert("reasoning_content".to_owned(), reasoning.clone());
+        Json::Object(fields)
+    });
+    renamed.collect()
+}
+
+/// The template with `{% generation %}`, which marks what an assistant wrote, as blocks that are always taken.
+fn without_generation_tags(text: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let inner = &rest[start + 2..start + length];
+        let word = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        let block = match word {
+            "generation" => inner.replace(word, "if true"),
+            "endgeneration" => inner.replace(word, "endif"),
+            _ => inner.to_owned(),
+        };
+        out.extend([&rest[..start], "{%", &block, "%}"]);
+        rest = &rest[start + length + 2..];
     }
-    value.as_str().map(str::to_owned)
+    out + rest
+}
+
+/// A template alone, which is the default one, or one of several by its name.
+fn template_named(value: &Json, name: &str) -> Option<String> {
+    let text = match value.as_array() {
+        Some(list) => &list.iter().find(|entry| entry["name"] == name)?["template"],
+        None => value,
+    };
+    text.as_str().map(str::to_owned)
 }
 
 fn fault(file: &str, error: &TemplateError) -> TextError {
     TextError::File { path: file.into(), reason: format!("chat template: {error:#}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(text: &str) -> ChatTemplate {
+        ChatTemplate::new(text.to_owned(), Vec::new(), "t.jinja").unwrap()
+    }
+
+    fn render(text: &str) -> Result<String, String> {
+        let messages = json!([{"role": "user", "content": "hi"}]);
+        template(text).render(&messages, None, true).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn templates_that_never_end_or_grow_without_end_are_errors_that_name_their_file() {
+        let nested = "{% for a in range(100000) %}".repeat(4) + "x" + &"{% endfor %}".repeat(4);
+        let doubling = "{% set n = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}";
+        let joined = "{{ (['x' * 1000000] * 100000) | join(',') }}";
+        let endless = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
+        for text in [nested.as_str(), doubling, joined, endless, "{{ 'x' * 99999999999 }}"] {
+            let error = render(text).unwrap_err();
+            assert!(error.starts_with("t.jinja: chat template: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn broken_templates_and_those_that_refuse_are_named() {
+        let broken = ChatTemplate::new("{% if %}".to_owned(), Vec::new(), "t.jinja").unwrap_err().to_string();
+        assert!(broken.starts_with("t.jinja: chat template: "), "{broken}");
+        let refused = render("{{ raise_exception('only system messages') }}").unwrap_err();
+        assert!(refused.contains("only system messages") && refused.contains("t.jinja"), "{refused}");
+        assert!(render("{{ messages[0].absent.more }}").is_err());
+        assert!(render("{{ strftime_now('%Q%!') }}").is_err());
+    }
+
+    #[test]
+    fn the_time_is_this_machines() {
+        let year: i16 = render("{{ strftime_now('%Y') }}").unwrap().parse().unwrap();
+        assert!(year >= 2026, "{year}");
+    }
+
+    #[test]
+    fn templates_that_look_into_parts_are_told_from_those_that_do_not() {
+        assert!(!template("{% for m in messages %}{{ m.content }}{% endfor %}").takes_parts());
+        let joins = template("{% for m in messages %}{{ '> ' + m.content }}{% endfor %}");
+        assert!(joins.takes_text() && !joins.takes_parts());
+        let looks = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}";
+        assert!(template(looks).takes_parts());
+        assert!(!template(looks).takes_text());
+    }
+
+    #[test]
+    fn a_folder_may_hold_several_templates() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(ChatTemplate::from_folder(folder.path()).unwrap().is_none());
+        let several = json!({"bos_token": "<s>", "chat_template": [
+            {"name": "default", "template": "{{ bos_token }}plain"},
+            {"name": "tool_use", "template": "{{ tools | length }} tools"},
+        ]});
+        fs::write(folder.path().join("tokenizer_config.json"), several.to_string()).unwrap();
+        let template = ChatTemplate::from_folder(folder.path()).unwrap().unwrap();
+        assert_eq!(template.render(&json!([]), None, false).unwrap(), "<s>plain");
+        assert_eq!(template.render(&json!([]), Some(&json!([1, 2])), false).unwrap(), "2 tools");
+        fs::write(folder.path().join("chat_template.jinja"), "mine").unwrap();
+        let template = ChatTemplate::from_folder(folder.path()).unwrap().unwrap();
+        assert_eq!(template.render(&json!([]), None, false).unwrap(), "mine");
+        fs::write(folder.path().join("chat_template.jinja"), "{% for %}").unwrap();
+        let error = ChatTemplate::from_folder(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("chat_template.jinja"), "{error}");
+    }
 }

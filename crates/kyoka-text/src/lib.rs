@@ -5,9 +5,10 @@ mod checkpoint;
 mod error;
 mod layout;
 mod media_marks;
+mod python_json;
 mod tokenizer;
 
-pub use chat_template::ChatTemplate;
+pub use chat_template::{ChatTemplate, Conversation};
 pub use error::TextError;
 pub use layout::PromptLayout;
 pub use media_marks::{MediaMark, MediaMarks, MediumTokens, TileMarks};

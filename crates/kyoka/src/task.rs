@@ -162,9 +162,9 @@ impl MultimodalTask {
                     Part::Media(medium) => media.push(self.tokens_of(medium)?),
                 }
             }
-            // A turn of words alone is a text for every template.
+            // A turn of words alone is one text, except for templates that see parts alone.
             let words_alone = parts.iter().all(|part| matches!(part, Part::Text(_)));
-            let takes_parts = template.takes_parts() && !words_alone;
+            let takes_parts = template.takes_parts() && !(words_alone && template.takes_text());
             messages.push(json!({"role": role, "content": content(&self.tokenizer, takes_parts, parts)}));
         }
         let text = template.render(&messages.into(), None, true)?;

@@ -1,7 +1,7 @@
 //! Golden cases: every case of the folders given, run through the crates' public API.
 //!
 //! A folder is walked for JSON files with `cases`; what a case is follows from the fields it has, not from the name of
-//! its file. Checkpoints and preprocessing are recognised but not run yet: they count as unknown kinds.
+//! its file. A folder with `config.json` is a checkpoint, one with `manifest.json` holds pictures and sounds.
 
 mod advantages;
 mod case;
@@ -11,6 +11,7 @@ mod hf;
 mod kl;
 mod policy_losses;
 mod preference;
+mod preprocess;
 mod reduction;
 mod report;
 mod rewards;
@@ -47,7 +48,7 @@ fn walk(path: &Path, report: &mut Report) -> Result<()> {
         return Ok(());
     }
     if path.join("manifest.json").is_file() {
-        report.unknown("preprocess", &path.display().to_string());
+        preprocess::run(path, report);
         return Ok(());
     }
     let mut entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;

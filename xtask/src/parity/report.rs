@@ -21,6 +21,19 @@ pub enum Precision {
     Exact,
 }
 
+/// How near pixels must be, in levels of 0 to 255.
+#[derive(Clone, Copy)]
+pub struct Levels {
+    /// Share of the values that must be within `typical`.
+    pub share: f64,
+    /// Bound of that share.
+    pub typical: f64,
+    /// Bound of all.
+    pub most: f64,
+    /// Bound of the mean difference.
+    pub mean: f64,
+}
+
 /// One comparison.
 struct Comparison {
     tensor: String,
@@ -105,6 +118,33 @@ impl Checks {
         comparison.max_rel = if distance == 0.0 { 0.0 } else { (distance / length).sqrt() };
         comparison.pass &= comparison.max_rel <= bound;
         self.comparisons.push(comparison);
+    }
+
+    /// Compares pixels, both in levels of 0 to 255.
+    pub fn levels(&mut self, tensor: &str, got: &[f64], expected: &[f64], bound: Levels) {
+        let Levels { share, typical, most, mean } = bound;
+        let tolerance = format!("{typical} levels at {} %, {most} at all, mean {mean}", share * 100.0);
+        let mut comparison = Comparison::new(tensor, tolerance, (got.len(), expected.len()));
+        let (mut sum, mut far) = (0.0, 0_usize);
+        for (&a, &b) in got.iter().zip(expected) {
+            let difference = comparison.add(a, b);
+            // Room for the rounding of values that were normalised; a difference that is no number is far.
+            far += usize::from(!(difference <= typical + 1e-3));
+            sum += difference;
+            comparison.pass &= difference <= most + 1e-3;
+        }
+        let count = expected.len().max(1) as f64;
+        comparison.pass &= far as f64 <= (1.0 - share) * count && sum <= (mean + 1e-3) * count;
+        if comparison.note.is_empty() {
+            comparison.note = format!("mean {:.3}, {far} of {} beyond {typical}", sum / count, expected.len());
+        }
+        self.comparisons.push(comparison);
+    }
+
+    /// Compares shapes.
+    pub fn shape(&mut self, tensor: &str, got: &[usize], expected: &[usize]) {
+        let wide = |shape: &[usize]| shape.iter().map(|&side| side as f64).collect::<Vec<_>>();
+        self.compare(tensor, &wide(got), &wide(expected), Precision::Exact);
     }
 
     /// Compares single numbers.
