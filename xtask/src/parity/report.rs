@@ -129,14 +129,15 @@ impl Checks {
         for (&a, &b) in got.iter().zip(expected) {
             let difference = comparison.add(a, b);
             // Room for the rounding of values that were normalised; a difference that is no number is far.
-            far += usize::from(!(difference <= typical + 1e-3));
+            far += usize::from(difference.is_nan() || difference > typical + 1e-3);
             sum += difference;
             comparison.pass &= difference <= most + 1e-3;
         }
         let count = expected.len().max(1) as f64;
         comparison.pass &= far as f64 <= (1.0 - share) * count && sum <= (mean + 1e-3) * count;
         if comparison.note.is_empty() {
-            comparison.note = format!("mean {:.3}, {far} of {} beyond {typical}", sum / count, expected.len());
+            comparison.note =
+                format!("mean {:.3}, {far} of {} beyond {typical}", sum / count, expected.len());
         }
         self.comparisons.push(comparison);
     }
