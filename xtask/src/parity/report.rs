@@ -136,7 +136,8 @@ impl Checks {
         let count = expected.len().max(1) as f64;
         comparison.pass &= far as f64 <= (1.0 - share) * count && sum <= (mean + 1e-3) * count;
         if comparison.note.is_empty() {
-            comparison.note = format!("mean {:.3}, {far} of {} beyond {typical}", sum / count, expected.len());
+            comparison.note =
+                format!("mean {:.3}, {far} of {} beyond {typical}", sum / count, expected.len());
         }
         self.comparisons.push(comparison);
     }
