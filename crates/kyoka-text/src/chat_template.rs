@@ -167,9 +167,8 @@ impl ChatTemplate {
             messages => Value::from(Serde(with_reasoning_names(messages))),
             tools => tools.map(|tools| Value::from(Serde(tools))),
             documents => (),
-            add_generation_prompt,
-            ..variables,
-            ..tokens
+            add_generation_prompt => add_generation_prompt,
+            ..minijinja::value::merge_maps([variables, tokens])
         };
         template.render(context).map_err(|error| fault(&self.file, &error))
     }
