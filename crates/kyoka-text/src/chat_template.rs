@@ -163,12 +163,13 @@ impl ChatTemplate {
             _ => "chat",
         };
         let template = self.environment.get_template(name).expect("it was added under this name");
+        // Of two with one name the later counts: what the caller says.
         let context = context! {
             messages => Value::from(Serde(with_reasoning_names(messages))),
             tools => tools.map(|tools| Value::from(Serde(tools))),
             documents => (),
             add_generation_prompt => add_generation_prompt,
-            ..minijinja::value::merge_maps([variables, tokens])
+            ..minijinja::value::merge_maps([tokens, variables])
         };
         template.render(context).map_err(|error| fault(&self.file, &error))
     }
@@ -295,6 +296,21 @@ mod tests {
         let looks = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}";
         assert!(template(looks).takes_parts());
         assert!(!template(looks).takes_text());
+    }
+
+    #[test]
+    fn variables_stand_above_special_tokens() {
+        let tokens = vec![("bos_token".to_owned(), "<s>".to_owned())];
+        let template = ChatTemplate::new("{{ bos_token }}{{ flag }}".to_owned(), tokens, "t.jinja").unwrap();
+        let variables = json!({"bos_token": "<b>", "flag": 3});
+        let conversation = Conversation {
+            messages: &json!([]),
+            tools: None,
+            add_generation_prompt: false,
+            variables: variables.as_object(),
+        };
+        assert_eq!(template.render_conversation(conversation).unwrap(), "<b>3");
+        assert_eq!(template.render(&json!([]), None, false).unwrap(), "<s>");
     }
 
     #[test]
