@@ -9,7 +9,10 @@ pub enum AudioError {
     /// The file holds no byte.
     #[error("sound: the file is empty")]
     Empty,
-    /// The file is broken or of an unknown kind.
+    /// A WAV file is broken or of an unknown kind.
+    #[error("sound: {0}")]
+    Wav(#[from] hound::Error),
+    /// Another file is broken or of an unknown kind.
     #[error("sound: {0}")]
     Decode(#[from] symphonia::core::errors::Error),
     /// The file holds no sound.

@@ -30,10 +30,11 @@ impl Recording {
     /// If the bytes are empty, of no known format, cut short, without a channel or a sample, or hold samples that
     /// are not finite.
     pub fn decode(bytes: &[u8]) -> Result<Self, AudioError> {
-        if bytes.is_empty() {
-            return Err(AudioError::Empty);
-        }
-        let recording = decode_with_symphonia(bytes)?;
+        let recording = match bytes {
+            [] => return Err(AudioError::Empty),
+            [b'R', b'I', b'F', b'F', ..] => decode_wav(bytes)?,
+            _ => decode_with_symphonia(bytes)?,
+        };
         if recording.samples.is_empty() {
             return Err(AudioError::NoSound("no samples"));
         }
@@ -51,6 +52,29 @@ impl Recording {
             if channels == 1 { samples } else { samples.chunks_exact(channels).map(mean).collect() };
         Waveform { samples, sample_rate_hz }
     }
+}
+
+fn decode_wav(bytes: &[u8]) -> Result<Recording, AudioError> {
+    let mut reader = match hound::WavReader::new(Cursor::new(bytes)) {
+        Ok(reader) => reader,
+        // What hound does not know: 64-bit floats, a list of tags before the format.
+        Err(error) => return decode_with_symphonia(bytes).map_err(|_| error.into()),
+    };
+    let spec = reader.spec();
+    if spec.channels == 0 {
+        return Err(AudioError::NoSound("no channels"));
+    }
+    let samples: Vec<f32> = match spec.sample_format {
+        hound::SampleFormat::Float => reader.samples::<f32>().collect::<Result<_, _>>()?,
+        hound::SampleFormat::Int => {
+            let scale = 1.0 / (1_u64 << (spec.bits_per_sample - 1)) as f32;
+            reader
+                .samples::<i32>()
+                .map(|sample| sample.map(|value| value as f32 * scale))
+                .collect::<Result<_, _>>()?
+        }
+    };
+    Ok(Recording { samples, channels: usize::from(spec.channels), sample_rate_hz: spec.sample_rate })
 }
 
 fn decode_with_symphonia(bytes: &[u8]) -> Result<Recording, AudioError> {
