@@ -1,10 +1,8 @@
 //! Features from `preprocessor_config.json` and `processor_config.json`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
+use kyoka_nn::{ConfigError, ConfigFields};
 use serde_json::{Map, Value};
 
 use crate::LogMelConfig;
@@ -12,63 +10,25 @@ use crate::LogMelConfig;
 /// Most samples of a window that a configuration may ask for.
 const MAX_SAMPLES: u64 = 1 << 27;
 
-/// Why the description of features could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum FeatureConfigError {
-    /// The file cannot be read.
-    #[error("{path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
-    /// The file is no JSON object.
-    #[error("{path}: {reason}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A field does not hold what it must.
-    #[error("{path}: {field}: expected {expected}, got {got}")]
-    Field {
-        /// The file.
-        path: PathBuf,
-        /// Its name.
-        field: String,
-        /// What it must hold.
-        expected: String,
-        /// What it holds.
-        got: String,
-    },
-}
-
 impl LogMelConfig {
     /// The features of a checkpoint folder: `feature_extractor` within `processor_config.json` where that is there,
     /// else `preprocessor_config.json`.
     ///
     /// # Errors
     /// Names the file, and the field that is missing, negative, zero, of another kind or too large to be meant.
-    pub fn from_folder(folder: &Path) -> Result<Self, FeatureConfigError> {
-        let nested = folder.join("processor_config.json");
-        if nested.is_file() {
-            let content = read(&nested)?;
-            if let Some(Value::Object(fields)) = content.get("feature_extractor") {
-                return Self::from_config(fields, &nested);
-            }
-        }
-        let path = folder.join("preprocessor_config.json");
-        Self::from_config(&read(&path)?, &path)
+    pub fn from_folder(folder: &Path) -> Result<Self, ConfigError> {
+        Self::from_fields(&ConfigFields::of_processor(folder, "feature_extractor")?)
     }
 
     /// The features that the content of a `preprocessor_config.json` describes; `path` is for messages.
     ///
     /// # Errors
     /// As [`from_folder`](Self::from_folder).
-    pub fn from_config(fields: &Map<String, Value>, path: &Path) -> Result<Self, FeatureConfigError> {
-        let fields = Fields { path, fields };
+    pub fn from_config(fields: &Map<String, Value>, path: &Path) -> Result<Self, ConfigError> {
+        Self::from_fields(&ConfigFields::new(fields, path))
+    }
+
+    fn from_fields(fields: &ConfigFields) -> Result<Self, ConfigError> {
         fields.must_be("feature_extractor_type", &Value::from("WhisperFeatureExtractor"))?;
         // Anything but silence as padding, and noise on top, would make other features than those we compute.
         fields.must_be("padding_value", &Value::from(0.0))?;
@@ -86,50 +46,10 @@ impl LogMelConfig {
     }
 }
 
-fn read(path: &Path) -> Result<Map<String, Value>, FeatureConfigError> {
-    let bytes =
-        fs::read(path).map_err(|source| FeatureConfigError::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| FeatureConfigError::Parse { path: path.to_owned(), reason: error.to_string() })
-}
-
-struct Fields<'a> {
-    path: &'a Path,
-    fields: &'a Map<String, Value>,
-}
-
-impl Fields<'_> {
-    fn count(&self, name: &str, default: Option<usize>, most: u64) -> Result<usize, FeatureConfigError> {
-        let value = self.fields.get(name).filter(|value| !value.is_null());
-        if let (None, Some(default)) = (value, default) {
-            return Ok(default);
-        }
-        let number = value.and_then(Value::as_u64).filter(|number| (1..=most).contains(number));
-        number
-            .map(|number| number as usize)
-            .ok_or_else(|| self.fault(name, &format!("a number from 1 to {most}")))
-    }
-
-    /// An absent field passes.
-    fn must_be(&self, name: &str, expected: &Value) -> Result<(), FeatureConfigError> {
-        let Some(value) = self.fields.get(name).filter(|value| !value.is_null()) else { return Ok(()) };
-        let same_number = value.as_f64().is_some_and(|number| Some(number) == expected.as_f64());
-        if value == expected || same_number { Ok(()) } else { Err(self.fault(name, &expected.to_string())) }
-    }
-
-    fn fault(&self, field: &str, expected: &str) -> FeatureConfigError {
-        let got = self.fields.get(field).map_or_else(|| "nothing".to_owned(), Value::to_string);
-        FeatureConfigError::Field {
-            path: self.path.to_owned(),
-            field: field.to_owned(),
-            expected: expected.to_owned(),
-            got: got.chars().take(80).collect(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;

@@ -12,7 +12,7 @@ mod whisper;
 
 pub use augment::AudioAugment;
 pub use error::AudioError;
-pub use feature_config::FeatureConfigError;
+pub use kyoka_nn::ConfigError;
 pub use log_mel::{LogMel, LogMelConfig, mel_filters};
 pub use recording::Recording;
 pub use resample::resample;

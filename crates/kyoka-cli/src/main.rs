@@ -285,7 +285,7 @@ fn run_recipes(as_json: bool) -> Result<(), Error> {
 fn run_check(file: &std::path::Path, allow_outside: bool, as_json: bool) -> Result<(), Error> {
     let checked = kyoka::check_data(file, kyoka::data::ReadOptions { allow_outside })?;
     if as_json {
-        println!("{}", json!({"rows": checked.rows, "images": checked.images, "audios": checked.audios}));
+        println!("{}", json!({"audios": checked.audios, "images": checked.images, "rows": checked.rows}));
     } else {
         println!(
             "{}: {} rows, {} pictures, {} sounds: all good",

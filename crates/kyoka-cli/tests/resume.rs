@@ -60,7 +60,9 @@ fn a_run_killed_three_times_ends_with_the_same_weights() {
     let metrics = std::fs::read_to_string(killed.join("metrics.jsonl")).unwrap();
     let steps = metrics.lines().filter(|line| line.contains("\"metrics\"")).count();
     assert_eq!(steps, 9, "{metrics}");
-    assert!(killed.join("report.html").is_file() && killed.join("summary.json").is_file());
+    assert!(killed.join("report.html").is_file());
+    let summary = std::fs::read_to_string(killed.join("summary.json")).unwrap();
+    assert!(summary.contains("\"device\": ") && !summary.contains("\"auto\""), "{summary}");
 }
 
 #[test]

@@ -16,10 +16,11 @@ mod vit;
 pub use augment::ImageAugment;
 pub use encoder::{ImageEncoder, ImageEncoderConfig};
 pub use error::ImageError;
+pub use kyoka_nn::ConfigError;
 pub use picture::Picture;
 pub use processor::{
     CropProcessor, FixedSizeProcessor, Idefics3Processor, ImageLayout, ImageProcessor, PatchShape,
-    ProcessorError, Qwen2VlProcessor, TargetSize, smart_resize,
+    Qwen2VlProcessor, TargetSize, smart_resize,
 };
 pub use qwen_vision::{QwenVisionConfig, QwenVisionEncoder};
 pub use resample::{Resample, resize, resize_window};

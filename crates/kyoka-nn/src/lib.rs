@@ -18,8 +18,8 @@ mod weight_rule;
 pub use attention::{PrefixKv, attend, causal_bias};
 pub use cache::CompletionKv;
 pub use checkpoint::{
-    CheckpointError, CheckpointFiles, CheckpointLayout, DiskTensor, Dtype, Fit, TensorFault, TensorInfo,
-    write_checkpoint, write_tensors,
+    CheckpointError, CheckpointFiles, CheckpointLayout, ConfigError, ConfigFields, DiskTensor, Dtype, Fit,
+    TensorFault, TensorInfo, write_checkpoint, write_tensors,
 };
 pub use encoder_layer::{EncoderLayer, EncoderLayerConfig};
 pub use host_kv::{HostKv, StepRow, caches_on_host};

@@ -155,21 +155,22 @@ impl ChatTemplate {
     /// If the template raises one, or does not come to an end.
     pub fn render_conversation(&self, conversation: Conversation<'_>) -> Result<String, TextError> {
         let Conversation { messages, tools, add_generation_prompt, variables } = conversation;
-        let tokens: Value =
-            self.tokens.iter().map(|(name, text)| (name.clone(), Value::from(text))).collect();
-        let variables = variables.map_or_else(Value::default, |variables| Value::from(Serde(variables)));
+        let tokens = self.tokens.iter().map(|(name, text)| (name.clone(), Value::from(text)));
+        let variables = variables.into_iter().flatten();
+        let variables = variables.map(|(name, value)| (name.clone(), Value::from(Serde(value))));
+        // Of two with one name the later counts: what the caller says.
+        let named = Value::from_pairs(tokens.chain(variables));
         let name = match tools {
             Some(_) if self.environment.get_template(WITH_TOOLS).is_ok() => WITH_TOOLS,
             _ => "chat",
         };
         let template = self.environment.get_template(name).expect("it was added under this name");
-        // Of two with one name the later counts: what the caller says.
         let context = context! {
             messages => Value::from(Serde(with_reasoning_names(messages))),
             tools => tools.map(|tools| Value::from(Serde(tools))),
             documents => (),
             add_generation_prompt => add_generation_prompt,
-            ..minijinja::value::merge_maps([tokens, variables])
+            ..named
         };
         template.render(context).map_err(|error| fault(&self.file, &error))
     }

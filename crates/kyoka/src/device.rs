@@ -26,16 +26,24 @@ pub fn open_device(name: &str) -> Result<Device, Error> {
             reason: "only cuda devices are numbered".to_owned(),
         });
     }
-    match kind {
-        "auto" if cfg!(feature = "cuda") => cuda(index).ok_or_else(|| missing("cuda")),
-        "auto" if cfg!(feature = "wgpu") => wgpu().ok_or_else(|| missing("wgpu")),
-        "auto" | "cpu" => cpu().ok_or_else(|| missing("flex")),
+    match meant(kind) {
+        "cpu" => cpu().ok_or_else(|| missing("flex")),
         "cuda" => cuda(index).ok_or_else(|| missing("cuda")),
         "wgpu" => wgpu().ok_or_else(|| missing("wgpu")),
         _ => Err(Error::Device {
             name: name.to_owned(),
             reason: "expected auto, cpu, cuda, cuda:N or wgpu".to_owned(),
         }),
+    }
+}
+
+/// The device that a name means: what `auto` takes here, and the name itself otherwise.
+pub(crate) fn meant(name: &str) -> &str {
+    match name {
+        "auto" if cfg!(feature = "cuda") => "cuda",
+        "auto" if cfg!(feature = "wgpu") => "wgpu",
+        "auto" => "cpu",
+        _ => name,
     }
 }
 

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::{
     Error, Policy, Recipe,
+    device::meant,
     evaluating::locate,
     freezing::Frozen,
     open_device_with,
@@ -269,7 +270,7 @@ impl Run<'_> {
         let mut summary = RunSummary {
             recipe: self.recipe.name().to_owned(),
             seed: self.options.seed,
-            device: self.options.device.clone(),
+            device: meant(&self.options.device).to_owned(),
             wall_s: session.progress.elapsed_s,
             rl_steps: if stages.last() == Some(&"rl") { session.progress.step } else { 0 },
             generated_tokens: session.progress.generated_tokens,

@@ -1,11 +1,9 @@
 //! Processors from `preprocessor_config.json` and `processor_config.json`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use kyoka_core::nearest;
+use kyoka_nn::{ConfigError, ConfigFields};
 use serde_json::{Map, Value};
 
 use super::{CropProcessor, Idefics3Processor, ImageProcessor, PatchShape, Qwen2VlProcessor, TargetSize};
@@ -15,39 +13,6 @@ use crate::{PixelScale, Resample};
 const MAX_SIDE: u64 = 16_384;
 /// Largest number of pixels that a configuration may ask for.
 const MAX_PIXELS: u64 = 1 << 28;
-
-/// Why a processor could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ProcessorError {
-    /// The file cannot be read.
-    #[error("{path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
-    /// The file is no JSON object, or has none for pictures.
-    #[error("{path}: {reason}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A field does not hold what it must.
-    #[error("{path}: {field}: expected {expected}, got {got}")]
-    Field {
-        /// The file.
-        path: PathBuf,
-        /// Its name.
-        field: String,
-        /// What it must hold.
-        expected: String,
-        /// What it holds.
-        got: String,
-    },
-}
 
 /// Families by the names that transformers gives their processors, suffixes left out.
 const FAMILIES: [(&str, Family); 8] = [
@@ -97,52 +62,35 @@ impl ImageProcessor {
     ///
     /// # Errors
     /// Names the file, and the field that is missing, negative, zero, of another kind or too large to be meant.
-    pub fn from_folder(folder: &Path) -> Result<Self, ProcessorError> {
-        let nested = folder.join("processor_config.json");
-        if nested.is_file() {
-            let content = read(&nested)?;
-            if let Some(Value::Object(fields)) = content.get("image_processor") {
-                return Fields { path: &nested, prefix: "image_processor.", fields }.processor();
-            }
-        }
-        Self::from_file(&folder.join("preprocessor_config.json"))
+    pub fn from_folder(folder: &Path) -> Result<Self, ConfigError> {
+        Fields(ConfigFields::of_processor(folder, "image_processor")?).processor()
     }
 
     /// The processor of a `preprocessor_config.json`.
     ///
     /// # Errors
     /// As [`from_folder`](Self::from_folder).
-    pub fn from_file(path: &Path) -> Result<Self, ProcessorError> {
-        Fields { path, prefix: "", fields: &read(path)? }.processor()
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        Fields(ConfigFields::read(path)?).processor()
     }
 
     /// The processor of the content of a `preprocessor_config.json`; `path` is for messages.
     ///
     /// # Errors
     /// As [`from_folder`](Self::from_folder).
-    pub fn from_config(fields: &Map<String, Value>, path: &Path) -> Result<Self, ProcessorError> {
-        Fields { path, prefix: "", fields }.processor()
+    pub fn from_config(fields: &Map<String, Value>, path: &Path) -> Result<Self, ConfigError> {
+        Fields(ConfigFields::new(fields, path)).processor()
     }
 }
 
-fn read(path: &Path) -> Result<Map<String, Value>, ProcessorError> {
-    let bytes = fs::read(path).map_err(|source| ProcessorError::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| ProcessorError::Parse { path: path.to_owned(), reason: error.to_string() })
-}
+/// The fields of a processor's configuration.
+struct Fields(ConfigFields);
 
-/// The fields of a configuration, with the place they came from.
-struct Fields<'a> {
-    path: &'a Path,
-    prefix: &'a str,
-    fields: &'a Map<String, Value>,
-}
-
-impl Fields<'_> {
-    fn processor(&self) -> Result<ImageProcessor, ProcessorError> {
+impl Fields {
+    fn processor(&self) -> Result<ImageProcessor, ConfigError> {
         Ok(match self.family()? {
             Family::Crop(resample, colours) => {
-                let crop = self.flag("do_center_crop", true)?;
+                let crop = self.0.flag("do_center_crop", true)?;
                 let crop_size = if crop { Some(self.exact_size("crop_size")?) } else { None };
                 ImageProcessor::Crop(CropProcessor { crop_size, ..self.whole(resample, colours)? })
             }
@@ -152,60 +100,60 @@ impl Fields<'_> {
         })
     }
 
-    fn family(&self) -> Result<Family, ProcessorError> {
+    fn family(&self) -> Result<Family, ConfigError> {
         let field = ["image_processor_type", "feature_extractor_type"]
             .into_iter()
-            .find(|field| self.fields.contains_key(*field))
+            .find(|field| self.0.get(field).is_some())
             .unwrap_or("image_processor_type");
-        let full = self.fields.get(field).and_then(Value::as_str).unwrap_or_default();
+        let full = self.0.get(field).and_then(Value::as_str).unwrap_or_default();
         let name = full.strip_suffix("Fast").or_else(|| full.strip_suffix("Pil")).unwrap_or(full);
         let known = FAMILIES.iter().find(|(known, _)| *known == name);
         known.map(|&(_, family)| family).ok_or_else(|| {
             let names = FAMILIES.map(|(known, _)| known);
             let nearest = nearest(name, names).map_or_else(|| names.join(", "), str::to_owned);
-            self.fault(field, &format!("a known processor (nearest: {nearest})"))
+            self.0.fault(field, &format!("a known processor (nearest: {nearest})"))
         })
     }
 
-    fn whole(&self, resample: Resample, colours: Colours) -> Result<CropProcessor, ProcessorError> {
-        let size = if self.flag("do_resize", true)? { Some(self.target_size()?) } else { None };
+    fn whole(&self, resample: Resample, colours: Colours) -> Result<CropProcessor, ConfigError> {
+        let size = if self.0.flag("do_resize", true)? { Some(self.target_size()?) } else { None };
         let (resample, scale) = (self.resample(resample)?, self.scale(colours)?);
         Ok(CropProcessor { size, crop_size: None, resample, scale })
     }
 
-    fn idefics3(&self) -> Result<Idefics3Processor, ProcessorError> {
-        let longest_edge = if self.flag("do_resize", true)? {
-            Some(self.part("size", "longest_edge", MAX_SIDE)?)
+    fn idefics3(&self) -> Result<Idefics3Processor, ConfigError> {
+        let longest_edge = if self.0.flag("do_resize", true)? {
+            Some(self.0.part("size", "longest_edge", MAX_SIDE)?)
         } else {
             None
         };
         Ok(Idefics3Processor {
             longest_edge,
-            tile: self.part("max_image_size", "longest_edge", MAX_SIDE)?,
-            do_image_splitting: self.flag("do_image_splitting", true)?,
+            tile: self.0.part("max_image_size", "longest_edge", MAX_SIDE)?,
+            do_image_splitting: self.0.flag("do_image_splitting", true)?,
             resample: self.resample(Resample::Lanczos)?,
             scale: self.scale(Colours::Half)?,
         })
     }
 
-    fn qwen2_vl(&self) -> Result<Qwen2VlProcessor, ProcessorError> {
+    fn qwen2_vl(&self) -> Result<Qwen2VlProcessor, ConfigError> {
         // `min_pixels` and `max_pixels`, where given, stand above `size`.
-        let bound = |name: &str, part: &str| match self.fields.get(name) {
-            None | Some(Value::Null) => self.part("size", part, MAX_PIXELS),
-            Some(value) => self.positive(name, Some(value), MAX_PIXELS),
+        let bound = |name: &str, part: &str| match self.0.get(name) {
+            None => self.0.part("size", part, MAX_PIXELS),
+            Some(_) => self.0.count(name, None, MAX_PIXELS),
         };
         let bounds = [bound("min_pixels", "shortest_edge")?, bound("max_pixels", "longest_edge")?];
         if bounds[0] > bounds[1] {
-            return Err(self.fault("size", "fewest pixels not above most pixels"));
+            return Err(self.0.fault("size", "fewest pixels not above most pixels"));
         }
-        let side = |name: &str| self.positive(name, self.fields.get(name), 1024);
+        let side = |name: &str| self.0.count(name, None, 1024);
         let patches = PatchShape {
             patch_size: side("patch_size")?,
             merge_size: side("merge_size")?,
             temporal_patch_size: side("temporal_patch_size")?,
         };
         Ok(Qwen2VlProcessor {
-            pixels: self.flag("do_resize", true)?.then_some(bounds),
+            pixels: self.0.flag("do_resize", true)?.then_some(bounds),
             patches,
             resample: self.resample(Resample::Bicubic)?,
             scale: self.scale(Colours::Clip)?,
@@ -213,8 +161,8 @@ impl Fields<'_> {
     }
 
     /// `size`: a number, `shortest_edge`, or height and width.
-    fn target_size(&self) -> Result<TargetSize, ProcessorError> {
-        let edge = match self.fields.get("size") {
+    fn target_size(&self) -> Result<TargetSize, ConfigError> {
+        let edge = match self.0.get("size") {
             Some(Value::Object(parts)) => parts.get("shortest_edge").is_some_and(|edge| !edge.is_null()),
             Some(Value::Number(_)) => matches!(self.family()?, Family::Crop(..)),
             _ => false,
@@ -223,90 +171,53 @@ impl Fields<'_> {
             let [height, width] = self.exact_size("size")?;
             return Ok(TargetSize::Exact(height, width));
         }
-        let number = self.fields.get("size").filter(|size| size.is_number());
-        Ok(TargetSize::ShortestEdge(match number {
-            Some(size) => self.positive("size", Some(size), MAX_SIDE)?,
-            None => self.part("size", "shortest_edge", MAX_SIDE)?,
+        Ok(TargetSize::ShortestEdge(if self.0.get("size").is_some_and(Value::is_number) {
+            self.0.count("size", None, MAX_SIDE)?
+        } else {
+            self.0.part("size", "shortest_edge", MAX_SIDE)?
         }))
     }
 
     /// A number for a square, or height and width.
-    fn exact_size(&self, name: &str) -> Result<[usize; 2], ProcessorError> {
-        if let Some(size) = self.fields.get(name).filter(|size| size.is_number()) {
-            let side = self.positive(name, Some(size), MAX_SIDE)?;
+    fn exact_size(&self, name: &str) -> Result<[usize; 2], ConfigError> {
+        if self.0.get(name).is_some_and(Value::is_number) {
+            let side = self.0.count(name, None, MAX_SIDE)?;
             return Ok([side, side]);
         }
-        Ok([self.part(name, "height", MAX_SIDE)?, self.part(name, "width", MAX_SIDE)?])
+        Ok([self.0.part(name, "height", MAX_SIDE)?, self.0.part(name, "width", MAX_SIDE)?])
     }
 
-    /// A positive number within an object.
-    fn part(&self, name: &str, part: &str, most: u64) -> Result<usize, ProcessorError> {
-        let value = self.fields.get(name).and_then(|object| object.get(part));
-        self.positive(&format!("{name}.{part}"), value, most)
-    }
-
-    fn positive(&self, field: &str, value: Option<&Value>, most: u64) -> Result<usize, ProcessorError> {
-        let number = value.and_then(Value::as_u64).filter(|number| (1..=most).contains(number));
-        let expected = format!("a number from 1 to {most}");
-        number.map(|number| number as usize).ok_or_else(|| self.wrong(field, &expected, value))
-    }
-
-    fn flag(&self, name: &str, default: bool) -> Result<bool, ProcessorError> {
-        match self.fields.get(name) {
-            None | Some(Value::Null) => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(_) => Err(self.fault(name, "true or false")),
-        }
-    }
-
-    fn resample(&self, default: Resample) -> Result<Resample, ProcessorError> {
-        match self.fields.get("resample") {
-            None | Some(Value::Null) => Ok(default),
+    fn resample(&self, default: Resample) -> Result<Resample, ConfigError> {
+        match self.0.get("resample") {
+            None => Ok(default),
             Some(value) => value.as_u64().and_then(Resample::from_pillow).ok_or_else(|| {
-                self.fault("resample", "0 (nearest), 1 (Lanczos), 2 (bilinear) or 3 (bicubic)")
+                self.0.fault("resample", "0 (nearest), 1 (Lanczos), 2 (bilinear) or 3 (bicubic)")
             }),
         }
     }
 
-    fn scale(&self, colours: Colours) -> Result<PixelScale, ProcessorError> {
+    fn scale(&self, colours: Colours) -> Result<PixelScale, ConfigError> {
         let [mean, std] = colours.values();
-        let rescale_factor = match self.fields.get("rescale_factor") {
-            None | Some(Value::Null) => 1.0 / 255.0,
+        let rescale_factor = match self.0.get("rescale_factor") {
+            None => 1.0 / 255.0,
             Some(value) => value
                 .as_f64()
                 .filter(|factor| factor.is_finite() && *factor > 0.0)
-                .ok_or_else(|| self.fault("rescale_factor", "a number above 0"))?,
+                .ok_or_else(|| self.0.fault("rescale_factor", "a number above 0"))?,
         };
-        let normalize = self.flag("do_normalize", true)?;
-        let channels = |name: &str, default: [f32; 3], lowest: f32| match self.fields.get(name) {
-            None | Some(Value::Null) => Ok(default),
+        let normalize = self.0.flag("do_normalize", true)?;
+        let channels = |name: &str, default: [f32; 3], lowest: f32| match self.0.get(name) {
+            None => Ok(default),
             Some(value) => three(value)
                 .filter(|values| values.iter().all(|value| value.is_finite() && *value > lowest))
-                .ok_or_else(|| self.fault(name, "three numbers, those of image_std above 0")),
+                .ok_or_else(|| self.0.fault(name, "three numbers, those of image_std above 0")),
         };
         let (mean, std) = (channels("image_mean", mean, f32::MIN)?, channels("image_std", std, 0.0)?);
         Ok(PixelScale {
-            rescale_factor: if self.flag("do_rescale", true)? { rescale_factor } else { 1.0 },
+            rescale_factor: if self.0.flag("do_rescale", true)? { rescale_factor } else { 1.0 },
             image_mean: if normalize { mean } else { [0.0; 3] },
             image_std: if normalize { std } else { [1.0; 3] },
         })
-    }
-
-    fn fault(&self, field: &str, expected: &str) -> ProcessorError {
-        self.wrong(field, expected, self.fields.get(field))
-    }
-
-    fn wrong(&self, field: &str, expected: &str, value: Option<&Value>) -> ProcessorError {
-        let mut got = value.map_or_else(|| "nothing".to_owned(), Value::to_string);
-        if got.chars().count() > 80 {
-            got = got.chars().take(80).chain(['…']).collect();
-        }
-        ProcessorError::Field {
-            path: self.path.to_owned(),
-            field: format!("{}{field}", self.prefix),
-            expected: expected.to_owned(),
-            got,
-        }
     }
 }
 
@@ -322,6 +233,8 @@ fn three(value: &Value) -> Option<[f32; 3]> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
@@ -390,6 +303,6 @@ mod tests {
         assert!(missing.starts_with("no/such/preprocessor_config.json: "), "{missing}");
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("preprocessor_config.json"), "[1]").unwrap();
-        assert!(matches!(ImageProcessor::from_folder(folder.path()), Err(ProcessorError::Parse { .. })));
+        assert!(matches!(ImageProcessor::from_folder(folder.path()), Err(ConfigError::Parse { .. })));
     }
 }

@@ -6,7 +6,6 @@ mod fixed_size;
 mod idefics3;
 mod qwen2_vl;
 
-pub use config::ProcessorError;
 pub use crop::{CropProcessor, TargetSize};
 pub use fixed_size::FixedSizeProcessor;
 pub use idefics3::Idefics3Processor;

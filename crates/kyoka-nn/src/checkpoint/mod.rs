@@ -1,5 +1,6 @@
 //! Checkpoints in safetensors: files mapped into memory, read by rule, written back under the names they had.
 
+mod config_fields;
 mod decode;
 mod encode;
 mod error;
@@ -9,6 +10,7 @@ mod index;
 mod load;
 mod write;
 
+pub use config_fields::{ConfigError, ConfigFields};
 pub use encode::DiskTensor;
 pub use error::{CheckpointError, TensorFault};
 pub use files::{CheckpointFiles, CheckpointLayout, TensorInfo};
