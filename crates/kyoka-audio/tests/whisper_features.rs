@@ -1,4 +1,5 @@
 //! Sounds decode to their samples and become the features that `WhisperFeatureExtractor` of transformers computes.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,6 @@
-//! Pictures become what the processors of transformers make of them with Pillow, value for value.
+//! Pictures become what the processors of transformers make of them: value for value of those on Pillow, and within two
+//! levels of those on torchvision, whose weights have fewer bits.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     fs,
@@ -76,12 +78,18 @@ fn every_processor_gives_the_values_of_transformers() {
                 _ => input.pixel_values.to_vec(),
             };
             assert_eq!(got.len(), expected.len(), "{name}, {file}");
+            let std =
+                about["config"]["image_std"].as_array().unwrap().iter().map(|std| std.as_f64().unwrap());
+            let level = std.fold(0.0, f64::max) * 255.0;
+            let on_pillow = about["class"].as_str().unwrap().ends_with("Pil");
+            let mut far = 0;
             for (place, (got, expected)) in got.iter().zip(&expected).enumerate() {
-                assert!(
-                    (got - expected).abs() < 1e-5,
-                    "{name}, {file}, value {place}: {got}, not {expected}"
-                );
+                let levels = f64::from((got - expected).abs()) * level;
+                let most = if on_pillow { 5e-4 } else { 2.2 };
+                assert!(levels < most, "{name}, {file}, value {place}: {got}, not {expected}");
+                far += usize::from(levels > 1.5);
             }
+            assert!(far * 100 <= expected.len(), "{name}, {file}: {far} of {} are far", expected.len());
             compared += 1;
         }
     }

