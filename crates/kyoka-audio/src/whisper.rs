@@ -163,18 +163,39 @@ impl WhisperEncoder {
         }
     }
 
-    /// Both convolutions.
+    /// The frames of sounds as rows, which the first convolution multiplies: band after band, a frame between its two
+    /// neighbours.
     ///
     /// # Shapes
-    /// - output: `[N, D]`, the sequences' features one after the other
-    fn convolve(&self, inputs: &[&AudioInput], sequences: &[Sequence], device: &Device) -> Tensor<2> {
+    /// - output: `[F, 3 M]`, `F` two frames a position
+    ///
+    /// # Panics
+    /// If a sound has another number of mel bands than the encoder.
+    pub fn frame_rows(&self, inputs: &[&AudioInput], device: &Device) -> Tensor<2> {
+        self.unfolded(inputs, &self.all_sequences(inputs).concat(), device)
+    }
+
+    fn unfolded(&self, inputs: &[&AudioInput], sequences: &[Sequence], device: &Device) -> Tensor<2> {
         let n: usize = sequences.iter().map(|sequence| sequence.positions).sum();
-        let (d, width) = (self.d_output(), KERNEL * self.config.num_mels);
+        let width = KERNEL * self.config.num_mels;
         let mut values = Vec::with_capacity(2 * n * width);
         for &sequence in sequences {
             self.unfold(inputs[sequence.input], sequence, &mut values);
         }
-        let unfolded = Tensor::<2>::from_data(TensorData::new(values, [2 * n, width]), device);
+        Tensor::from_data(TensorData::new(values, [2 * n, width]), device)
+    }
+
+    fn all_sequences(&self, inputs: &[&AudioInput]) -> Vec<Vec<Sequence>> {
+        inputs.iter().enumerate().map(|(number, input)| self.sequences(number, input)).collect()
+    }
+
+    /// Both convolutions over unfolded frames.
+    ///
+    /// # Shapes
+    /// - output: `[N, D]`, the sequences' features one after the other
+    fn convolve(&self, unfolded: Tensor<2>, sequences: &[Sequence]) -> Tensor<2> {
+        let n: usize = sequences.iter().map(|sequence| sequence.positions).sum();
+        let (d, device) = (self.d_output(), &unfolded.device());
         let mut frames = fused::gelu(self.conv1.forward(unfolded));
         // An odd sequence has a frame too many; the second convolution must see zeros there.
         if sequences.iter().any(|sequence| sequence.start + 2 * sequence.positions > sequence.end) {
@@ -275,14 +296,25 @@ impl ModalityEncoder for WhisperEncoder {
     }
 
     fn encode(&self, inputs: &[&AudioInput], device: &Device) -> ModalityFeatures {
+        self.encode_rows(self.frame_rows(inputs, device), inputs)
+    }
+}
+
+impl WhisperEncoder {
+    /// What [`ModalityEncoder::encode`] gives, of rows that may be tracked, for gradients with respect to the features of
+    /// sounds; `inputs` are the sounds that the rows were made of.
+    ///
+    /// # Panics
+    /// If there is no sound, or one of no frame.
+    pub fn encode_rows(&self, frame_rows: Tensor<2>, inputs: &[&AudioInput]) -> ModalityFeatures {
         assert!(!inputs.is_empty(), "whisper: expected at least one sound, got none");
-        let of_inputs: Vec<Vec<Sequence>> =
-            inputs.iter().enumerate().map(|(number, input)| self.sequences(number, input)).collect();
+        let of_inputs = self.all_sequences(inputs);
+        let device = frame_rows.device();
         let positions = |sequences: &Vec<Sequence>| sequences.iter().map(|sequence| sequence.positions).sum();
         let mut lengths: Vec<usize> = of_inputs.iter().map(positions).collect();
         assert!(!lengths.contains(&0), "whisper: expected sounds of at least one frame");
         let sequences = of_inputs.concat();
-        let mut hidden = self.convolve(inputs, &sequences, device) + self.positions(&sequences, device);
+        let mut hidden = self.convolve(frame_rows, &sequences) + self.positions(&sequences, &device);
         if let Some(first) = self.layers.first() {
             let spans: Vec<usize> = sequences.iter().map(|sequence| sequence.positions).collect();
             hidden = EncoderLayer::run(&self.layers, hidden, &Arc::new(first.layout(&spans)));

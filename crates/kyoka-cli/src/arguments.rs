@@ -247,7 +247,7 @@ pub struct BenchArguments {
 
 #[derive(Args)]
 pub struct ChatArguments {
-    /// Folder of a run (its newest checkpoint is taken), of a checkpoint, or of a Hugging Face model
+    /// Folder of a run (its newest checkpoint is taken), of a checkpoint, or of a Hugging Face model (or its name)
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Folder of a PEFT adapter for a Hugging Face model
@@ -313,7 +313,7 @@ impl From<DtypeArgument> for kyoka::ExportDtype {
 
 #[derive(Args)]
 pub struct GenerateArguments {
-    /// Folder of a run (its newest checkpoint is taken), of a checkpoint, or of a Hugging Face model
+    /// Folder of a run (its newest checkpoint is taken), of a checkpoint, or of a Hugging Face model (or its name)
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Folder of a PEFT adapter for a Hugging Face model

@@ -122,3 +122,46 @@ fn frozen_parts_stay_and_wrong_names_are_refused() {
     let output = kyoka(wrong.path(), &["train", "recipe.toml", "--out", "run", "--device", "cpu"]);
     assert!(text(&output).contains("decoder.leyers") && !output.status.success(), "{}", text(&output));
 }
+
+/// A policy made of three checkpoints, whose placeholders lie behind the decoder's vocabulary.
+#[test]
+fn parts_of_three_checkpoints_are_composed_and_trained() {
+    let folder = setup("llama_yarn", 0.05, "");
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (from, to) in [
+        ("kyoka-image/tests/golden/images/grey_15x15.png", "a.png"),
+        ("kyoka-audio/tests/golden/tone.flac", "a.flac"),
+    ] {
+        fs::copy(crates.join(from), folder.path().join("data").join(to)).unwrap();
+    }
+    let row = |id: usize, prompt: &str| {
+        format!(
+            "{{\"id\": \"{id}\", \"prompt\": \"{prompt} t5\", \"images\": [\"a.png\"], \"audios\": [\"a.flac\"], \
+             \"answer\": \"t9\", \"completion\": \"t7 t9\"}}\n"
+        )
+    };
+    fs::write(
+        folder.path().join("data/rows.jsonl"),
+        row(1, "<image> t6 <audio>") + &row(2, "<audio> <image>"),
+    )
+    .unwrap();
+    let recipe = fs::read_to_string(folder.path().join("recipe.toml")).unwrap();
+    let checkpoint = format!("checkpoint = {:?}", golden("llama_yarn"));
+    let parts = format!(
+        "decoder = {:?}\nimage = {:?}\naudio = {:?}\nimage_side = 12\nimage_fold = 9\naudio_fold = 4\n\
+         freeze = [\"image.encoder\", \"audio.encoder\"]\nfreeze_in = {{ sft = [\"decoder\"] }}\n\
+         lora = {{ rank = 2, alpha = 4.0, targets = [\"q_proj\"] }}",
+        golden("llama_yarn"),
+        golden("dinov2"),
+        golden("whisper_learned")
+    );
+    let rl = "[rl]\ndata = \"rows\"\nsteps = 1\nprompts_per_step = 2\ngroup_size = 4\nalgorithm = \"grpo\"\n\
+              sampling = { max_new_tokens = 3 }\nlearning_rate = { peak = 0.05 }\n[[reward]]";
+    let recipe = recipe.replace(&checkpoint, &parts).replacen("[[reward]]", rl, 1);
+    fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
+    train(folder.path());
+    let ask = ["generate", "--model", "run", "--prompt", "<image> t6 <audio> t5", "--max-new-tokens", "3"];
+    let media = ["--image", "data/a.png", "--audio", "data/a.flac", "--device", "cpu"];
+    let output = kyoka(folder.path(), &[&ask[..], &media[..]].concat());
+    assert!(output.status.success() && !output.stdout.is_empty(), "{}", text(&output));
+}

@@ -113,8 +113,15 @@ where
     /// # Shapes
     /// - output: `[N, D]`, `N` the tokens of all prompts
     fn embed_prompts(&self, prompts: &[&Prompt]) -> Tensor<2> {
-        let ids: Vec<usize> =
-            prompts.iter().flat_map(|prompt| &prompt.token_ids).map(|&id| id as usize).collect();
+        let mut ids: Vec<usize> = Vec::with_capacity(prompts.iter().map(|prompt| prompt.len()).sum());
+        for prompt in prompts {
+            let start = ids.len();
+            ids.extend(prompt.token_ids.iter().map(|&id| id as usize));
+            // A placeholder's own row is never taken, and a composed policy's placeholders lie behind the vocabulary.
+            for position in prompt.spans.iter().flat_map(|span| span.positions.clone()) {
+                ids[start + position] = 0;
+            }
+        }
         let embedded = self.decoder.embed(&ids);
         let device = embedded.device();
         let images: Vec<&ImageInput> = prompts.iter().flat_map(|prompt| &prompt.images).collect();

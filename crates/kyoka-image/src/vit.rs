@@ -147,11 +147,35 @@ impl VitEncoder {
     /// If there is no input, the sizes differ, or a patch does not divide them.
     pub fn hidden_states(&self, inputs: &[&ImageInput], device: &Device) -> Tensor<3> {
         let patches = Patches::of(inputs, self.config.patch_size);
+        self.hidden_states_of(patches.tensor(device), &patches)
+    }
+
+    /// The patches of pictures as rows of numbers, which the first layer multiplies.
+    ///
+    /// # Shapes
+    /// - output: `[B P, 3 S S]`, `S` the patch's side
+    ///
+    /// # Panics
+    /// As [`VitEncoder::hidden_states`].
+    pub fn patch_rows(&self, inputs: &[&ImageInput], device: &Device) -> Tensor<2> {
+        Patches::of(inputs, self.config.patch_size).tensor(device)
+    }
+
+    /// [`VitEncoder::hidden_states`] of rows that may be tracked, for gradients with respect to pixels; `inputs` are the
+    /// pictures that the rows were made of.
+    ///
+    /// # Panics
+    /// As [`VitEncoder::hidden_states`].
+    pub fn hidden_states_of_rows(&self, rows: Tensor<2>, inputs: &[&ImageInput]) -> Tensor<3> {
+        self.hidden_states_of(rows, &Patches::of(inputs, self.config.patch_size))
+    }
+
+    fn hidden_states_of(&self, patch_rows: Tensor<2>, patches: &Patches) -> Tensor<3> {
         let (b, [rows, columns]) = (patches.num_views(), patches.grid());
         let [_, d] = self.position_embedding.dims();
         let positions = rows * columns;
-        let embedded = self.patch_embedding.forward(patches.tensor(device));
-        let embedded: Tensor<3> = embedded.reshape([b, positions, d]) + self.patch_positions(&patches);
+        let embedded = self.patch_embedding.forward(patch_rows);
+        let embedded: Tensor<3> = embedded.reshape([b, positions, d]) + self.patch_positions(patches);
         let embedded = match self.class_row() {
             Some(class) => Tensor::cat(vec![class.reshape([1, 1, d]).expand([b, 1, d]), embedded], 1),
             None => embedded,

@@ -12,7 +12,9 @@ use kyoka_trainer::{
 use serde::Serialize;
 
 use crate::{
-    BenchShape, Error, Policy, PolicyConfig, bench_shape, load_policy, open_device,
+    BenchShape, Error, Policy, PolicyConfig, bench_shape,
+    hub::checkpoint_folder,
+    load_policy, open_device,
     plan::step_gflop,
     pretrained::{Pretrained, is_pretrained, load_pretrained},
     random_task::{EvenShare, RandomMedium, RandomTask},
@@ -183,6 +185,7 @@ impl Subject {
                 end_id: bench_shape::END_ID,
             });
         };
+        let folder = &checkpoint_folder(folder)?;
         if is_pretrained(folder) {
             let Pretrained { policy, config, placeholders, end_ids, .. } = load_pretrained(folder, device)?;
             // A text model has no placeholder; its first token is as good as any.

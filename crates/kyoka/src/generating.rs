@@ -9,6 +9,7 @@ use kyoka_trainer::Task;
 use crate::{
     Error, MediaAugment, MultimodalTask, Policy,
     evaluating::locate,
+    hub::checkpoint_folder,
     load_policy,
     model::{is_hugging_face, open_checkpoint},
     open_device,
@@ -65,10 +66,11 @@ pub(crate) fn open(
     adapter: Option<&Path>,
     device: &Device,
 ) -> Result<(Policy, MultimodalTask), Error> {
+    let model = &checkpoint_folder(model)?;
     if is_hugging_face(model) {
         let mut opened = open_checkpoint(model)?;
         if let Some(folder) = adapter {
-            opened.put_adapter(folder)?;
+            opened.put_adapter(&checkpoint_folder(folder)?)?;
         }
         let policy = opened.policy(0, device)?;
         let task = MultimodalTask::new(opened.tokenizer, opened.config, MediaAugment::default(), 0);

@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::{
     AudioConfig, Error, LoraSettings, Policy, PolicyConfig, VisionConfig,
     adapters::{Adapters, modules, read_adapter},
+    hub::checkpoint_folder,
     policy::{SOURCE_FOLDER, Source},
     pretrained::{
         Described, audio_tower_config, describe, image_tower_config, load_audio_encoder, load_image_encoder,
@@ -36,7 +37,7 @@ pub(crate) struct ModelSettings {
     /// Folder of a run (its newest checkpoint) or of a checkpoint to start from; fresh weights if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
-    /// Folder of a Hugging Face checkpoint.
+    /// Folder of a Hugging Face checkpoint, or its name on the hub, as those below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<PathBuf>,
     /// Folder of a Hugging Face text decoder that gets towers with fresh projectors.
@@ -131,6 +132,21 @@ impl ModelSettings {
     pub fn open(&self, dataset: &Path) -> Result<Opened, Error> {
         let fail = |reason: String| Error::Recipe { name: "model".to_owned(), reason };
         self.check().map_err(fail)?;
+        self.fetched()?.open_folders(dataset)
+    }
+
+    /// The same with folders in the places of names on the hub.
+    fn fetched(&self) -> Result<Self, Error> {
+        let mut settings = self.clone();
+        let Self { checkpoint, decoder, image, audio, adapter, .. } = &mut settings;
+        for place in [checkpoint, decoder, image, audio, adapter].into_iter().flatten() {
+            *place = checkpoint_folder(place)?;
+        }
+        Ok(settings)
+    }
+
+    fn open_folders(&self, dataset: &Path) -> Result<Opened, Error> {
+        let fail = |reason: String| Error::Recipe { name: "model".to_owned(), reason };
         let mut opened = match (&self.config, &self.checkpoint, &self.decoder) {
             (Some(name), _, _) => from_scratch(name, dataset)?,
             (_, Some(folder), _) => open_checkpoint(folder)?,

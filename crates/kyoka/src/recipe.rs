@@ -17,11 +17,12 @@ use toml::{Table, Value};
 use crate::{Error, MediaAugment, Precision, learned_reward::LearnedReward, model::ModelSettings};
 
 /// Recipes that come with the program.
-const BUNDLED: [(&str, &str); 4] = [
+const BUNDLED: [(&str, &str); 5] = [
     ("spoken-count", include_str!("../recipes/spoken-count.toml")),
     ("spoken-count-outcome", include_str!("../recipes/spoken-count-outcome.toml")),
     ("spoken-count-sft", include_str!("../recipes/spoken-count-sft.toml")),
     ("tuxpaint", include_str!("../recipes/tuxpaint.toml")),
+    ("tuxpaint-short", include_str!("../recipes/tuxpaint-short.toml")),
 ];
 
 /// A recipe as written, with the settings a user changed.

@@ -169,8 +169,9 @@ fn split_groups(stamps: &[Stamp]) -> Vec<&'static str> {
     split_of
 }
 
-/// Rows by split; the two halves of `test` stand alone as well, as their chance levels differ.
-fn splits(stamps: &[Stamp], split_of: &[&str]) -> Vec<(&'static str, Vec<Row>)> {
+/// Rows by split; the two kinds of question stand alone as well: their chance levels differ, and one of them is a quarter
+/// of the work.
+fn splits(stamps: &[Stamp], split_of: &[&str]) -> Vec<(String, Vec<Row>)> {
     let groups = |split: &str| -> Vec<Vec<&Stamp>> {
         let mut groups = vec![Vec::new(); split_of.len()];
         stamps
@@ -180,21 +181,24 @@ fn splits(stamps: &[Stamp], split_of: &[&str]) -> Vec<(&'static str, Vec<Row>)> 
         groups.retain(|group| !group.is_empty());
         groups
     };
-    let draw = |name, split: &str, worked, num_rows, seed| {
+    let mut splits = Vec::new();
+    for (name, split, worked, num_rows, seed) in [
+        ("sft", "train", true, 4_000, 1),
+        ("train", "train", false, 4_000, 2),
+        ("val", "val", false, 200, 3),
+        ("test", "test", false, 800, 4),
+    ] {
         let groups = groups(split);
         let draw = Draw { name, groups: &groups, worked };
-        draw.rows(&[Kind::Named, Kind::Which], num_rows, &mut ChaCha8Rng::seed_from_u64(seed))
-    };
-    let test = draw("test", "test", false, 800, 4);
-    let half = |images: usize| test.iter().filter(|row| row.images.len() == images).cloned().collect();
-    vec![
-        ("sft", draw("sft", "train", true, 4_000, 1)),
-        ("train", draw("train", "train", false, 4_000, 2)),
-        ("val", draw("val", "val", false, 200, 3)),
-        ("test_named", half(1)),
-        ("test_which", half(4)),
-        ("test", test),
-    ]
+        let rows = draw.rows(&[Kind::Named, Kind::Which], num_rows, &mut ChaCha8Rng::seed_from_u64(seed));
+        let (named, which) = rows.iter().cloned().partition(|row: &Row| row.images.len() == 1);
+        splits.extend([
+            (format!("{name}_named"), named),
+            (format!("{name}_which"), which),
+            (name.to_owned(), rows),
+        ]);
+    }
+    splits
 }
 
 fn jsonl(rows: impl IntoIterator<Item = impl Serialize>) -> Result<Vec<u8>> {

@@ -110,10 +110,12 @@ impl Runner<'_> {
     /// Makes or goes on with a run, unless its result is there already.
     fn run(&self, algorithm: &str, seed: u64, settings: &[String], start: Option<&Path>) -> Result<()> {
         let done = results::read(&self.results)?;
-        if done.iter().any(|result| result.algorithm == algorithm && result.seed == seed) {
+        let known = done.iter().any(|result| result.algorithm == algorithm && result.seed == seed);
+        let folder = self.runs.join(format!("{algorithm}-seed{seed}"));
+        // Where results come with the repository, the checkpoint that further runs start from still has to be made.
+        if known && (start.is_some() || folder.join("checkpoints").is_dir()) {
             return Ok(());
         }
-        let folder = self.runs.join(format!("{algorithm}-seed{seed}"));
         println!("{algorithm}, seed {seed}");
         let status = self.command((algorithm, seed), settings, start, &folder).status()?;
         if !status.success() {
@@ -121,7 +123,9 @@ impl Runner<'_> {
         }
         let result = RunResult::of_run(&folder, algorithm, seed, settings)?;
         println!("  accuracy {:.3} on test in {:.0} s", result.part("test", "accuracy"), result.wall_s);
-        results::append(&self.results, &result)?;
+        if !known {
+            results::append(&self.results, &result)?;
+        }
         if start.is_some() {
             fs::remove_dir_all(folder.join("checkpoints"))?;
         }
