@@ -8,7 +8,7 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use kyoka::{
-    core::{AudioInput, ImageInput, ModalityEncoder},
+    core::{AudioInput, ImageInput},
     image::ImageEncoder,
     load_audio_encoder, load_image_encoder,
     nn::{CheckpointFiles, WeightRule},
