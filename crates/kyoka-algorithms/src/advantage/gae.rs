@@ -50,30 +50,14 @@ impl<'a> Rows<'a> {
     /// Checks rewards and values.
     pub fn new(estimator: &'static str, groups: &'a [GroupRewards]) -> Result<Self, AdvantageError> {
         check(estimator, 1, groups)?;
-        let mut rows = Vec::new();
-        for (group_index, group) in groups.iter().enumerate() {
-            for (completion, &expected) in group.lengths.iter().enumerate() {
-                let values = group.values.get(completion).map_or(&[][..], Vec::as_slice);
-                let (group_place, got) = (group_index, values.len());
-                if got != expected {
-                    return Err(AdvantageError::MissingValues {
-                        estimator,
-                        group: group_place,
-                        completion,
-                        expected,
-                        got,
-                    });
-                }
-                // The largest magnitude as bits: infinities and NaN come after every number. It vectorises.
-                let largest = values.iter().fold(0, |most: u32, value| most.max(value.abs().to_bits()));
-                if largest >= f32::INFINITY.to_bits() {
-                    let got = f32::from_bits(largest);
-                    return Err(AdvantageError::NotFinite { group: group_place, completion, got });
-                }
-                rows.push((group, completion));
-            }
-        }
-        Ok(Self(rows))
+        let of_group = |(group_index, group): (usize, &GroupRewards)| {
+            (0..group.lengths.len())
+                .try_for_each(|completion| check_values(estimator, (group_index, group), completion))
+        };
+        let error = groups.par_iter().enumerate().find_map_first(|group| of_group(group).err());
+        error.map_or(Ok(()), Err)?;
+        let of_group = |group: &'a GroupRewards| (0..group.lengths.len()).map(move |index| (group, index));
+        Ok(Self(groups.iter().flat_map(of_group).collect()))
     }
 
     /// Advantages with the actor's lambda and value targets with the critic's; `lambdas` gives both for a length.
@@ -85,15 +69,44 @@ impl<'a> Rows<'a> {
         let credit = |&(group, completion): &(&GroupRewards, usize)| {
             accumulate(group, completion, gamma, lambdas(group.lengths[completion]))
         };
-        let rows: Vec<(Vec<f32>, Vec<f32>)> = self.0.par_iter().map(credit).collect();
-        let (mut per_token, value_targets): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        // A row's moments are taken while it is in the cache.
+        let with_moments = |row: &_| {
+            let (advantages, targets) = credit(row);
+            let moments = if whiten { Moments::of(&advantages) } else { Moments::default() };
+            ((advantages, targets), moments)
+        };
+        let rows: Vec<_> = self.0.par_iter().map(with_moments).collect();
+        let ((mut per_token, value_targets), moments): ((Vec<_>, Vec<_>), Vec<Moments>) =
+            rows.into_iter().unzip();
         if whiten {
-            let moments: Vec<Moments> = per_token.par_iter().map(|row| Moments::of(row)).collect();
             let whiten = moments.iter().fold(Moments::default(), Moments::merge).whiten();
             let in_place = |row: &mut Vec<f32>| row.iter_mut().for_each(|a| *a = whiten(f64::from(*a)));
             per_token.par_iter_mut().for_each(in_place);
         }
         Advantages { per_token, value_targets }
+    }
+}
+
+/// As many finite values as the completion has tokens.
+fn check_values(
+    estimator: &'static str,
+    (group_index, group): (usize, &GroupRewards),
+    completion: usize,
+) -> Result<(), AdvantageError> {
+    let values = group.values.get(completion).map_or(&[][..], Vec::as_slice);
+    let (expected, got) = (group.lengths[completion], values.len());
+    if got != expected {
+        let group = group_index;
+        return Err(AdvantageError::MissingValues { estimator, group, completion, expected, got });
+    }
+    // The largest magnitude as bits: infinities and NaN come after every number. It vectorises.
+    let largest = values.iter().fold(0, |most: u32, value| most.max(value.abs().to_bits()));
+    match largest < f32::INFINITY.to_bits() {
+        true => Ok(()),
+        false => {
+            let got = f32::from_bits(largest);
+            Err(AdvantageError::NotFinite { group: group_index, completion, got })
+        }
     }
 }
 
