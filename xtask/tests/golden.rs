@@ -37,6 +37,13 @@ fn checkpoints_and_adapters_give_the_numbers_of_transformers() {
     let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("FAIL")).collect();
     assert!(output.status.success() && failed.is_empty(), "{failed:#?}");
     assert!(text.lines().filter(|line| line.starts_with("pass  ")).count() > 400, "{text}");
+    for compared in ["dinov2/", "clip_vision/", "siglip_vision/", "whisper_learned/"] {
+        let of_tower = |line: &&str| line.contains(compared) && line.contains("grad_input.");
+        assert!(
+            text.lines().any(|line| of_tower(&line)),
+            "{compared}: no gradient with respect to its input"
+        );
+    }
 }
 
 #[test]

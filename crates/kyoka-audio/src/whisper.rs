@@ -167,7 +167,7 @@ impl WhisperEncoder {
     /// neighbours.
     ///
     /// # Shapes
-    /// - output: `[F, 3 M]`, `F` two frames a position
+    /// - output: `[2 N, 3 M]`, `N` positions of all sounds, two frames each, zeros beyond a sound's end; `M` mel bands
     ///
     /// # Panics
     /// If a sound has another number of mel bands than the encoder.
@@ -196,6 +196,7 @@ impl WhisperEncoder {
     fn convolve(&self, unfolded: Tensor<2>, sequences: &[Sequence]) -> Tensor<2> {
         let n: usize = sequences.iter().map(|sequence| sequence.positions).sum();
         let (d, device) = (self.d_output(), &unfolded.device());
+        assert_eq!(unfolded.dims()[0], 2 * n, "whisper: expected two rows for each position of the sounds");
         let mut frames = fused::gelu(self.conv1.forward(unfolded));
         // An odd sequence has a frame too many; the second convolution must see zeros there.
         if sequences.iter().any(|sequence| sequence.start + 2 * sequence.positions > sequence.end) {
@@ -304,8 +305,11 @@ impl WhisperEncoder {
     /// What [`ModalityEncoder::encode`] gives, of rows that may be tracked, for gradients with respect to the features of
     /// sounds; `inputs` are the sounds that the rows were made of.
     ///
+    /// # Shapes
+    /// - input: `[2 N, 3 M]`, as [`WhisperEncoder::frame_rows`] gives them
+    ///
     /// # Panics
-    /// If there is no sound, or one of no frame.
+    /// If there is no sound, one of no frame or of more positions than are learned, or the rows are not those of `inputs`.
     pub fn encode_rows(&self, frame_rows: Tensor<2>, inputs: &[&AudioInput]) -> ModalityFeatures {
         assert!(!inputs.is_empty(), "whisper: expected at least one sound, got none");
         let of_inputs = self.all_sequences(inputs);

@@ -155,13 +155,44 @@ fn parts_of_three_checkpoints_are_composed_and_trained() {
         golden("dinov2"),
         golden("whisper_learned")
     );
-    let rl = "[rl]\ndata = \"rows\"\nsteps = 1\nprompts_per_step = 2\ngroup_size = 4\nalgorithm = \"grpo\"\n\
-              sampling = { max_new_tokens = 3 }\nlearning_rate = { peak = 0.05 }\n[[reward]]";
+    let rl = "[rl]\ndata = \"rows\"\nsteps = 1\nprompts_per_step = 2\ngroup_size = 32\nalgorithm = \"grpo\"\n\
+              sampling = { max_new_tokens = 12 }\nlearning_rate = { peak = 0.05 }\n\
+              [[reward]]\nkind = \"soft_overlong\"\nbuffer_tokens = 10\nweight = 1.0\n[[reward]]";
     let recipe = recipe.replace(&checkpoint, &parts).replacen("[[reward]]", rl, 1);
     fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
     train(folder.path());
     let ask = ["generate", "--model", "run", "--prompt", "<image> t6 <audio> t5", "--max-new-tokens", "3"];
     let media = ["--image", "data/a.png", "--audio", "data/a.flac", "--device", "cpu"];
     let output = kyoka(folder.path(), &[&ask[..], &media[..]].concat());
-    assert!(output.status.success() && !output.stdout.is_empty(), "{}", text(&output));
+    let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert!(output.status.success() && !answer.is_empty(), "{}", text(&output));
+
+    // Between the last step of SFT and the end of RL the projectors and the adapters move, and the towers do not.
+    let tensors = |checkpoint: &str| {
+        let path = folder.path().join("run/checkpoints").join(checkpoint).join("model.safetensors");
+        let files = kyoka::nn::CheckpointFiles::open_file(&path).unwrap();
+        let names: Vec<String> = files.names().map(str::to_owned).collect();
+        names.into_iter().map(|name| (files.bytes(&name).unwrap().to_vec(), name)).collect::<Vec<_>>()
+    };
+    let mut checkpoints: Vec<String> = fs::read_dir(folder.path().join("run/checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "best")
+        .collect();
+    checkpoints.sort();
+    let [sft, rl] = [&checkpoints[0], checkpoints.last().unwrap()].map(|name| tensors(name));
+    assert_ne!(checkpoints.first(), checkpoints.last(), "{checkpoints:?}");
+    let moved: Vec<&str> = sft
+        .iter()
+        .zip(&rl)
+        .filter(|(before, after)| before != after)
+        .map(|((_, name), _)| name.as_str())
+        .collect();
+    for part in ["image.projector", "audio.projector", ".adapters."] {
+        assert!(moved.iter().any(|name| name.contains(part)), "{part} did not move: {moved:?}");
+    }
+    assert!(
+        moved.iter().all(|name| name.contains(".projector.") || name.contains(".adapters.")),
+        "a frozen part moved: {moved:?}"
+    );
 }

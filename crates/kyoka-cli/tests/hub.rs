@@ -17,6 +17,9 @@ use std::{
 const NAME: &str = "somebody/llama";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
+/// What repositories often hold too.
+const NOT_WANTED: [&str; 3] = ["pytorch_model.bin", "onnx/config.json", "consolidated.safetensors"];
+
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../kyoka/tests/golden/llama_yarn")
 }
@@ -32,7 +35,9 @@ fn repository() -> BTreeMap<String, Vec<u8>> {
     ];
     let mut files: BTreeMap<_, _> =
         names.iter().map(|&name| (name.to_owned(), fs::read(golden().join(name)).unwrap())).collect();
-    files.insert("pytorch_model.bin".to_owned(), b"not wanted".to_vec());
+    for name in NOT_WANTED {
+        files.insert(name.to_owned(), b"not wanted".to_vec());
+    }
     files
 }
 
@@ -104,7 +109,10 @@ fn generate(home: &Path, endpoint: &str, name: &str, offline: bool) -> Output {
         "--device",
         "cpu",
     ]);
-    command.env("HF_HOME", home).env("HF_ENDPOINT", endpoint).env_remove("HF_HUB_CACHE").current_dir(home);
+    command.env("HF_HOME", home).env("HF_ENDPOINT", endpoint).env("NO_PROXY", "127.0.0.1").current_dir(home);
+    for variable in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"] {
+        command.env_remove(variable);
+    }
     match offline {
         true => command.env("HF_HUB_OFFLINE", "1"),
         false => command.env_remove("HF_HUB_OFFLINE"),
@@ -128,13 +136,24 @@ fn a_name_is_fetched_once_and_then_found_in_the_cache() {
 
     let fetched = generate(home.path(), &endpoint, NAME, false);
     assert_eq!(text(&fetched), text(&from_folder));
-    assert_eq!(handed.load(Ordering::SeqCst), repository().len() - 1, "only what a checkpoint needs");
+    assert_eq!(
+        handed.load(Ordering::SeqCst),
+        repository().len() - NOT_WANTED.len(),
+        "only what a checkpoint needs"
+    );
 
     for (endpoint, offline) in [(endpoint.as_str(), false), ("http://127.0.0.1:1", true)] {
         let again = generate(home.path(), endpoint, NAME, offline);
         assert_eq!(text(&again), text(&from_folder));
     }
-    assert_eq!(handed.load(Ordering::SeqCst), repository().len() - 1, "a file was fetched again");
+    assert_eq!(
+        handed.load(Ordering::SeqCst),
+        repository().len() - NOT_WANTED.len(),
+        "a file was fetched again"
+    );
+
+    let unreachable = generate(home.path(), "http://127.0.0.1:1", NAME, false);
+    assert!(!unreachable.status.success() && text(&unreachable).contains(NAME), "{}", text(&unreachable));
 
     let unknown = generate(home.path(), &endpoint, "somebody/else", false);
     assert!(!unknown.status.success() && text(&unknown).contains("somebody/else"), "{}", text(&unknown));

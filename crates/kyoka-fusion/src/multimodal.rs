@@ -115,6 +115,11 @@ where
     fn embed_prompts(&self, prompts: &[&Prompt]) -> Tensor<2> {
         let mut ids: Vec<usize> = Vec::with_capacity(prompts.iter().map(|prompt| prompt.len()).sum());
         for prompt in prompts {
+            let media = [(Modality::Image, prompt.images.len()), (Modality::Audio, prompt.audios.len())];
+            for (modality, count) in media {
+                let spans = prompt.spans_of(modality).count();
+                assert_eq!(spans, count, "merge: expected a span for each medium ({modality:?}) of a prompt");
+            }
             let start = ids.len();
             ids.extend(prompt.token_ids.iter().map(|&id| id as usize));
             // A placeholder's own row is never taken, and a composed policy's placeholders lie behind the vocabulary.

@@ -153,7 +153,7 @@ impl VitEncoder {
     /// The patches of pictures as rows of numbers, which the first layer multiplies.
     ///
     /// # Shapes
-    /// - output: `[B P, 3 S S]`, `S` the patch's side
+    /// - output: `[B N, 3 S S]`, `B` views of `N` patches of side `S`
     ///
     /// # Panics
     /// As [`VitEncoder::hidden_states`].
@@ -164,8 +164,12 @@ impl VitEncoder {
     /// [`VitEncoder::hidden_states`] of rows that may be tracked, for gradients with respect to pixels; `inputs` are the
     /// pictures that the rows were made of.
     ///
+    /// # Shapes
+    /// - input: `[B N, 3 S S]`, as [`VitEncoder::patch_rows`] gives them
+    /// - output: `[B, P, D]`, `P` the patches and the class token, where there is one
+    ///
     /// # Panics
-    /// As [`VitEncoder::hidden_states`].
+    /// As [`VitEncoder::hidden_states`], and if the rows are not those of `inputs`.
     pub fn hidden_states_of_rows(&self, rows: Tensor<2>, inputs: &[&ImageInput]) -> Tensor<3> {
         self.hidden_states_of(rows, &Patches::of(inputs, self.config.patch_size))
     }
@@ -174,6 +178,7 @@ impl VitEncoder {
         let (b, [rows, columns]) = (patches.num_views(), patches.grid());
         let [_, d] = self.position_embedding.dims();
         let positions = rows * columns;
+        assert_eq!(patch_rows.dims()[0], b * positions, "vit: expected a row for each patch of the pictures");
         let embedded = self.patch_embedding.forward(patch_rows);
         let embedded: Tensor<3> = embedded.reshape([b, positions, d]) + self.patch_positions(patches);
         let embedded = match self.class_row() {

@@ -14,6 +14,7 @@ use crate::{
     Error, Policy, PolicyConfig,
     adapters::{merged, write_adapter},
     evaluating::locate,
+    hub::name_of_snapshot,
     load_policy,
     policy::{SOURCE_FOLDER, Source},
     pretrained::{Family, OnDisk, read_family},
@@ -76,7 +77,8 @@ pub fn export(options: &ExportOptions) -> Result<Exported, Error> {
     let model_type = source.config["model_type"].as_str().unwrap_or_default().to_owned();
     match &config.adapters {
         Some(adapters) if !options.merge => {
-            let base = source.folder.display().to_string();
+            let base = name_of_snapshot(&source.folder);
+            let base = base.unwrap_or_else(|| source.folder.display().to_string());
             write_adapter(&options.to, (&mut policy, adapters), (&model_type, &base))?;
             Ok(Exported::Adapter)
         }

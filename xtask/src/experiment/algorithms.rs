@@ -113,7 +113,7 @@ impl Runner<'_> {
         let known = done.iter().any(|result| result.algorithm == algorithm && result.seed == seed);
         let folder = self.runs.join(format!("{algorithm}-seed{seed}"));
         // Where results come with the repository, the checkpoint that further runs start from still has to be made.
-        if known && (start.is_some() || folder.join("checkpoints").is_dir()) {
+        if known && (start.is_some() || folder.join("summary.json").is_file()) {
             return Ok(());
         }
         println!("{algorithm}, seed {seed}");
@@ -123,8 +123,16 @@ impl Runner<'_> {
         }
         let result = RunResult::of_run(&folder, algorithm, seed, settings)?;
         println!("  accuracy {:.3} on test in {:.0} s", result.part("test", "accuracy"), result.wall_s);
-        if !known {
-            results::append(&self.results, &result)?;
+        match done.iter().find(|known| known.algorithm == algorithm && known.seed == seed) {
+            None => results::append(&self.results, &result)?,
+            Some(known) if known.eval != result.eval => bail!(
+                "{}: gives {:.3} on test where the results have {:.3}; another program or machine made it: remove the results \
+                 to compare everything anew",
+                folder.display(),
+                result.part("test", "accuracy"),
+                known.part("test", "accuracy")
+            ),
+            Some(_) => {}
         }
         if start.is_some() {
             fs::remove_dir_all(folder.join("checkpoints"))?;

@@ -78,7 +78,11 @@ fn processor(folder: &Folder, name: &str, about: &Value, report: &mut Report) {
         Ok(case) => case,
         Err(error) => return report.broken(&kind, name, &format!("{error:#}")),
     };
-    for file in case.goldens.names("/pixel_values").unwrap_or_default() {
+    let names = match case.goldens.names("/pixel_values") {
+        Ok(names) => names,
+        Err(error) => return report.broken(&kind, name, &format!("{error:#}")),
+    };
+    for file in names {
         report.checks(&kind, &format!("{name}/{file}"), false, |checks| match file.as_str() {
             "batch2" => case.batch(about["batch2"].as_str().unwrap_or_default(), checks),
             _ => case.one(&file, checks),

@@ -28,7 +28,11 @@ pub fn run(folder: &Folder, report: &mut Report) {
             log_mel(folder, &goldens, (&key, &about), checks)
         });
     }
-    for name in goldens.names("_filters").unwrap_or_default() {
+    let names = match goldens.names("_filters") {
+        Ok(names) => names,
+        Err(error) => return report.broken("preprocess filters", &path, &format!("{error:#}")),
+    };
+    for name in names {
         report.checks("preprocess filters", &name, false, |checks| filters(&goldens, &name, checks));
     }
 }
