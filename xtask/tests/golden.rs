@@ -37,6 +37,10 @@ fn checkpoints_and_adapters_give_the_numbers_of_transformers() {
     let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("FAIL")).collect();
     assert!(output.status.success() && failed.is_empty(), "{failed:#?}");
     assert!(text.lines().filter(|line| line.starts_with("pass  ")).count() > 400, "{text}");
+    for family in ["llama", "qwen2", "qwen3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen2_audio", "omni"] {
+        let shared = |line: &&str| line.contains(family) && line.contains("shared prefix: gradients");
+        assert!(text.lines().any(|line| shared(&line)), "{family}: no gradients of a shared prefix");
+    }
     for compared in ["dinov2/", "clip_vision/", "siglip_vision/", "whisper_learned/"] {
         let of_tower = |line: &&str| line.contains(compared) && line.contains("grad_input.");
         assert!(

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{Device, Gradients, Tensor, TensorData},
@@ -177,7 +177,42 @@ fn training(folder: &Path, batch: &Batch, golden: &Golden, checks: &mut Checks) 
     let model = load_pretrained(folder, &Device::flex().autodiff())?;
     let loss = nll(&model, batch, golden, checks)?;
     let found = gradients(&model.policy, &loss.backward());
-    compare_gradients(golden, &found, (&model.rules, &CheckpointFiles::open(folder)?), checks)
+    compare_gradients(golden, &found, (&model.rules, &CheckpointFiles::open(folder)?), checks)?;
+    shared_prefix(&model, batch, checks)
+}
+
+/// Compares gradients of groups that share their prompt with those of rows that each run their own.
+fn shared_prefix(model: &Pretrained, batch: &Batch, checks: &mut Checks) -> Result<()> {
+    let prompts = batch.prompts(&model.policy, &model.placeholders, |b, t| !batch.is_completion(b, t))?;
+    // Three completions of two lengths: as it is, backwards, and its first half.
+    let completions: Vec<[Vec<u32>; 3]> = batch
+        .completions()
+        .into_iter()
+        .map(|ids| [ids.iter().rev().copied().collect(), ids[..ids.len().div_ceil(2)].to_vec(), ids])
+        .collect();
+    let pairs = || prompts.iter().zip(&completions);
+    let shared: Vec<PackedGroup<'_>> = pairs()
+        .map(|(prompt, rows)| PackedGroup { prompt, completions: rows.iter().map(Vec::as_slice).collect() })
+        .collect();
+    let plain: Vec<PackedGroup<'_>> =
+        pairs().flat_map(|(prompt, rows)| rows.iter().map(move |ids| group(prompt, ids))).collect();
+    let of = |groups: &[PackedGroup<'_>]| {
+        gradients(&model.policy, &model.policy.score(groups).sum().backward())
+    };
+    let (shared, plain) = (of(&shared), of(&plain));
+    ensure!(shared.keys().eq(plain.keys()), "shared prefix: other parameters get gradients");
+    let length = |values: &[f32]| values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    let numbers = |data: &TensorData| data.try_to_vec::<f32>().expect("gradients of f32");
+    let longest = plain.values().map(|data| length(&numbers(data))).fold(0.0, f64::max);
+    // A gradient that is zero but for rounding (a bias of keys, say) is measured against a thousandth of the longest.
+    let relative = |(shared, plain): (&TensorData, &TensorData)| {
+        let (shared, plain) = (numbers(shared), numbers(plain));
+        let distance: Vec<f32> = shared.iter().zip(&plain).map(|(a, b)| a - b).collect();
+        (length(&distance) / length(&plain).max(1e-3 * longest)) as f32
+    };
+    let relative: Vec<f32> = shared.values().zip(plain.values()).map(relative).collect();
+    checks.within("shared prefix: gradients", &relative, &vec![0.0; relative.len()], 1e-4);
+    Ok(())
 }
 
 /// Compares the log-probabilities of completions, and gives back minus their mean.
