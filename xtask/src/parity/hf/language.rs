@@ -196,9 +196,8 @@ fn shared_prefix(model: &Pretrained, batch: &Batch, checks: &mut Checks) -> Resu
         .collect();
     let plain: Vec<PackedGroup<'_>> =
         pairs().flat_map(|(prompt, rows)| rows.iter().map(move |ids| group(prompt, ids))).collect();
-    let of = |groups: &[PackedGroup<'_>]| {
-        gradients(&model.policy, &model.policy.score(groups).sum().backward())
-    };
+    let of =
+        |groups: &[PackedGroup<'_>]| gradients(&model.policy, &model.policy.score(groups).sum().backward());
     let (shared, plain) = (of(&shared), of(&plain));
     ensure!(shared.keys().eq(plain.keys()), "shared prefix: other parameters get gradients");
     let length = |values: &[f32]| values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
