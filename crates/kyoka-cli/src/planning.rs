@@ -30,12 +30,16 @@ pub fn lines(plan: &Plan, memory: Option<u64>) -> String {
         text.push_str(&row(phase));
     }
     let _ = writeln!(text, "(MB at the peak of each phase; parts are micro-batches)\n");
-    let _ = writeln!(
+    let _ = write!(
         text,
         "process with its data read {} MB, decoded media up to {} MB",
         megabytes(plan.base_bytes),
         megabytes(plan.media_store_bytes)
     );
+    if plan.feature_store_bytes > 0 {
+        let _ = write!(text, ", features of frozen towers up to {} MB", megabytes(plan.feature_store_bytes));
+    }
+    text.push('\n');
     let _ = writeln!(
         text,
         "peak {} MB; {} MB if every completion runs to its limit",

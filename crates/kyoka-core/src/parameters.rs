@@ -62,6 +62,28 @@ pub fn named_parameters<M: Module>(module: &M) -> BTreeMap<String, (ParamId, Ten
     collect.found
 }
 
+/// Shapes of all float parameters by dotted path, in alphabetical order; weights that are not read yet stay so.
+pub fn parameter_shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
+    struct Shapes {
+        path: ParameterPath,
+        found: BTreeMap<String, Vec<usize>>,
+    }
+    impl ModuleVisitor for Shapes {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.found.insert(self.path.name(), param.lazy_shape().to_vec());
+        }
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+    }
+    let mut shapes = Shapes { path: ParameterPath::default(), found: BTreeMap::new() };
+    module.visit(&mut shapes);
+    shapes.found
+}
+
 /// Replaces every float parameter by the value of its name.
 ///
 /// # Errors

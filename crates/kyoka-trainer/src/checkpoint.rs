@@ -12,7 +12,7 @@ use burn::{
     tensor::{DType, TensorData},
 };
 use kyoka_core::{load_parameters, named_parameters};
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use crate::{AdamW, AdamWConfig, Critic, CriticState, TrainError, TrainableLm};
@@ -155,23 +155,25 @@ impl CheckpointStore {
         let SavedState { model, optimizer, progress, reference, critic, stage_state, best } = state;
         let name = format!("{}-{stage_name}-{:06}", progress.stage, progress.step);
         let (optimizer_steps, moments) = optimizer.state();
-        let mut files: Vec<(String, Vec<u8>)> = vec![
-            ("model.safetensors".into(), pack(weights(model))),
-            ("optimizer.safetensors".into(), pack(moments)),
+        let mut files: Vec<(String, Content)> = vec![
+            ("model.safetensors".into(), Content::tensors(weights(model))),
+            ("optimizer.safetensors".into(), Content::tensors(moments)),
         ];
-        files.extend(reference.map(|reference| ("reference.safetensors".into(), pack(weights(reference)))));
-        files.extend(self.extra_files.iter().cloned());
-        files.extend(stage_state.map(|bytes| ("stage.json".into(), bytes)));
+        let reference = reference.map(|reference| Content::tensors(weights(reference)));
+        files.extend(reference.map(|tensors| ("reference.safetensors".into(), tensors)));
+        let extra_files = self.extra_files.iter().cloned();
+        files.extend(extra_files.map(|(name, bytes)| (name, Content::Bytes(bytes))));
+        files.extend(stage_state.map(|bytes| ("stage.json".into(), Content::Bytes(bytes))));
         let mut critic_steps = None;
         if let Some(CriticState { critic, optimizer }) = critic {
             let (steps, moments) = optimizer.state();
-            files.push(("critic.safetensors".into(), pack(weights(critic))));
-            files.push(("critic_optimizer.safetensors".into(), pack(moments)));
+            files.push(("critic.safetensors".into(), Content::tensors(weights(critic))));
+            files.push(("critic_optimizer.safetensors".into(), Content::tensors(moments)));
             critic_steps = Some((steps, critic.trunk.is_some()));
         }
         let state = State { progress: progress.clone(), optimizer_steps, critic: critic_steps };
         let state = serde_json::to_vec_pretty(&state).expect("numbers and names serialise");
-        files.push(("state.json".into(), state));
+        files.push(("state.json".into(), Content::Bytes(state)));
         if best {
             self.place("best", &files)?;
         }
@@ -184,19 +186,17 @@ impl CheckpointStore {
     }
 
     /// Writes the files aside, flushes them, and renames the folder into place.
-    fn place(&self, name: &str, files: &[(String, Vec<u8>)]) -> Result<PathBuf, TrainError> {
+    fn place(&self, name: &str, files: &[(String, Content)]) -> Result<PathBuf, TrainError> {
         let (path, aside) = (self.folder.join(name), self.folder.join(format!("{name}.tmp")));
         let write = || -> std::io::Result<()> {
             if aside.exists() {
                 fs::remove_dir_all(&aside)?;
             }
             fs::create_dir_all(&aside)?;
-            for (file, bytes) in files {
+            for (file, content) in files {
                 let file = aside.join(file);
                 fs::create_dir_all(file.parent().unwrap_or(&aside))?;
-                let mut out = fs::File::create(file)?;
-                std::io::Write::write_all(&mut out, bytes)?;
-                out.sync_all()?;
+                content.write(&file)?;
             }
             // An old folder of that name steps aside first: at every moment the name stands for a whole folder or for none.
             let old = self.folder.join(format!("{name}.old.tmp"));
@@ -275,9 +275,37 @@ fn failed(path: &Path, reason: impl std::fmt::Display) -> TrainError {
     TrainError::Checkpoint { path: path.to_owned(), reason: reason.to_string() }
 }
 
+/// What a file of a checkpoint holds.
+enum Content {
+    Bytes(Vec<u8>),
+    /// Written one by one: a file of tensors is never whole in memory.
+    Tensors(BTreeMap<String, Float32>),
+}
+
+impl Content {
+    fn tensors(tensors: BTreeMap<String, TensorData>) -> Self {
+        let single = |(name, data): (String, TensorData)| (name, Float32(data.convert_dtype(DType::F32)));
+        Self::Tensors(tensors.into_iter().map(single).collect())
+    }
+
+    /// Writes the file and flushes it to the disk.
+    fn write(&self, path: &Path) -> std::io::Result<()> {
+        match self {
+            Self::Bytes(bytes) => fs::write(path, bytes)?,
+            Self::Tensors(tensors) => {
+                safetensors::serialize_to_file(tensors, None, path).map_err(|error| match error {
+                    SafeTensorError::IoError(error) => error,
+                    error => std::io::Error::other(error),
+                })?;
+            }
+        }
+        fs::File::open(path)?.sync_all()
+    }
+}
+
 struct Float32(TensorData);
 
-impl View for Float32 {
+impl View for &Float32 {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
@@ -290,11 +318,6 @@ impl View for Float32 {
     fn data_len(&self) -> usize {
         self.0.as_bytes().len()
     }
-}
-
-fn pack(tensors: BTreeMap<String, TensorData>) -> Vec<u8> {
-    let views = tensors.into_iter().map(|(name, data)| (name, Float32(data.convert_dtype(DType::F32))));
-    safetensors::serialize(views, None).expect("shapes and lengths come from tensors")
 }
 
 /// All tensors of a safetensors file by name.

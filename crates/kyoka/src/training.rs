@@ -56,8 +56,8 @@ pub struct Outcome {
     pub summary: RunSummary,
 }
 
-/// Memory for the features of frozen towers.
-const FEATURE_BYTES: usize = 2 << 30;
+/// Memory for the features of frozen towers, pictures and sounds each.
+pub(crate) const FEATURE_BYTES: usize = 2 << 30;
 
 /// Hears everything and says nothing.
 #[derive(Debug, Clone, Copy, Default)]

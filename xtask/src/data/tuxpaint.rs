@@ -4,14 +4,17 @@
 //! into the user's data folder.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
-use rand::{SeedableRng, seq::SliceRandom};
+use rand::{
+    SeedableRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
@@ -137,14 +140,14 @@ fn dataset(stamps: &[Stamp]) -> Result<BTreeMap<String, Vec<u8>>> {
         files.insert(picture_path(stamp), stamp.png()?);
         files.insert(sound_path(stamp), stamp.ogg()?);
     }
-    let split_of = split_groups(stamps);
-    let entries = stamps.iter().map(|stamp| Entry {
+    let split_of = split_stamps(stamps);
+    let entries = stamps.iter().zip(&split_of).map(|(stamp, split)| Entry {
         image: picture_path(stamp),
         audio: sound_path(stamp),
         label: &stamp.label,
         spoken: &stamp.spoken,
         group: stamp.group,
-        split: split_of[stamp.group],
+        split,
     });
     files.insert("stamps.jsonl".to_owned(), jsonl(entries)?);
     for (name, rows) in splits(stamps, &split_of) {
@@ -153,7 +156,25 @@ fn dataset(stamps: &[Stamp]) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(files)
 }
 
-/// `train`, `val` or `test` for every group, so that names and pictures of the latter two are never trained on.
+/// The split of stamps that are never trained on although others of their name are.
+const SHARED: &str = "test_shared";
+
+/// The split of every stamp: `val` and `test` hold names that are never trained on; of each name in `train` that several
+/// stamps share, one is [`SHARED`].
+fn split_stamps(stamps: &[Stamp]) -> Vec<&'static str> {
+    let split_of_group = split_groups(stamps);
+    let mut split_of: Vec<&str> = stamps.iter().map(|stamp| split_of_group[stamp.group]).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for (group, _) in split_of_group.iter().enumerate().filter(|(_, split)| **split == "train") {
+        let places: Vec<usize> = (0..stamps.len()).filter(|&place| stamps[place].group == group).collect();
+        if let (2.., Some(&chosen)) = (places.len(), places.choose(&mut rng)) {
+            split_of[chosen] = SHARED;
+        }
+    }
+    split_of
+}
+
+/// `train`, `val` or `test` for every group.
 fn split_groups(stamps: &[Stamp]) -> Vec<&'static str> {
     let count = stamps.iter().map(|stamp| stamp.group + 1).max().unwrap_or(0);
     let mut order: Vec<usize> = (0..count).collect();
@@ -169,26 +190,36 @@ fn split_groups(stamps: &[Stamp]) -> Vec<&'static str> {
     split_of
 }
 
-/// Rows by split; the two kinds of question stand alone as well: their chance levels differ, and one of them is a quarter
-/// of the work.
+/// Rows by split. The two kinds of question stand alone as well: their chance levels differ, and one of them is a quarter
+/// of the work. So do yes/no questions about names that several stamps share.
 fn splits(stamps: &[Stamp], split_of: &[&str]) -> Vec<(String, Vec<Row>)> {
-    let groups = |split: &str| -> Vec<Vec<&Stamp>> {
-        let mut groups = vec![Vec::new(); split_of.len()];
-        stamps
-            .iter()
-            .filter(|stamp| split_of[stamp.group] == split)
-            .for_each(|stamp| groups[stamp.group].push(stamp));
-        groups.retain(|group| !group.is_empty());
-        groups
+    let shared: BTreeSet<usize> =
+        stamps.iter().zip(split_of).filter(|(_, split)| **split == SHARED).map(|(s, _)| s.group).collect();
+    let groups = |split: &str, wanted: &dyn Fn(usize) -> bool| -> Vec<Vec<&Stamp>> {
+        let mut groups: BTreeMap<usize, Vec<&Stamp>> = BTreeMap::new();
+        for (stamp, _) in stamps.iter().zip(split_of).filter(|(_, of)| **of == split) {
+            groups.entry(stamp.group).or_default().push(stamp);
+        }
+        groups.into_iter().filter(|(group, _)| wanted(*group)).map(|(_, stamps)| stamps).collect()
     };
     let mut splits = Vec::new();
+    for (name, split, worked, num_rows, seed) in [
+        ("sft_shared", "train", true, 2_000, 6),
+        ("train_shared", "train", false, 2_000, 7),
+        (SHARED, SHARED, false, 400, 8),
+    ] {
+        let groups = groups(split, &|group| shared.contains(&group));
+        let draw = Draw { name, groups: &groups, worked };
+        let rows = draw.rows(&[Kind::Named], num_rows, &mut ChaCha8Rng::seed_from_u64(seed));
+        splits.push((name.to_owned(), rows));
+    }
     for (name, split, worked, num_rows, seed) in [
         ("sft", "train", true, 4_000, 1),
         ("train", "train", false, 4_000, 2),
         ("val", "val", false, 200, 3),
         ("test", "test", false, 800, 4),
     ] {
-        let groups = groups(split);
+        let groups = groups(split, &|_| true);
         let draw = Draw { name, groups: &groups, worked };
         let rows = draw.rows(&[Kind::Named, Kind::Which], num_rows, &mut ChaCha8Rng::seed_from_u64(seed));
         let (named, which) = rows.iter().cloned().partition(|row: &Row| row.images.len() == 1);
@@ -208,4 +239,39 @@ fn jsonl(rows: impl IntoIterator<Item = impl Serialize>) -> Result<Vec<u8>> {
         bytes.push(b'\n');
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_tested_is_never_trained_on() {
+        // Sixty names, each of them shared by two stamps in every third case.
+        let stamps: Vec<Stamp> = (0..60)
+            .flat_map(|group| (0..1 + usize::from(group % 3 == 0)).map(move |i| (group, i)))
+            .map(|(group, i)| Stamp::named(&format!("g{group}-{i}"), group))
+            .collect();
+        let split_of = split_stamps(&stamps);
+        let rows: BTreeMap<String, Vec<Row>> = splits(&stamps, &split_of).into_iter().collect();
+        let media = |names: &[&str]| -> BTreeSet<String> {
+            let rows = names.iter().flat_map(|name| &rows[*name]);
+            rows.flat_map(|row| row.images.iter().chain(&row.audios).cloned()).collect()
+        };
+        let trained = media(&["sft", "train", "sft_shared", "train_shared"]);
+        // Of `images/g12-0.png`, `g12`.
+        let group = |path: &String| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            name.split('-').next().unwrap_or_default().to_owned()
+        };
+        let trained_names: BTreeSet<String> = trained.iter().map(group).collect();
+        for path in media(&["val", "test"]) {
+            assert!(!trained_names.contains(&group(&path)), "{path}");
+        }
+        let shared = media(&[SHARED]);
+        assert!(shared.len() > 10, "{shared:?}");
+        for path in &shared {
+            assert!(!trained.contains(path) && trained_names.contains(&group(path)), "{path}");
+        }
+    }
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::{
-    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    module::{Module, ModuleMapper, Param},
     tensor::{Tensor, TensorData},
 };
 
-use kyoka_core::ParameterPath;
+use kyoka_core::{ParameterPath, parameter_shapes};
 
 use super::{CheckpointError, CheckpointFiles, TensorFault, error::differences};
 use crate::WeightRule;
@@ -37,7 +37,7 @@ impl CheckpointFiles {
     /// One error that lists every tensor that is missing, superfluous or misshapen or holds no floats, with the nearest
     /// known names, and every parameter without a rule. Nothing is read before all this is known.
     pub fn load<M: Module>(&self, module: M, fit: Fit<'_>) -> Result<M, CheckpointError> {
-        self.check(&shapes(&module), fit)?;
+        self.check(&parameter_shapes(&module), fit)?;
         let rules = fit.rules.iter().map(|rule| (rule.parameter.as_str(), rule)).collect();
         Ok(module.map(&mut Fill { path: ParameterPath::default(), rules, files: self }))
     }
@@ -63,29 +63,6 @@ impl CheckpointFiles {
         let (missing, used) = (Vec::from_iter(missing), Vec::from_iter(used));
         faults.extend(differences(&missing, &superfluous, &used));
         CheckpointError::unless_empty(self.path(), faults)
-    }
-}
-
-fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
-    let mut shapes = Shapes { path: ParameterPath::default(), found: BTreeMap::new() };
-    module.visit(&mut shapes);
-    shapes.found
-}
-
-struct Shapes {
-    path: ParameterPath,
-    found: BTreeMap<String, Vec<usize>>,
-}
-
-impl ModuleVisitor for Shapes {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.found.insert(self.path.name(), param.lazy_shape().to_vec());
-    }
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
     }
 }
 

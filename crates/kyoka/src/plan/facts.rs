@@ -1,15 +1,20 @@
 //! What a plan knows of a recipe: sizes, lengths of its rows, weight of its media.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
-use kyoka_core::{Modality, Part, Sample};
+use burn::tensor::Device;
+use kyoka_core::{Modality, Part, Sample, parameter_shapes};
+use kyoka_nn::WeightInit;
 use kyoka_trainer::{PackItem, SftConfig, Task};
 
 use super::{
-    phases::{Batch, EVAL_PROMPTS, Knobs, Others, Phase, sampling, training},
+    phases::{Batch, EVAL_PROMPTS, Knobs, Learning, Others, Phase, Trained, sampling, training},
     sizes::{PolicySizes, TowerRows, media_of},
 };
-use crate::{Error, preparing::Prepared};
+use crate::{Error, freezing::Frozen, preparing::Prepared, training::FEATURE_BYTES};
 
 /// Rows whose media are decoded to learn their size.
 const DECODED_ROWS: usize = 4;
@@ -24,12 +29,62 @@ pub(super) struct Facts<'a> {
     prepared: &'a Prepared,
     pub sizes: PolicySizes,
     pub media_store_bytes: usize,
+    pub feature_store_bytes: usize,
+    /// Values by parameter.
+    parameters: BTreeMap<String, usize>,
+    /// Whether no stage trains a tower.
+    frozen_towers: bool,
 }
 
 impl<'a> Facts<'a> {
     pub fn of(prepared: &'a Prepared) -> Result<Self, Error> {
-        let sizes = PolicySizes::new(&prepared.opened.config);
-        Ok(Self { prepared, sizes, media_store_bytes: store_bytes(prepared)? })
+        let config = &prepared.opened.config;
+        let sizes = PolicySizes::new(config);
+        let mut blank = WeightInit::blank(&Device::default());
+        let mut policy = config.build_with(&mut blank);
+        if let Some(adapters) = &config.adapters {
+            adapters.attach(&mut policy, &mut blank);
+        }
+        let shapes = parameter_shapes(&policy).into_iter();
+        let parameters = shapes.map(|(name, shape)| (name, shape.iter().product())).collect();
+        let frozen_towers = Frozen::new(&prepared.settings.model.freeze, config).holds_towers(config);
+        Ok(Self {
+            prepared,
+            sizes,
+            media_store_bytes: store_bytes(prepared)?,
+            feature_store_bytes: if frozen_towers { feature_bytes(prepared, &sizes) } else { 0 },
+            parameters,
+            frozen_towers,
+        })
+    }
+
+    /// Parameters of the policy, adapters included.
+    pub fn params(&self) -> usize {
+        self.parameters.values().sum()
+    }
+
+    /// What learns in a stage.
+    fn trained(&self, stage: &str) -> Trained {
+        let (model, config) = (&self.prepared.settings.model, &self.prepared.opened.config);
+        let further = model.freeze_in.get(stage).cloned().unwrap_or_default();
+        let frozen = Frozen::new(&[model.freeze.clone(), further].concat(), config);
+        let learning = || self.parameters.iter().filter(|(name, _)| !frozen.holds(name));
+        let within = |part: &str, adapters: bool| {
+            learning().any(|(name, _)| name.starts_with(part) && name.contains(".adapters.") == adapters)
+        };
+        let decoder = match (within("decoder.", false), within("decoder.", true)) {
+            (true, _) => Learning::Whole,
+            (false, true) => Learning::Adapters,
+            (false, false) => Learning::Nothing,
+        };
+        let tower = |part| within(part, false) || within(part, true);
+        Trained {
+            all: self.params(),
+            params: learning().map(|(_, values)| values).sum(),
+            decoder,
+            towers: tower("image.encoder.") || tower("audio.encoder."),
+            kept_features: self.frozen_towers,
+        }
     }
 
     pub fn tokens_per_micro_batch(&self) -> usize {
@@ -49,7 +104,7 @@ impl<'a> Facts<'a> {
             if let Some(config) = config {
                 let own = self.own_knobs(knobs, config.tokens_per_micro_batch);
                 let batch = self.worked(config, at_limit);
-                phases.push(training(name, sizes, &batch, own, Others::default()));
+                phases.push(training(name, sizes, &batch, (self.trained(name), own), Others::default()));
             }
         }
         let mut others = Others::default();
@@ -66,8 +121,9 @@ impl<'a> Facts<'a> {
             let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
             let batch = self.sampled((&rl.data, at_limit), rl.prompts_per_step, rl.group_size, new_tokens);
             let own = self.own_knobs(knobs, rl.tokens_per_micro_batch);
-            phases.push(sampling("rollout", sizes, &batch, capacity, (own, others)));
-            phases.push(training("train", sizes, &batch, own, others));
+            let trained = self.trained("rl");
+            phases.push(sampling("rollout", sizes, &batch, capacity, (trained, own, others)));
+            phases.push(training("train", sizes, &batch, (trained, own), others));
         }
         for split in &settings.eval.splits {
             let rows = match settings.eval.max_rows {
@@ -77,7 +133,10 @@ impl<'a> Facts<'a> {
             let capacity = settings.eval.max_new_tokens;
             let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
             let batch = self.sampled((split, at_limit), rows.min(EVAL_PROMPTS), 1, new_tokens);
-            phases.push(sampling("eval", sizes, &batch, capacity, (knobs, others)));
+            // Moments stand while a stage is evaluated: those of the stage that trains most.
+            let stages = ["sft", "sft_continued", "rl"].map(|stage| self.trained(stage));
+            let trained = stages.into_iter().max_by_key(|trained| trained.params).expect("three stages");
+            phases.push(sampling("eval", sizes, &batch, capacity, (trained, knobs, others)));
         }
         phases
     }
@@ -178,12 +237,7 @@ fn spread<T>(items: &[T], count: usize) -> impl Iterator<Item = &T> {
 fn store_bytes(prepared: &Prepared) -> Result<usize, Error> {
     let mut total = 0;
     for modality in [Modality::Image, Modality::Audio] {
-        let media = prepared.splits.values().flatten().flat_map(|sample| &sample.parts);
-        let paths = media.filter_map(|part| match part {
-            Part::Media(media) if media.modality == modality => Some(&media.path),
-            _ => None,
-        });
-        let paths: Vec<_> = paths.collect::<BTreeSet<_>>().into_iter().collect();
+        let paths = media_paths(prepared, modality);
         let mut few = Vec::new();
         for path in spread(&paths, DECODED_ROWS) {
             let bytes = std::fs::read(path).map_err(|error| Error::file(path.as_path(), error))?;
@@ -193,4 +247,32 @@ fn store_bytes(prepared: &Prepared) -> Result<usize, Error> {
         total += (mean * paths.len()).min(STORE_BYTES);
     }
     Ok(total)
+}
+
+/// Bytes of the features of all distinct media, from the tokens that a few take.
+fn feature_bytes(prepared: &Prepared, sizes: &PolicySizes) -> usize {
+    let samples: Vec<&Sample> = prepared.splits.values().flatten().collect();
+    let few = spread(&samples, DECODED_ROWS).filter_map(|sample| prepared.task.prompt(sample, None).ok());
+    let spans: Vec<_> = few.flat_map(|prompt| prompt.spans).collect();
+    let of = |modality: Modality| {
+        let tower = match modality {
+            Modality::Image => sizes.image,
+            Modality::Audio => sizes.audio,
+        };
+        let tokens = spans.iter().filter(|span| span.modality == modality).map(|span| span.positions.len());
+        let (sum, count) = tokens.fold((0, 0_usize), |(sum, count), tokens| (sum + tokens, count + 1));
+        let values = tower.map_or(0, |tower| tower.features(sum.div_ceil(count.max(1))));
+        (4 * values * media_paths(prepared, modality).len()).min(FEATURE_BYTES)
+    };
+    of(Modality::Image) + of(Modality::Audio)
+}
+
+/// The distinct media files of a kind.
+fn media_paths(prepared: &Prepared, modality: Modality) -> Vec<PathBuf> {
+    let media = prepared.splits.values().flatten().flat_map(|sample| &sample.parts);
+    let paths = media.filter_map(|part| match part {
+        Part::Media(media) if media.modality == modality => Some(media.path.clone()),
+        _ => None,
+    });
+    paths.collect::<BTreeSet<_>>().into_iter().collect()
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use self::{
     facts::Facts,
-    phases::{Batch, Knobs, Others, sampling, training},
+    phases::{Batch, Knobs, Others, Trained, sampling, training},
     sizes::{PolicySizes, media_of},
 };
 use crate::{Error, PolicyConfig, Recipe, preparing::prepare};
@@ -39,6 +39,8 @@ pub struct Plan {
     pub base_bytes: usize,
     /// Bytes that decoded media may come to take during the run.
     pub media_store_bytes: usize,
+    /// Bytes that the features of frozen towers may come to take during the run.
+    pub feature_store_bytes: usize,
     /// Phases with completions as long as they are expected to be.
     pub phases: Vec<Phase>,
     /// Bytes at the peak, with completions as long as they are expected to be.
@@ -64,7 +66,7 @@ pub fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Error> {
         lora_rank: None,
     };
     let base_bytes = resident_bytes();
-    let around = base_bytes + facts.media_store_bytes;
+    let around = base_bytes + facts.media_store_bytes + facts.feature_store_bytes;
     let peak = |phases: &[Phase]| phases.iter().map(|phase| phase.bytes.total()).max().unwrap_or(0) + around;
     let phases = facts.phases(knobs, false);
     let suggestions = match options.memory {
@@ -73,9 +75,10 @@ pub fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Error> {
     };
     Ok(Plan {
         recipe: recipe.name().to_owned(),
-        params: facts.sizes.params(),
+        params: facts.params(),
         base_bytes,
         media_store_bytes: facts.media_store_bytes,
+        feature_store_bytes: facts.feature_store_bytes,
         peak_bytes: peak(&phases),
         limit_bytes: peak(&facts.phases(knobs, true)),
         phases,
@@ -95,9 +98,9 @@ pub(crate) fn step_gflop(
     let (rows, media_bytes) = media_of(config, prompt);
     let batch = Batch { items, rows, media_bytes };
     let knobs = Knobs { tokens_per_micro_batch: 8192, gradient_checkpointing, lora_rank: None };
-    let others = Others::default();
-    sampling("rollout", &sizes, &batch, 0, (knobs, others)).gflop
-        + training("train", &sizes, &batch, knobs, others).gflop
+    let (trained, others) = (Trained::whole(&sizes), Others::default());
+    sampling("rollout", &sizes, &batch, 0, (trained, knobs, others)).gflop
+        + training("train", &sizes, &batch, (trained, knobs), others).gflop
 }
 
 /// Resident memory of this process; 0 where the system does not tell.

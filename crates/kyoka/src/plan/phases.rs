@@ -19,8 +19,48 @@ pub(super) const MAX_ROWS: usize = 512;
 pub(super) struct Knobs {
     pub tokens_per_micro_batch: usize,
     pub gradient_checkpointing: bool,
-    /// Rank of adapters on the decoder; everything else is frozen then.
+    /// Rank of adapters on the decoder that are suggested; everything else is frozen then.
     pub lora_rank: Option<usize>,
+}
+
+/// What learns of a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Learning {
+    /// Its matrices.
+    Whole,
+    /// Adapters beside them.
+    Adapters,
+    /// Nothing: slopes only pass through.
+    Nothing,
+}
+
+/// What learns of a policy in a stage.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trained {
+    /// Parameters of the policy, adapters included.
+    pub all: usize,
+    /// Parameters that learn.
+    pub params: usize,
+    pub decoder: Learning,
+    /// Whether a tower learns.
+    pub towers: bool,
+    /// Whether the features of towers are kept by content, so that steps need not run them.
+    pub kept_features: bool,
+}
+
+impl Trained {
+    /// A policy that learns whole.
+    pub fn whole(sizes: &PolicySizes) -> Self {
+        let all = sizes.params();
+        Self { all, params: all, decoder: Learning::Whole, towers: true, kept_features: false }
+    }
+
+    /// With the adapters that are suggested, if any are.
+    fn suggested(self, sizes: &PolicySizes, knobs: Knobs) -> Self {
+        let Some(rank) = knobs.lora_rank else { return self };
+        let params = sizes.lora_params(rank);
+        Self { all: sizes.params() + params, params, decoder: Learning::Adapters, towers: false, ..self }
+    }
 }
 
 /// A batch of prompts with the lengths of their completions.
@@ -84,26 +124,32 @@ pub struct Phase {
 }
 
 /// Bytes that are there whatever the phase: weights and moments.
-fn standing(sizes: &PolicySizes, knobs: Knobs, others: Others) -> PhaseBytes {
-    let params = sizes.params();
-    let adapters = knobs.lora_rank.map_or(0, |rank| sizes.lora_params(rank));
-    let trained = if knobs.lora_rank.is_some() { adapters } else { params };
+fn standing(trained: Trained, others: Others) -> PhaseBytes {
     // The reference of an adapted policy is its base.
-    let reference = if others.reference && knobs.lora_rank.is_none() { params } else { 0 };
-    let critic = if others.critic { params } else { 0 };
+    let reference = if others.reference && trained.decoder != Learning::Adapters { trained.all } else { 0 };
+    let critic = if others.critic { trained.all } else { 0 };
     PhaseBytes {
-        weights: 4 * (params + adapters + reference + critic),
-        optimizer: 8 * (trained + critic),
+        weights: 4 * (trained.all + reference + critic),
+        optimizer: 8 * (trained.params + critic),
         ..PhaseBytes::default()
     }
 }
 
 /// Values that one micro-batch keeps and turns over on its way back.
-fn trained_values(sizes: &PolicySizes, rows: usize, targets: usize, media: TowerRows, knobs: Knobs) -> usize {
-    let decoder = &sizes.decoder;
+fn trained_values(
+    sizes: &PolicySizes,
+    (rows, targets): (usize, usize),
+    media: TowerRows,
+    (trained, knobs): (Trained, Knobs),
+) -> usize {
+    // A matrix that learns keeps what it multiplied.
+    let decoder = &match trained.decoder {
+        Learning::Nothing => sizes.decoder.frozen(),
+        Learning::Whole | Learning::Adapters => sizes.decoder,
+    };
     let last_rows = 2 * targets * decoder.d_model;
     // Frozen towers keep nothing; their widest place is before the decoder's.
-    let towers = if knobs.lora_rank.is_some() { 0 } else { sizes.towers_kept(media) };
+    let towers = if trained.towers { sizes.towers_kept(media) } else { sizes.projectors_kept(media) };
     if !knobs.gradient_checkpointing {
         return towers + decoder.kept(rows, targets) + last_rows + decoder.slopes(rows);
     }
@@ -117,13 +163,14 @@ pub(super) fn training(
     name: &str,
     sizes: &PolicySizes,
     batch: &Batch,
-    knobs: Knobs,
+    (trained, knobs): (Trained, Knobs),
     others: Others,
 ) -> Phase {
+    let trained = trained.suggested(sizes, knobs);
     let micro_batches = plan_micro_batches(&batch.items, knobs.tokens_per_micro_batch);
-    let mut bytes = standing(sizes, knobs, others);
-    let trained = bytes.optimizer / 2;
-    bytes.gradients = if micro_batches.len() > 1 { 2 * trained } else { trained };
+    let mut bytes = standing(trained, others);
+    let gradients = bytes.optimizer / 2;
+    bytes.gradients = if micro_batches.len() > 1 { 2 * gradients } else { gradients };
     bytes.media = batch.items.len() * batch.media_bytes;
     let (mut tokens, mut flop) = (0, 0.0);
     for micro_batch in &micro_batches {
@@ -140,7 +187,7 @@ pub(super) fn training(
             }
         }
         let media = TowerRows { image: prompts * batch.rows.image, audio: prompts * batch.rows.audio };
-        let activations = 4 * trained_values(sizes, rows, targets, media, knobs);
+        let activations = 4 * trained_values(sizes, (rows, targets), media, (trained, knobs));
         let chunk = (targets * sizes.vocab).min(HEAD_CHUNK.max(16 * sizes.vocab));
         let whole = if others.entropy { 3 * targets * sizes.vocab } else { 0 };
         let logits = 4 * (2 * chunk + whole);
@@ -148,10 +195,18 @@ pub(super) fn training(
             (bytes.activations, bytes.logits) = (activations, logits);
         }
         tokens += rows;
-        // Layers three times the way forth, four times if they are computed again.
-        let ways = if knobs.gradient_checkpointing { 4.0 } else { 3.0 };
-        let decoder = sizes.decoder.flop(rows) + sizes.decoder.attention_flop(pairs);
-        flop += ways * (decoder + sizes.towers_flop(media)) + 4.0 * sizes.head_flop(targets);
+        // The way forth, slopes of the inputs, those of the matrices if they learn; forth again if layers are computed
+        // again. The output's logits are computed twice whatever learns.
+        let (learns, again) =
+            (f64::from(trained.decoder == Learning::Whole), f64::from(knobs.gradient_checkpointing));
+        let products = (2.0 + again + learns) * sizes.decoder.flop(rows);
+        let towers = match trained {
+            Trained { towers: true, .. } => 3.0 + again,
+            Trained { kept_features: true, .. } => 0.0,
+            Trained { .. } => 1.0,
+        };
+        flop += products + (3.0 + again) * sizes.decoder.attention_flop(pairs);
+        flop += towers * sizes.towers_flop(media) + (3.0 + learns) * sizes.head_flop(targets);
     }
     Phase { name: name.to_owned(), tokens, gflop: flop / 1e9, micro_batches: micro_batches.len(), bytes }
 }
@@ -162,9 +217,10 @@ pub(super) fn sampling(
     sizes: &PolicySizes,
     batch: &Batch,
     capacity: usize,
-    (knobs, others): (Knobs, Others),
+    (trained, knobs, others): (Trained, Knobs, Others),
 ) -> Phase {
-    let mut bytes = standing(sizes, knobs, others);
+    let trained = trained.suggested(sizes, knobs);
+    let mut bytes = standing(trained, others);
     let group = batch.items.first().map_or(1, |item| item.completion_lens.len()).max(1);
     let at_once = batch.items.len().min((MAX_ROWS / group).max(1));
     let read: usize = batch.items[..at_once].iter().map(|item| item.prompt_len).sum();

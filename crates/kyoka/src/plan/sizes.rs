@@ -21,6 +21,8 @@ pub(super) struct Stack {
     pub mlp_matrices: usize,
     /// Values of a layer beside its matrices.
     pub vectors: usize,
+    /// Whether its matrices, or adapters beside them, learn.
+    learns: bool,
 }
 
 impl Stack {
@@ -37,6 +39,7 @@ impl Stack {
             d_hidden,
             mlp_matrices,
             vectors: biases + scales + 2 * norm(layer),
+            learns: true,
         }
     }
 
@@ -48,14 +51,21 @@ impl Stack {
         self.num_layers * (self.matrices() + self.vectors)
     }
 
+    /// The stack as far as memory goes if its matrices do not learn: what they multiplied is not kept.
+    pub fn frozen(self) -> Self {
+        Self { learns: false, ..self }
+    }
+
     /// Values that attention's side of a layer keeps of a row for its way back: input, norm, queries, keys and values.
     fn kept_before(&self) -> usize {
-        2 * self.d_model + self.row_width
+        let multiplied = if self.learns { self.d_model } else { 0 };
+        self.d_model + multiplied + self.row_width
     }
 
     /// Values that the rest of a layer keeps: mixed rows, the sum, its norm, and the MLP between its matrices.
     fn kept_after(&self) -> usize {
-        self.mixed_width + 2 * self.d_model + self.mlp_matrices * self.d_hidden
+        let multiplied = if self.learns { self.d_model + self.d_hidden } else { 0 };
+        self.mixed_width + self.d_model + multiplied + (self.mlp_matrices - 1) * self.d_hidden
     }
 
     /// Values that one layer keeps of `rows` for its way back, of which `last` go on after the attention.
@@ -140,11 +150,20 @@ impl TowerSizes {
 
     /// Values kept for the way back.
     pub fn kept(&self, rows: usize) -> usize {
-        let projector = rows * self.stack.d_model + rows / self.fold * 2 * self.projector_hidden;
         // The sum after the last layer, its norm, and the stem.
         rows * (self.input_width + self.stem_kept + 2 * self.stack.d_model)
             + self.stack.kept(rows, rows)
-            + projector
+            + self.projector_kept(rows)
+    }
+
+    /// Those of the projector: the features, and its hidden rows.
+    pub fn projector_kept(&self, rows: usize) -> usize {
+        rows * self.stack.d_model + rows / self.fold * 2 * self.projector_hidden
+    }
+
+    /// Values of the features that make so many tokens.
+    pub fn features(&self, tokens: usize) -> usize {
+        tokens * self.fold * self.stack.d_model
     }
 
     /// Values alive at the widest place of a pass that keeps nothing.
@@ -198,6 +217,7 @@ impl PolicySizes {
             d_hidden: decoder.d_hidden,
             mlp_matrices: 3,
             vectors: 2 * d_model + present.sum::<usize>(),
+            learns: true,
         };
         let image = config.vision.as_ref().map(|vision| match &vision.encoder {
             ImageEncoderConfig::Vit(encoder) => {
@@ -254,6 +274,11 @@ impl PolicySizes {
     /// Values that towers keep for their way back.
     pub fn towers_kept(&self, rows: TowerRows) -> usize {
         self.of_towers(rows, TowerSizes::kept)
+    }
+
+    /// Values that projectors behind frozen towers keep.
+    pub fn projectors_kept(&self, rows: TowerRows) -> usize {
+        self.of_towers(rows, TowerSizes::projector_kept)
     }
 
     /// Values alive at the widest place of the towers in a pass that keeps nothing.
