@@ -5,14 +5,18 @@ use std::{fs, path::Path};
 
 use kyoka_audio::{LogMel, LogMelConfig, Recording, SAMPLE_RATE_HZ, resample};
 use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 fn golden(name: &str) -> Vec<u8> {
     fs::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/whisper")).join(name)).unwrap()
 }
 
-fn manifest() -> Value {
-    serde_json::from_slice(&golden("manifest.json")).unwrap()
+/// A part of the manifest, which is never empty.
+fn listed(part: &str) -> Map<String, Value> {
+    let mut manifest: Value = serde_json::from_slice(&golden("manifest.json")).unwrap();
+    let Value::Object(listed) = manifest[part].take() else { panic!("manifest.json: {part} is no object") };
+    assert!(!listed.is_empty(), "manifest.json: {part} is empty");
+    listed
 }
 
 fn floats(tensors: &SafeTensors<'_>, name: &str) -> Option<Vec<f32>> {
@@ -29,7 +33,7 @@ fn largest_difference(got: &[f32], expected: &[f32]) -> f32 {
 fn every_kind_of_wav_holds_its_samples_and_resamples_to_the_ideal() {
     let bytes = golden("golden_audio/decoded.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    for (file, about) in manifest()["audio"].as_object().unwrap() {
+    for (file, about) in listed("audio") {
         let recording = Recording::decode(&golden(&format!("audio/{file}"))).unwrap();
         assert_eq!(recording.channels as u64, about["channels"].as_u64().unwrap(), "{file}");
         assert_eq!(u64::from(recording.sample_rate_hz), about["rate"].as_u64().unwrap(), "{file}");
@@ -45,7 +49,7 @@ fn every_kind_of_wav_holds_its_samples_and_resamples_to_the_ideal() {
 
 #[test]
 fn wav_files_cut_short_are_errors() {
-    for file in manifest()["audio"].as_object().unwrap().keys() {
+    for file in listed("audio").keys() {
         let whole = golden(&format!("audio/{file}"));
         for cut in [5, 30, 45, whole.len() / 2, whole.len() - 5] {
             assert!(Recording::decode(&whole[..cut]).is_err(), "{file} cut after {cut} of {}", whole.len());
@@ -57,7 +61,7 @@ fn wav_files_cut_short_are_errors() {
 fn features_and_valid_frames_are_those_of_transformers() {
     let bytes = golden("golden_audio/whisper_features.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    for (key, about) in manifest()["audio_features"].as_object().unwrap() {
+    for (key, about) in listed("audio_features") {
         let waves = (0..).map_while(|number| floats(&tensors, &format!("{key}/wave{number}")));
         let waves: Vec<Vec<f32>> = waves.collect();
         let waves: Vec<&[f32]> = waves.iter().map(Vec::as_slice).collect();

@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use kyoka_audio::{LogMelConfig, WhisperConfig};
 use kyoka_core::ModalityEncoder;
 use kyoka_fusion::{Decoder, Projector, ProjectorConfig, Tower};
-use kyoka_image::{FixedSizeProcessor, ImageEncoderConfig, ImageProcessor};
+use kyoka_image::{FixedSizeProcessor, ImageEncoderConfig, ImageProcessor, PixelScale};
 use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
 use kyoka_text::{ChatTemplate, Tokenizer};
 use serde::{Deserialize, Serialize};
@@ -216,7 +216,8 @@ impl ModelSettings {
             );
             return Err(Error::Recipe { name: "model".to_owned(), reason });
         }
-        let (image_mean, image_std) = channel_scales(folder)?;
+        let PixelScale { image_mean, image_std, .. } =
+            PixelScale::from_folder(folder).map_err(|error| Error::file(folder, error))?;
         let processor = ImageProcessor::FixedSize(FixedSizeProcessor {
             height: side,
             width: side,
@@ -247,21 +248,6 @@ impl ModelSettings {
         let projector = ProjectorConfig::mlp(self.audio_fold.unwrap_or(10));
         Ok(AudioConfig { processor, encoder, projector })
     }
-}
-
-/// Mean and deviation of each channel, by which a tower's processor scales pictures; 0.5 where it does not say.
-fn channel_scales(folder: &Path) -> Result<([f32; 3], [f32; 3]), Error> {
-    let path = folder.join("preprocessor_config.json");
-    let json = if path.is_file() { read_json(&path)? } else { Value::Null };
-    let three = |field: &str| match json[field].as_array() {
-        None => Ok([0.5; 3]),
-        Some(list) => {
-            let numbers: Vec<f32> = list.iter().filter_map(|number| Some(number.as_f64()? as f32)).collect();
-            let fail = || Error::file(&path, format!("{field}: expected three numbers, got {}", json[field]));
-            <[f32; 3]>::try_from(numbers).map_err(|_| fail())
-        }
-    };
-    Ok((three("image_mean")?, three("image_std")?))
 }
 
 fn from_scratch(name: &str, dataset: &Path) -> Result<Opened, Error> {

@@ -83,6 +83,21 @@ impl ImageProcessor {
     }
 }
 
+impl PixelScale {
+    /// How a checkpoint's processor scales pixels, whatever it does before; to [-1, 1] where the folder has none.
+    ///
+    /// # Errors
+    /// As [`ImageProcessor::from_folder`].
+    pub fn from_folder(folder: &Path) -> Result<Self, ConfigError> {
+        let files = ["processor_config.json", "preprocessor_config.json"];
+        if !files.iter().any(|file| folder.join(file).is_file()) {
+            let [mean, std] = Colours::Half.values();
+            return Ok(Self::new(mean, std));
+        }
+        Fields(ConfigFields::of_processor(folder, "image_processor")?).scale(Colours::Half)
+    }
+}
+
 /// The fields of a processor's configuration.
 struct Fields(ConfigFields);
 
