@@ -37,8 +37,20 @@ fn checkpoints_and_adapters_give_the_numbers_of_transformers() {
     let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("FAIL")).collect();
     assert!(output.status.success() && failed.is_empty(), "{failed:#?}");
     assert!(text.lines().filter(|line| line.starts_with("pass  ")).count() > 400, "{text}");
-    for family in ["llama", "qwen2", "qwen3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen2_audio", "omni"] {
-        let shared = |line: &&str| line.contains(family) && line.contains("shared prefix: gradients");
+    for family in [
+        "llama_yarn",
+        "qwen2_untied",
+        "qwen3",
+        "smolvlm_tiles",
+        "idefics3_tiles",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen2_audio",
+        "qwen2_5_omni",
+        "qwen2_5_omni_thinker",
+    ] {
+        let shared =
+            |line: &&str| line.contains(&format!(" {family}/")) && line.contains("shared prefix: gradients");
         assert!(text.lines().any(|line| shared(&line)), "{family}: no gradients of a shared prefix");
     }
     for compared in ["dinov2/", "clip_vision/", "siglip_vision/", "whisper_learned/"] {

@@ -24,6 +24,11 @@ impl Default for AudioAugment {
 }
 
 impl AudioAugment {
+    /// Whether every sound stays as it is.
+    pub fn changes_nothing(&self) -> bool {
+        self.max_delay_s == 0.0 && self.max_gain_db == 0.0 && self.max_noise == 0.0
+    }
+
     /// A changed copy of 16 kHz samples.
     pub fn apply(&self, samples: &[f32], rng: &mut impl Rng) -> Vec<f32> {
         let delay = (rng.random_range(0.0..=self.max_delay_s) * f64::from(SAMPLE_RATE_HZ)) as usize;

@@ -19,22 +19,62 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// How checkpoints with towers preprocess; the golden ones come without.
+const PROCESSORS: [(&str, &str); 6] = [
+    ("smolvlm_tiles", IDEFICS3),
+    ("idefics3_tiles", IDEFICS3),
+    ("qwen2_vl", QWEN2_VL),
+    ("qwen2_5_vl", QWEN2_VL),
+    (
+        "qwen2_audio",
+        r#"{"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8, "chunk_length": 1}"#,
+    ),
+    (
+        "qwen2_5_omni",
+        r#"{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 2, "temporal_patch_size": 2, "merge_size": 2,
+            "min_pixels": 784, "max_pixels": 50176, "feature_extractor_type": "WhisperFeatureExtractor",
+            "feature_size": 8, "chunk_length": 1}"#,
+    ),
+];
+const IDEFICS3: &str = r#"{"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 24},
+    "max_image_size": {"longest_edge": 12}}"#;
+const QWEN2_VL: &str = r#"{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 2, "temporal_patch_size": 2,
+    "merge_size": 2, "min_pixels": 784, "max_pixels": 50176}"#;
+
+/// A checkpoint, and how it preprocesses, as a folder of its own.
+fn with_processor(name: &str, processor: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(golden(name)).unwrap().map(Result::unwrap) {
+        if entry.path().is_file() {
+            fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+    }
+    fs::write(folder.path().join("preprocessor_config.json"), processor).unwrap();
+    folder
+}
+
 /// A folder with two rows and a recipe over a tiny checkpoint; `model` are further lines of `[model]`.
 fn setup(name: &str, rate: f64, model: &str) -> tempfile::TempDir {
+    setup_of(&golden(name), rate, model)
+}
+
+fn setup_of(checkpoint: &Path, rate: f64, model: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     fs::create_dir(&data).unwrap();
+    // Words that stand for no medium in any of the checkpoints.
     let row = |id: usize| {
         format!(
-            "{{\"id\": \"{id}\", \"prompt\": \"t5 t6 t{id}\", \"answer\": \"t9\", \"completion\": \"t{id} t9\"}}\n"
+            "{{\"id\": \"{id}\", \"prompt\": \"t85 t86 t{id}\", \"answer\": \"t89\", \
+             \"completion\": \"t{id} t89\"}}\n"
         )
     };
-    fs::write(data.join("rows.jsonl"), row(7) + &row(8)).unwrap();
+    fs::write(data.join("rows.jsonl"), row(87) + &row(88)).unwrap();
     let recipe = format!(
         "[data]\ndataset = \"data\"\n[model]\ncheckpoint = {:?}\n{model}\n[sft]\ndata = \"rows\"\nsteps = 2\nbatch_size = 2\n\
          learning_rate = {{ peak = {rate} }}\n[sft.optimizer]\nweight_decay = 0.0\n[[reward]]\nkind = \"exact_answer\"\n\
          weight = 1.0\n[eval]\nsplits = [\"rows\"]\nmax_new_tokens = 3\n",
-        golden(name)
+        checkpoint
     );
     fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
     folder
@@ -48,29 +88,35 @@ fn train(folder: &Path) {
 #[test]
 fn an_untouched_checkpoint_comes_out_as_it_went_in() {
     for name in ["llama_yarn", "qwen3", "qwen2_untied"] {
-        let folder = setup(name, 0.0, "");
-        train(folder.path());
-        let output = kyoka(folder.path(), &["export", "run", "--to", "out"]);
-        assert!(output.status.success(), "{}", text(&output));
-        let tensors = |folder: &Path| {
-            let files = kyoka::nn::CheckpointFiles::open(folder).unwrap();
-            let names: Vec<String> = files.names().map(str::to_owned).collect();
-            let tensor =
-                |name: &String| (files.info(name).cloned().unwrap(), files.bytes(name).unwrap().to_vec());
-            names.iter().map(|name| (name.clone(), tensor(name))).collect::<Vec<_>>()
-        };
-        assert!(tensors(&golden(name)) == tensors(&folder.path().join("out")), "{name}");
-        for file in ["config.json", "tokenizer.json", "generation_config.json"] {
-            let read = |folder: &Path| fs::read(folder.join(file)).unwrap();
-            assert_eq!(read(&golden(name)), read(&folder.path().join("out")), "{name}/{file}");
-        }
-        let again = kyoka(folder.path(), &["export", "run", "--to", "out"]);
-        assert!(
-            !again.status.success() && text(&again).contains("new or an empty folder"),
-            "{}",
-            text(&again)
-        );
+        comes_out_as_it_went_in(&golden(name));
     }
+    for (name, processor) in PROCESSORS {
+        comes_out_as_it_went_in(with_processor(name, processor).path());
+    }
+}
+
+fn comes_out_as_it_went_in(checkpoint: &Path) {
+    let folder = setup_of(checkpoint, 0.0, "");
+    train(folder.path());
+    let output = kyoka(folder.path(), &["export", "run", "--to", "out"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let tensors = |folder: &Path| {
+        let files = kyoka::nn::CheckpointFiles::open(folder).unwrap();
+        let names: Vec<String> = files.names().map(str::to_owned).collect();
+        let tensor =
+            |name: &String| (files.info(name).cloned().unwrap(), files.bytes(name).unwrap().to_vec());
+        names.iter().map(|name| (name.clone(), tensor(name))).collect::<Vec<_>>()
+    };
+    let out = folder.path().join("out");
+    assert!(tensors(checkpoint) == tensors(&out), "{}", checkpoint.display());
+    let files = fs::read_dir(checkpoint).unwrap().map(|entry| entry.unwrap().path());
+    for path in files.filter(|path| path.extension().is_some_and(|ending| ending == "json")) {
+        let written = out.join(path.file_name().unwrap());
+        let same = fs::read(&written).is_ok_and(|text| text == fs::read(&path).unwrap());
+        assert!(same, "{} is not as in {}", written.display(), path.display());
+    }
+    let again = kyoka(folder.path(), &["export", "run", "--to", "out"]);
+    assert!(!again.status.success() && text(&again).contains("new or an empty folder"), "{}", text(&again));
 }
 
 #[test]

@@ -34,12 +34,19 @@ fn last_json(arguments: &[&str]) -> Value {
 
 #[test]
 fn the_predicted_peak_is_within_15_percent_of_the_measured_one() {
-    let plan = last_json(&["plan", "spoken-count", "--json"]);
-    let predicted = plan["limit_bytes"].as_f64().unwrap() / f64::from(1 << 20);
-    let run = last_json(&["train", "spoken-count", "--json"]);
-    let measured = run["summary"]["peak_rss_mb"].as_f64().unwrap();
-    let ratio = predicted / measured;
-    assert!((0.85..=1.15).contains(&ratio), "predicted {predicted:.0} MB, measured {measured:.0} MB");
+    let frozen =
+        ["model.freeze=[\"image.encoder\",\"audio.encoder\"]", "sft.augment=false", "rl.augment=false"];
+    for changes in [&[][..], &frozen] {
+        let changes: Vec<&str> = changes.iter().flat_map(|&change| ["--set", change]).collect();
+        let of = |command: &str| last_json(&[&[command, "spoken-count", "--json"], &changes[..]].concat());
+        let predicted = of("plan")["limit_bytes"].as_f64().unwrap() / f64::from(1 << 20);
+        let measured = of("train")["summary"]["peak_rss_mb"].as_f64().unwrap();
+        let ratio = predicted / measured;
+        assert!(
+            (0.85..=1.15).contains(&ratio),
+            "{changes:?}: predicted {predicted:.0} MB, measured {measured:.0} MB"
+        );
+    }
 }
 
 #[test]

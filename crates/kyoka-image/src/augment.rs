@@ -22,6 +22,11 @@ impl Default for ImageAugment {
 }
 
 impl ImageAugment {
+    /// Whether every picture stays as it is.
+    pub fn changes_nothing(&self) -> bool {
+        self.shift == 0 && !self.mirror
+    }
+
     /// A changed copy.
     pub fn apply(&self, picture: &Picture, rng: &mut impl Rng) -> Picture {
         let shift = self.shift as i64;

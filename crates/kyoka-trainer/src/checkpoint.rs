@@ -8,10 +8,10 @@ use std::{
 };
 
 use burn::{
-    module::Module,
-    tensor::{DType, TensorData},
+    module::{Module, ModuleVisitor, Param},
+    tensor::{DType, Tensor, TensorData},
 };
-use kyoka_core::{load_parameters, named_parameters};
+use kyoka_core::{ParameterPath, load_parameters};
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
@@ -154,24 +154,23 @@ impl CheckpointStore {
     ) -> Result<PathBuf, TrainError> {
         let SavedState { model, optimizer, progress, reference, critic, stage_state, best } = state;
         let name = format!("{}-{stage_name}-{:06}", progress.stage, progress.step);
-        let (optimizer_steps, moments) = optimizer.state();
-        let mut files: Vec<(String, Content)> = vec![
-            ("model.safetensors".into(), Content::tensors(weights(model))),
-            ("optimizer.safetensors".into(), Content::tensors(moments)),
+        let mut files: Vec<(String, Content<'_>)> = vec![
+            ("model.safetensors".into(), Content::Tensors(Box::new(|| weights(model)))),
+            ("optimizer.safetensors".into(), Content::Tensors(Box::new(|| moments(optimizer)))),
         ];
-        let reference = reference.map(|reference| Content::tensors(weights(reference)));
-        files.extend(reference.map(|tensors| ("reference.safetensors".into(), tensors)));
+        if let Some(reference) = reference {
+            files.push(("reference.safetensors".into(), Content::Tensors(Box::new(|| weights(reference)))));
+        }
         let extra_files = self.extra_files.iter().cloned();
         files.extend(extra_files.map(|(name, bytes)| (name, Content::Bytes(bytes))));
         files.extend(stage_state.map(|bytes| ("stage.json".into(), Content::Bytes(bytes))));
-        let mut critic_steps = None;
         if let Some(CriticState { critic, optimizer }) = critic {
-            let (steps, moments) = optimizer.state();
-            files.push(("critic.safetensors".into(), Content::tensors(weights(critic))));
-            files.push(("critic_optimizer.safetensors".into(), Content::tensors(moments)));
-            critic_steps = Some((steps, critic.trunk.is_some()));
+            files.push(("critic.safetensors".into(), Content::Tensors(Box::new(|| weights(critic)))));
+            let moments = Content::Tensors(Box::new(|| moments(optimizer)));
+            files.push(("critic_optimizer.safetensors".into(), moments));
         }
-        let state = State { progress: progress.clone(), optimizer_steps, critic: critic_steps };
+        let critic = critic.map(|state| (state.optimizer.num_steps(), state.critic.trunk.is_some()));
+        let state = State { progress: progress.clone(), optimizer_steps: optimizer.num_steps(), critic };
         let state = serde_json::to_vec_pretty(&state).expect("numbers and names serialise");
         files.push(("state.json".into(), Content::Bytes(state)));
         if best {
@@ -186,7 +185,7 @@ impl CheckpointStore {
     }
 
     /// Writes the files aside, flushes them, and renames the folder into place.
-    fn place(&self, name: &str, files: &[(String, Content)]) -> Result<PathBuf, TrainError> {
+    fn place(&self, name: &str, files: &[(String, Content<'_>)]) -> Result<PathBuf, TrainError> {
         let (path, aside) = (self.folder.join(name), self.folder.join(format!("{name}.tmp")));
         let write = || -> std::io::Result<()> {
             if aside.exists() {
@@ -266,9 +265,37 @@ pub fn load_weights<M: Module>(path: &Path, model: M) -> Result<M, TrainError> {
         .map_err(|source| TrainError::Parameters { path: path.to_owned(), source })
 }
 
-/// Weights by name.
-fn weights<M: Module>(model: &M) -> BTreeMap<String, TensorData> {
-    named_parameters(model).into_iter().map(|(name, (_, data))| (name, data)).collect()
+/// Weights by name, each copied when it is written.
+fn weights<M: Module>(model: &M) -> BTreeMap<String, Fetched> {
+    struct Collect {
+        path: ParameterPath,
+        found: BTreeMap<String, Fetched>,
+    }
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val();
+            let (shape, fetch) = (tensor.dims().to_vec(), Box::new(move || tensor.to_data()));
+            self.found.insert(self.path.name(), Fetched { shape, fetch });
+        }
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+    }
+    let mut collect = Collect { path: ParameterPath::default(), found: BTreeMap::new() };
+    model.visit(&mut collect);
+    collect.found
+}
+
+/// Moments by name.
+fn moments(optimizer: &AdamW) -> BTreeMap<String, Fetched> {
+    let (_, tensors) = optimizer.state();
+    let fetched = |(name, data): (String, TensorData)| {
+        (name, Fetched { shape: data.shape().to_vec(), fetch: Box::new(move || data.clone()) })
+    };
+    tensors.into_iter().map(fetched).collect()
 }
 
 fn failed(path: &Path, reason: impl std::fmt::Display) -> TrainError {
@@ -276,47 +303,51 @@ fn failed(path: &Path, reason: impl std::fmt::Display) -> TrainError {
 }
 
 /// What a file of a checkpoint holds.
-enum Content {
+enum Content<'a> {
     Bytes(Vec<u8>),
-    /// Written one by one: a file of tensors is never whole in memory.
-    Tensors(BTreeMap<String, Float32>),
+    /// Asked for when the file is written: the tensors of one file at a time, and copies of its weights one by one.
+    Tensors(Box<dyn Fn() -> BTreeMap<String, Fetched> + 'a>),
 }
 
-impl Content {
-    fn tensors(tensors: BTreeMap<String, TensorData>) -> Self {
-        let single = |(name, data): (String, TensorData)| (name, Float32(data.convert_dtype(DType::F32)));
-        Self::Tensors(tensors.into_iter().map(single).collect())
-    }
-
+impl Content<'_> {
     /// Writes the file and flushes it to the disk.
     fn write(&self, path: &Path) -> std::io::Result<()> {
+        let mut out = fs::File::create(path)?;
         match self {
-            Self::Bytes(bytes) => fs::write(path, bytes)?,
+            Self::Bytes(bytes) => std::io::Write::write_all(&mut out, bytes)?,
             Self::Tensors(tensors) => {
-                safetensors::serialize_to_file(tensors, None, path).map_err(|error| match error {
+                // The crate writes a file that its owner alone may read, and renames it.
+                let permissions = out.metadata()?.permissions();
+                safetensors::serialize_to_file(&tensors(), None, path).map_err(|error| match error {
                     SafeTensorError::IoError(error) => error,
                     error => std::io::Error::other(error),
                 })?;
+                fs::set_permissions(path, permissions)?;
+                out = fs::OpenOptions::new().write(true).open(path)?;
             }
         }
-        fs::File::open(path)?.sync_all()
+        out.sync_all()
     }
 }
 
-struct Float32(TensorData);
+/// A tensor of f32 that is copied when it is written.
+struct Fetched {
+    shape: Vec<usize>,
+    fetch: Box<dyn Fn() -> TensorData>,
+}
 
-impl View for &Float32 {
+impl View for &Fetched {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
     fn shape(&self) -> &[usize] {
-        self.0.shape()
+        &self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.0.as_bytes())
+        (self.fetch)().convert_dtype(DType::F32).as_bytes().to_vec().into()
     }
     fn data_len(&self) -> usize {
-        self.0.as_bytes().len()
+        4 * self.shape.iter().product::<usize>()
     }
 }
 

@@ -76,6 +76,11 @@ impl AdamW {
         (self.steps, tensors.chain(masters).collect())
     }
 
+    /// Steps taken.
+    pub fn num_steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Restores what [`state`](Self::state) gave.
     ///
     /// # Errors

@@ -216,8 +216,12 @@ impl ModelSettings {
             );
             return Err(Error::Recipe { name: "model".to_owned(), reason });
         }
-        let PixelScale { image_mean, image_std, .. } =
+        let PixelScale { image_mean, image_std, rescale_factor } =
             PixelScale::from_folder(folder).map_err(|error| Error::file(folder, error))?;
+        if (rescale_factor * 255.0 - 1.0).abs() > 1e-6 {
+            let reason = format!("rescale_factor: expected 1/255, got {rescale_factor}");
+            return Err(Error::file(folder, reason));
+        }
         let processor = ImageProcessor::FixedSize(FixedSizeProcessor {
             height: side,
             width: side,

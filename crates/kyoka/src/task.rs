@@ -27,6 +27,13 @@ pub struct MediaAugment {
     pub audio: AudioAugment,
 }
 
+impl MediaAugment {
+    /// Whether all media stay as they are.
+    pub(crate) fn changes_nothing(&self) -> bool {
+        self.image.changes_nothing() && self.audio.changes_nothing()
+    }
+}
+
 /// Memory for decoded pictures and for decoded sounds, each.
 const STORE_BYTES: usize = 1 << 29;
 

@@ -50,6 +50,30 @@ fn what_is_wrong_with_a_configuration_is_named() {
     }
 }
 
+/// Layers and tables are made before tensors are compared: as many as ten to the twelfth would fill any memory.
+#[test]
+fn sizes_beyond_what_the_weights_hold_are_refused_before_anything_is_made() {
+    for (name, pointer) in [
+        ("llama_yarn", "/num_hidden_layers"),
+        ("llama_yarn", "/hidden_size"),
+        ("smolvlm_tiles", "/text_config/num_hidden_layers"),
+        ("smolvlm_tiles", "/vision_config/num_hidden_layers"),
+        ("smolvlm_tiles", "/vision_config/hidden_size"),
+        ("qwen2_vl", "/vision_config/depth"),
+        ("qwen2_vl", "/vision_config/embed_dim"),
+        ("qwen2_5_vl", "/vision_config/hidden_size"),
+        ("qwen2_audio", "/audio_config/encoder_layers"),
+        ("qwen2_audio", "/audio_config/d_model"),
+        ("qwen2_5_omni", "/thinker_config/vision_config/depth"),
+    ] {
+        let error = refused(name, |config| {
+            *config.pointer_mut(pointer).unwrap() = 1_000_000_000_000_u64.into();
+        });
+        let field = pointer[1..].replace('/', ".");
+        assert!(error.contains("config.json") && error.contains(&field), "{name} {pointer}: {error}");
+    }
+}
+
 #[test]
 fn a_folder_and_a_file_are_not_confused() {
     let error = |path: &Path| load_pretrained(path, &Device::flex()).err().unwrap().to_string();

@@ -4,7 +4,7 @@
 //! into the user's data folder.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     env, fs,
     path::{Path, PathBuf},
     process::Command,
@@ -136,11 +136,12 @@ struct Entry<'a> {
 
 fn dataset(stamps: &[Stamp]) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::from([("NOTICE".to_owned(), NOTICE.as_bytes().to_vec())]);
-    for stamp in stamps {
-        files.insert(picture_path(stamp), stamp.png()?);
+    let pictures = stamps.iter().map(Stamp::png).collect::<Result<Vec<_>>>()?;
+    let split_of = split_stamps(stamps, &pictures);
+    for (stamp, picture) in stamps.iter().zip(pictures) {
+        files.insert(picture_path(stamp), picture);
         files.insert(sound_path(stamp), stamp.ogg()?);
     }
-    let split_of = split_stamps(stamps);
     let entries = stamps.iter().zip(&split_of).map(|(stamp, split)| Entry {
         image: picture_path(stamp),
         audio: sound_path(stamp),
@@ -156,18 +157,23 @@ fn dataset(stamps: &[Stamp]) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(files)
 }
 
-/// The split of stamps that are never trained on although others of their name are.
+/// The split of stamps whose picture is never trained on although others of their name are. What their voices say is
+/// trained on, in most cases the same recording.
 const SHARED: &str = "test_shared";
 
 /// The split of every stamp: `val` and `test` hold names that are never trained on; of each name in `train` that several
-/// stamps share, one is [`SHARED`].
-fn split_stamps(stamps: &[Stamp]) -> Vec<&'static str> {
+/// stamps share, one with a picture that no other has is [`SHARED`].
+fn split_stamps(stamps: &[Stamp], pictures: &[Vec<u8>]) -> Vec<&'static str> {
+    let mut copies: HashMap<&[u8], usize> = HashMap::new();
+    pictures.iter().for_each(|picture| *copies.entry(picture).or_default() += 1);
     let split_of_group = split_groups(stamps);
     let mut split_of: Vec<&str> = stamps.iter().map(|stamp| split_of_group[stamp.group]).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     for (group, _) in split_of_group.iter().enumerate().filter(|(_, split)| **split == "train") {
         let places: Vec<usize> = (0..stamps.len()).filter(|&place| stamps[place].group == group).collect();
-        if let (2.., Some(&chosen)) = (places.len(), places.choose(&mut rng)) {
+        if let (2.., Some(&chosen)) = (places.len(), places.choose(&mut rng))
+            && copies[pictures[chosen].as_slice()] == 1
+        {
             split_of[chosen] = SHARED;
         }
     }
@@ -211,6 +217,7 @@ fn splits(stamps: &[Stamp], split_of: &[&str]) -> Vec<(String, Vec<Row>)> {
         let groups = groups(split, &|group| shared.contains(&group));
         let draw = Draw { name, groups: &groups, worked };
         let rows = draw.rows(&[Kind::Named], num_rows, &mut ChaCha8Rng::seed_from_u64(seed));
+        let rows = if name == SHARED { distinct(rows) } else { rows };
         splits.push((name.to_owned(), rows));
     }
     for (name, split, worked, num_rows, seed) in [
@@ -230,6 +237,23 @@ fn splits(stamps: &[Stamp], split_of: &[&str]) -> Vec<(String, Vec<Row>)> {
         ]);
     }
     splits
+}
+
+/// Every question once, yes and no in equal parts: what is answered twice is one observation.
+fn distinct(mut rows: Vec<Row>) -> Vec<Row> {
+    let mut seen = BTreeSet::new();
+    rows.retain(|row| seen.insert((row.images.clone(), row.audios.clone())));
+    let count = |answer: &str| rows.iter().filter(|row| row.answer == answer).count();
+    let each = count("yes").min(count("no"));
+    let mut left = BTreeMap::from([("yes", each), ("no", each)]);
+    rows.retain(|row| {
+        let left = left.get_mut(row.answer.as_str()).expect("yes or no");
+        *left > 0 && {
+            *left -= 1;
+            true
+        }
+    });
+    rows
 }
 
 fn jsonl(rows: impl IntoIterator<Item = impl Serialize>) -> Result<Vec<u8>> {
@@ -252,7 +276,20 @@ mod tests {
             .flat_map(|group| (0..1 + usize::from(group % 3 == 0)).map(move |i| (group, i)))
             .map(|(group, i)| Stamp::named(&format!("g{group}-{i}"), group))
             .collect();
-        let split_of = split_stamps(&stamps);
+        // The two stamps of every sixth name show the same picture: neither can be tested.
+        let copied = |stamp: &Stamp| stamp.group.is_multiple_of(6);
+        let picture = |stamp: &Stamp| match copied(stamp) {
+            true => stamp.group.to_string().into_bytes(),
+            false => stamp.path.clone().into_bytes(),
+        };
+        let split_of = split_stamps(&stamps, &stamps.iter().map(picture).collect::<Vec<_>>());
+        let of_copies: Vec<&str> = stamps
+            .iter()
+            .zip(&split_of)
+            .filter(|(stamp, _)| copied(stamp))
+            .map(|(_, split)| *split)
+            .collect();
+        assert!(of_copies.contains(&"train") && !of_copies.contains(&SHARED), "{of_copies:?}");
         let rows: BTreeMap<String, Vec<Row>> = splits(&stamps, &split_of).into_iter().collect();
         let media = |names: &[&str]| -> BTreeSet<String> {
             let rows = names.iter().flat_map(|name| &rows[*name]);
@@ -269,7 +306,13 @@ mod tests {
             assert!(!trained_names.contains(&group(&path)), "{path}");
         }
         let shared = media(&[SHARED]);
-        assert!(shared.len() > 10, "{shared:?}");
+        assert!(shared.len() > 5, "{shared:?}");
+        let mut questions: Vec<_> = rows[SHARED].iter().map(|row| (&row.images, &row.audios)).collect();
+        let yes = rows[SHARED].iter().filter(|row| row.answer == "yes").count();
+        assert_eq!(2 * yes, questions.len(), "half of the answers are yes");
+        questions.sort();
+        questions.dedup();
+        assert_eq!(questions.len(), rows[SHARED].len(), "no question stands there twice");
         for path in &shared {
             assert!(!trained.contains(path) && trained_names.contains(&group(path)), "{path}");
         }

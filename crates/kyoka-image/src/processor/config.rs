@@ -87,14 +87,18 @@ impl PixelScale {
     /// How a checkpoint's processor scales pixels, whatever it does before; to [-1, 1] where the folder has none.
     ///
     /// # Errors
-    /// As [`ImageProcessor::from_folder`].
+    /// As [`ImageProcessor::from_folder`], but a processor that is not known scales by what it states.
     pub fn from_folder(folder: &Path) -> Result<Self, ConfigError> {
         let files = ["processor_config.json", "preprocessor_config.json"];
         if !files.iter().any(|file| folder.join(file).is_file()) {
             let [mean, std] = Colours::Half.values();
             return Ok(Self::new(mean, std));
         }
-        Fields(ConfigFields::of_processor(folder, "image_processor")?).scale(Colours::Half)
+        let fields = Fields(ConfigFields::of_processor(folder, "image_processor")?);
+        fields.scale(match fields.family() {
+            Ok(Family::Crop(_, colours)) => colours,
+            _ => Colours::Half,
+        })
     }
 }
 
@@ -282,6 +286,24 @@ mod tests {
         let ImageProcessor::Crop(vit) = parse(vit).unwrap() else { panic!("another family") };
         assert_eq!((vit.size, vit.crop_size), (Some(TargetSize::Exact(224, 224)), None));
         assert_eq!(vit.resample, Resample::Bilinear);
+    }
+
+    #[test]
+    fn scales_are_read_of_any_processor() {
+        let folder = tempfile::tempdir().unwrap();
+        let scale = || PixelScale::from_folder(folder.path()).map_err(|error| error.to_string());
+        let half = PixelScale::new([0.5; 3], [0.5; 3]);
+        assert_eq!(scale(), Ok(half));
+        let write = |config: Value| {
+            fs::write(folder.path().join("preprocessor_config.json"), config.to_string()).unwrap();
+        };
+        write(json!({ "image_processor_type": "CLIPImageProcessor" }));
+        let [mean, std] = Colours::Clip.values();
+        assert_eq!(scale(), Ok(PixelScale::new(mean, std)));
+        write(json!({ "image_processor_type": "Never", "image_mean": [0.1, 0.2, 0.3], "image_std": 0.4 }));
+        assert_eq!(scale(), Ok(PixelScale::new([0.1, 0.2, 0.3], [0.4; 3])));
+        write(json!({ "image_processor_type": "Never", "image_std": [0.1, 0.0, 0.3] }));
+        assert!(scale().unwrap_err().contains("image_std"));
     }
 
     #[test]

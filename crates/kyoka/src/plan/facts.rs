@@ -6,15 +6,17 @@ use std::{
 };
 
 use burn::tensor::Device;
+use kyoka_algorithms::CriticKind;
 use kyoka_core::{Modality, Part, Sample, parameter_shapes};
 use kyoka_nn::WeightInit;
 use kyoka_trainer::{PackItem, SftConfig, Task};
 
 use super::{
-    phases::{Batch, EVAL_PROMPTS, Knobs, Learning, Others, Phase, Trained, sampling, training},
-    sizes::{PolicySizes, TowerRows, media_of},
+    phases::{Batch, EVAL_PROMPTS, Knobs, Others, Phase, sampling, training},
+    sizes::{PolicySizes, TowerRows, TowerSizes, media_of},
+    trained::Trained,
 };
-use crate::{Error, freezing::Frozen, preparing::Prepared, training::FEATURE_BYTES};
+use crate::{Error, freezing::Frozen, preparing::Prepared, recipe::Settings, training::FEATURE_BYTES};
 
 /// Rows whose media are decoded to learn their size.
 const DECODED_ROWS: usize = 4;
@@ -41,21 +43,16 @@ impl<'a> Facts<'a> {
         let config = &prepared.opened.config;
         let sizes = PolicySizes::new(config);
         let mut blank = WeightInit::blank(&Device::default());
-        let mut policy = config.build_with(&mut blank);
-        if let Some(adapters) = &config.adapters {
-            adapters.attach(&mut policy, &mut blank);
-        }
-        let shapes = parameter_shapes(&policy).into_iter();
+        let shapes = parameter_shapes(&config.build_with(&mut blank)).into_iter();
         let parameters = shapes.map(|(name, shape)| (name, shape.iter().product())).collect();
         let frozen_towers = Frozen::new(&prepared.settings.model.freeze, config).holds_towers(config);
-        Ok(Self {
-            prepared,
-            sizes,
-            media_store_bytes: store_bytes(prepared)?,
-            feature_store_bytes: if frozen_towers { feature_bytes(prepared, &sizes) } else { 0 },
-            parameters,
-            frozen_towers,
-        })
+        let media_store_bytes = store_bytes(prepared)?;
+        let mut facts =
+            Self { prepared, sizes, media_store_bytes, feature_store_bytes: 0, parameters, frozen_towers };
+        if frozen_towers {
+            facts.feature_store_bytes = facts.feature_bytes();
+        }
+        Ok(facts)
     }
 
     /// Parameters of the policy, adapters included.
@@ -63,28 +60,21 @@ impl<'a> Facts<'a> {
         self.parameters.values().sum()
     }
 
-    /// What learns in a stage.
-    fn trained(&self, stage: &str) -> Trained {
-        let (model, config) = (&self.prepared.settings.model, &self.prepared.opened.config);
-        let further = model.freeze_in.get(stage).cloned().unwrap_or_default();
-        let frozen = Frozen::new(&[model.freeze.clone(), further].concat(), config);
-        let learning = || self.parameters.iter().filter(|(name, _)| !frozen.holds(name));
-        let within = |part: &str, adapters: bool| {
-            learning().any(|(name, _)| name.starts_with(part) && name.contains(".adapters.") == adapters)
-        };
-        let decoder = match (within("decoder.", false), within("decoder.", true)) {
-            (true, _) => Learning::Whole,
-            (false, true) => Learning::Adapters,
-            (false, false) => Learning::Nothing,
-        };
-        let tower = |part| within(part, false) || within(part, true);
-        Trained {
-            all: self.params(),
-            params: learning().map(|(_, values)| values).sum(),
-            decoder,
-            towers: tower("image.encoder.") || tower("audio.encoder."),
-            kept_features: self.frozen_towers,
-        }
+    /// What learns in a stage; `augment` says whether its media are changed each time.
+    fn trained(&self, stage: &str, augment: bool) -> Trained {
+        let Prepared { settings, opened, .. } = self.prepared;
+        let further = settings.model.freeze_in.get(stage).cloned().unwrap_or_default();
+        let frozen = Frozen::new(&[settings.model.freeze.clone(), further].concat(), &opened.config);
+        let seen_again = !augment || settings.augment.changes_nothing();
+        Trained::of(&self.parameters, &frozen, self.frozen_towers && seen_again)
+    }
+
+    /// The stages that the recipe has: name, and whether media are changed each time.
+    fn stages(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        let Settings { sft, sft_continued, rl, .. } = &self.prepared.settings;
+        let sft = [("sft", sft), ("sft_continued", sft_continued)];
+        let sft = sft.into_iter().filter_map(|(name, stage)| Some((name, stage.as_ref()?.augment)));
+        sft.chain(rl.as_ref().map(|rl| ("rl", rl.augment)))
     }
 
     pub fn tokens_per_micro_batch(&self) -> usize {
@@ -104,7 +94,8 @@ impl<'a> Facts<'a> {
             if let Some(config) = config {
                 let own = self.own_knobs(knobs, config.tokens_per_micro_batch);
                 let batch = self.worked(config, at_limit);
-                phases.push(training(name, sizes, &batch, (self.trained(name), own), Others::default()));
+                let trained = self.trained(name, config.augment);
+                phases.push(training(name, sizes, &batch, (trained, own), Others::default()));
             }
         }
         let mut others = Others::default();
@@ -113,7 +104,7 @@ impl<'a> Facts<'a> {
             if let Some(algorithm) = algorithm {
                 others = Others {
                     reference: algorithm.kl.is_some(),
-                    critic: algorithm.critic.is_some(),
+                    critic: algorithm.critic.is_some_and(|critic| critic.kind == CriticKind::Separate),
                     entropy: algorithm.entropy.is_some(),
                 };
             }
@@ -121,7 +112,7 @@ impl<'a> Facts<'a> {
             let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
             let batch = self.sampled((&rl.data, at_limit), rl.prompts_per_step, rl.group_size, new_tokens);
             let own = self.own_knobs(knobs, rl.tokens_per_micro_batch);
-            let trained = self.trained("rl");
+            let trained = self.trained("rl", rl.augment);
             phases.push(sampling("rollout", sizes, &batch, capacity, (trained, own, others)));
             phases.push(training("train", sizes, &batch, (trained, own), others));
         }
@@ -134,11 +125,33 @@ impl<'a> Facts<'a> {
             let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
             let batch = self.sampled((split, at_limit), rows.min(EVAL_PROMPTS), 1, new_tokens);
             // Moments stand while a stage is evaluated: those of the stage that trains most.
-            let stages = ["sft", "sft_continued", "rl"].map(|stage| self.trained(stage));
-            let trained = stages.into_iter().max_by_key(|trained| trained.params).expect("three stages");
-            phases.push(sampling("eval", sizes, &batch, capacity, (trained, knobs, others)));
+            let stages = self.stages().map(|(stage, _)| self.trained(stage, false));
+            if let Some(trained) = stages.max_by_key(|trained| trained.params) {
+                phases.push(sampling("eval", sizes, &batch, capacity, (trained, knobs, others)));
+            }
         }
         phases
+    }
+
+    /// Bytes that features come to take: those of all distinct media, from the tokens that a few take; all that they may
+    /// where a stage changes its media each time.
+    fn feature_bytes(&self) -> usize {
+        let Prepared { settings, splits, task, .. } = self.prepared;
+        let samples: Vec<&Sample> = splits.values().flatten().collect();
+        let few = spread(&samples, DECODED_ROWS).filter_map(|sample| task.prompt(sample, None).ok());
+        let spans: Vec<_> = few.flat_map(|prompt| prompt.spans).collect();
+        let augments = self.stages().any(|(_, augment)| augment);
+        let of = |modality: Modality, tower: Option<TowerSizes>, unchanged: bool| {
+            let Some(tower) = tower else { return 0 };
+            let tokens =
+                spans.iter().filter(|span| span.modality == modality).map(|span| span.positions.len());
+            let (sum, count) = tokens.fold((0, 0_usize), |(sum, count), tokens| (sum + tokens, count + 1));
+            let files = media_paths(self.prepared, modality).len();
+            let all = 4 * tower.features(sum.div_ceil(count.max(1))) * files;
+            if unchanged || !augments || all == 0 { all.min(FEATURE_BYTES) } else { FEATURE_BYTES }
+        };
+        of(Modality::Image, self.sizes.image, settings.augment.image.changes_nothing())
+            + of(Modality::Audio, self.sizes.audio, settings.augment.audio.changes_nothing())
     }
 
     /// A stage's own budget of tokens, unless the knobs say less.
@@ -247,24 +260,6 @@ fn store_bytes(prepared: &Prepared) -> Result<usize, Error> {
         total += (mean * paths.len()).min(STORE_BYTES);
     }
     Ok(total)
-}
-
-/// Bytes of the features of all distinct media, from the tokens that a few take.
-fn feature_bytes(prepared: &Prepared, sizes: &PolicySizes) -> usize {
-    let samples: Vec<&Sample> = prepared.splits.values().flatten().collect();
-    let few = spread(&samples, DECODED_ROWS).filter_map(|sample| prepared.task.prompt(sample, None).ok());
-    let spans: Vec<_> = few.flat_map(|prompt| prompt.spans).collect();
-    let of = |modality: Modality| {
-        let tower = match modality {
-            Modality::Image => sizes.image,
-            Modality::Audio => sizes.audio,
-        };
-        let tokens = spans.iter().filter(|span| span.modality == modality).map(|span| span.positions.len());
-        let (sum, count) = tokens.fold((0, 0_usize), |(sum, count), tokens| (sum + tokens, count + 1));
-        let values = tower.map_or(0, |tower| tower.features(sum.div_ceil(count.max(1))));
-        (4 * values * media_paths(prepared, modality).len()).min(FEATURE_BYTES)
-    };
-    of(Modality::Image) + of(Modality::Audio)
 }
 
 /// The distinct media files of a kind.

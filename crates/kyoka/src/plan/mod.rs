@@ -4,6 +4,7 @@ mod facts;
 mod phases;
 mod sizes;
 mod suggest;
+mod trained;
 
 use kyoka_core::Prompt;
 use kyoka_trainer::PackItem;
@@ -11,8 +12,9 @@ use serde::Serialize;
 
 use self::{
     facts::Facts,
-    phases::{Batch, Knobs, Others, Trained, sampling, training},
+    phases::{Batch, Knobs, Others, sampling, training},
     sizes::{PolicySizes, media_of},
+    trained::Trained,
 };
 use crate::{Error, PolicyConfig, Recipe, preparing::prepare};
 

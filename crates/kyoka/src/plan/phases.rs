@@ -3,7 +3,10 @@
 use kyoka_trainer::{PackItem, plan_micro_batches};
 use serde::Serialize;
 
-use super::sizes::{PolicySizes, TowerRows};
+use super::{
+    sizes::{PolicySizes, TowerRows},
+    trained::{Learning, Trained},
+};
 
 /// Logits that the output head holds at once, in values; twice on the way back.
 const HEAD_CHUNK: usize = 1 << 22;
@@ -19,48 +22,8 @@ pub(super) const MAX_ROWS: usize = 512;
 pub(super) struct Knobs {
     pub tokens_per_micro_batch: usize,
     pub gradient_checkpointing: bool,
-    /// Rank of adapters on the decoder that are suggested; everything else is frozen then.
+    /// Rank of adapters that are suggested for a decoder that learns whole; it is frozen itself then.
     pub lora_rank: Option<usize>,
-}
-
-/// What learns of a decoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Learning {
-    /// Its matrices.
-    Whole,
-    /// Adapters beside them.
-    Adapters,
-    /// Nothing: slopes only pass through.
-    Nothing,
-}
-
-/// What learns of a policy in a stage.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Trained {
-    /// Parameters of the policy, adapters included.
-    pub all: usize,
-    /// Parameters that learn.
-    pub params: usize,
-    pub decoder: Learning,
-    /// Whether a tower learns.
-    pub towers: bool,
-    /// Whether the features of towers are kept by content, so that steps need not run them.
-    pub kept_features: bool,
-}
-
-impl Trained {
-    /// A policy that learns whole.
-    pub fn whole(sizes: &PolicySizes) -> Self {
-        let all = sizes.params();
-        Self { all, params: all, decoder: Learning::Whole, towers: true, kept_features: false }
-    }
-
-    /// With the adapters that are suggested, if any are.
-    fn suggested(self, sizes: &PolicySizes, knobs: Knobs) -> Self {
-        let Some(rank) = knobs.lora_rank else { return self };
-        let params = sizes.lora_params(rank);
-        Self { all: sizes.params() + params, params, decoder: Learning::Adapters, towers: false, ..self }
-    }
 }
 
 /// A batch of prompts with the lengths of their completions.
@@ -76,6 +39,7 @@ pub(super) struct Batch {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Others {
     pub reference: bool,
+    /// Whether it has a trunk of its own.
     pub critic: bool,
     /// Whether the loss reads the whole distribution of every token.
     pub entropy: bool,
@@ -125,9 +89,10 @@ pub struct Phase {
 
 /// Bytes that are there whatever the phase: weights and moments.
 fn standing(trained: Trained, others: Others) -> PhaseBytes {
-    // The reference of an adapted policy is its base.
-    let reference = if others.reference && trained.decoder != Learning::Adapters { trained.all } else { 0 };
-    let critic = if others.critic { trained.all } else { 0 };
+    // Reference and critic share what is frozen with the policy; the reference of an adapted policy is its base.
+    let reference =
+        if others.reference && trained.decoder != Learning::Adapters { trained.params } else { 0 };
+    let critic = if others.critic { trained.params } else { 0 };
     PhaseBytes {
         weights: 4 * (trained.all + reference + critic),
         optimizer: 8 * (trained.params + critic),
@@ -166,7 +131,7 @@ pub(super) fn training(
     (trained, knobs): (Trained, Knobs),
     others: Others,
 ) -> Phase {
-    let trained = trained.suggested(sizes, knobs);
+    let trained = trained.suggested(sizes, knobs.lora_rank);
     let micro_batches = plan_micro_batches(&batch.items, knobs.tokens_per_micro_batch);
     let mut bytes = standing(trained, others);
     let gradients = bytes.optimizer / 2;
@@ -205,8 +170,9 @@ pub(super) fn training(
             Trained { kept_features: true, .. } => 0.0,
             Trained { .. } => 1.0,
         };
+        let [encoders, projectors] = sizes.towers_flop(media);
         flop += products + (3.0 + again) * sizes.decoder.attention_flop(pairs);
-        flop += towers * sizes.towers_flop(media) + (3.0 + learns) * sizes.head_flop(targets);
+        flop += towers * encoders + (3.0 + again) * projectors + (3.0 + learns) * sizes.head_flop(targets);
     }
     Phase { name: name.to_owned(), tokens, gflop: flop / 1e9, micro_batches: micro_batches.len(), bytes }
 }
@@ -219,7 +185,7 @@ pub(super) fn sampling(
     capacity: usize,
     (trained, knobs, others): (Trained, Knobs, Others),
 ) -> Phase {
-    let trained = trained.suggested(sizes, knobs);
+    let trained = trained.suggested(sizes, knobs.lora_rank);
     let mut bytes = standing(trained, others);
     let group = batch.items.first().map_or(1, |item| item.completion_lens.len()).max(1);
     let at_once = batch.items.len().min((MAX_ROWS / group).max(1));
@@ -244,6 +210,7 @@ pub(super) fn sampling(
         image: batch.items.len() * batch.rows.image,
         audio: batch.items.len() * batch.rows.audio,
     };
-    flop += sizes.towers_flop(media);
+    let [encoders, projectors] = sizes.towers_flop(media);
+    flop += projectors + if trained.kept_features { 0.0 } else { encoders };
     Phase { name: name.to_owned(), tokens, gflop: flop / 1e9, micro_batches: 0, bytes }
 }

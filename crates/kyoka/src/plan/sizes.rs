@@ -117,8 +117,9 @@ pub(super) struct TowerSizes {
     input_width: usize,
     /// Values that the stem keeps a row besides its input.
     stem_kept: usize,
-    /// Parameters beside the layers.
-    other_params: usize,
+    /// Parameters before the layers.
+    stem_params: usize,
+    projector_params: usize,
     /// Rows that make one token.
     fold: usize,
     /// Width of the projector's hidden rows; 0 for one matrix.
@@ -141,11 +142,11 @@ impl TowerSizes {
             let d_hidden = d_hidden.unwrap_or(d_model);
             (d_folded * d_hidden + d_hidden + d_hidden * d_model + d_model, d_hidden)
         };
-        Self { stack, input_width, stem_kept, other_params: stem_params + params, fold, projector_hidden }
+        Self { stack, input_width, stem_kept, stem_params, projector_params: params, fold, projector_hidden }
     }
 
     pub fn params(&self) -> usize {
-        self.stack.params() + self.other_params
+        self.stack.params() + self.stem_params + self.projector_params
     }
 
     /// Values kept for the way back.
@@ -171,9 +172,10 @@ impl TowerSizes {
         (rows * (2 * self.input_width + self.stem_kept)).max(self.stack.widest(rows))
     }
 
-    pub fn flop(&self, rows: usize) -> f64 {
-        let others = 2.0 * rows as f64 * self.other_params as f64 / self.fold as f64;
-        self.stack.flop(rows) + others
+    /// Multiplications and additions of the encoder and of the projector.
+    pub fn flop(&self, rows: usize) -> [f64; 2] {
+        let of = |params: usize| 2.0 * rows as f64 * params as f64 / self.fold as f64;
+        [self.stack.flop(rows) + of(self.stem_params), of(self.projector_params)]
     }
 }
 
@@ -258,9 +260,14 @@ impl PolicySizes {
     }
 
     pub fn params(&self) -> usize {
-        let embeddings = self.vocab * self.decoder.d_model * if self.tied { 1 } else { 2 };
         let towers = [self.image, self.audio].into_iter().flatten().map(|tower| tower.params());
-        self.decoder.params() + embeddings + self.decoder.d_model + towers.sum::<usize>()
+        self.decoder_params() + towers.sum::<usize>()
+    }
+
+    /// Parameters of the decoder, embeddings and output included.
+    pub fn decoder_params(&self) -> usize {
+        let embeddings = self.vocab * self.decoder.d_model * if self.tied { 1 } else { 2 };
+        self.decoder.params() + embeddings + self.decoder.d_model
     }
 
     /// Parameters of adapters of a rank on every matrix of the decoder.
@@ -286,9 +293,11 @@ impl PolicySizes {
         self.of_towers(rows, TowerSizes::widest)
     }
 
-    pub fn towers_flop(&self, rows: TowerRows) -> f64 {
-        self.image.map_or(0.0, |tower| tower.flop(rows.image))
-            + self.audio.map_or(0.0, |tower| tower.flop(rows.audio))
+    /// Multiplications and additions of all encoders and of all projectors.
+    pub fn towers_flop(&self, rows: TowerRows) -> [f64; 2] {
+        let image = self.image.map_or([0.0; 2], |tower| tower.flop(rows.image));
+        let audio = self.audio.map_or([0.0; 2], |tower| tower.flop(rows.audio));
+        [image[0] + audio[0], image[1] + audio[1]]
     }
 
     fn of_towers(&self, rows: TowerRows, count: impl Fn(&TowerSizes, usize) -> usize) -> usize {

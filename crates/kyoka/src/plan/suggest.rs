@@ -32,6 +32,10 @@ pub(super) fn fitting(now: Knobs, memory: u64, peak: &dyn Fn(Knobs) -> u64) -> V
         if now.gradient_checkpointing && !gradient_checkpointing {
             continue;
         }
+        // Adapters are no change where the decoder has some, or learns nothing.
+        if lora_rank.is_some() && peak(Knobs { lora_rank, ..now }) == peak(now) {
+            continue;
+        }
         let mut knobs = Knobs { gradient_checkpointing, lora_rank, ..now };
         while peak(knobs) > memory && knobs.tokens_per_micro_batch > FEWEST_TOKENS {
             knobs.tokens_per_micro_batch /= 2;

@@ -1,7 +1,11 @@
 //! JSON files of checkpoints.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
+use kyoka_nn::CheckpointFiles;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -21,6 +25,43 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, Error> {
         return Err(Error::file(path, format!("expected at most {MOST_BYTES} bytes, got {length}")));
     }
     serde_json::from_slice(&fs::read(path).map_err(fail)?).map_err(|error| Error::file(path, error))
+}
+
+/// A checkpoint's `config.json` with its path, and its files of weights.
+///
+/// # Errors
+/// Names the file, and the field where it asks for more than the weights can be.
+pub(super) fn open_folder(folder: &Path) -> Result<(PathBuf, Value, CheckpointFiles), Error> {
+    let path = folder.join("config.json");
+    let json = read_json(&path)?;
+    let files = CheckpointFiles::open(folder)?;
+    let shapes = || files.names().filter_map(|name| files.info(name)).map(|info| &info.shape);
+    let longest = shapes().flatten().max().copied().unwrap_or(0);
+    check_sizes("", &json, (shapes().count(), longest)).map_err(|reason| Error::file(&path, reason))?;
+    Ok((path, json, files))
+}
+
+/// Numbers of layers: each has a tensor at least.
+const DEPTHS: [&str; 4] = ["num_hidden_layers", "num_layers", "encoder_layers", "depth"];
+/// Widths: some tensor has such a side.
+const WIDTHS: [&str; 3] = ["hidden_size", "embed_dim", "d_model"];
+
+/// Refuses sizes for which layers or tables would be made that no tensor can fill.
+fn check_sizes(at: &str, json: &Value, (num_tensors, longest): (usize, usize)) -> Result<(), String> {
+    for (key, value) in json.as_object().into_iter().flatten() {
+        let most = match key.as_str() {
+            key if DEPTHS.contains(&key) => (num_tensors, "tensors"),
+            key if WIDTHS.contains(&key) => (longest, "values along the longest side of a tensor"),
+            _ => {
+                check_sizes(&format!("{at}{key}."), value, (num_tensors, longest))?;
+                continue;
+            }
+        };
+        if value.as_f64().is_some_and(|size| size > most.0 as f64) {
+            return Err(format!("{at}{key}: the checkpoint holds {} {}, got {value}", most.0, most.1));
+        }
+    }
+    Ok(())
 }
 
 /// A value as a struct.

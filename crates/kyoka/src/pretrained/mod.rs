@@ -12,6 +12,7 @@ use serde_json::Value;
 
 pub(crate) use families::{Family, OnDisk, read_family};
 pub use families::{Placeholders, is_known_family};
+use json::open_folder;
 pub(crate) use json::read_json;
 pub use towers::{PretrainedTower, load_audio_encoder, load_image_encoder};
 pub(crate) use towers::{audio_tower_config, image_tower_config};
@@ -73,9 +74,7 @@ pub(crate) struct Described {
 /// # Errors
 /// Names the file and the field.
 pub(crate) fn describe(folder: &Path) -> Result<Described, Error> {
-    let path = folder.join("config.json");
-    let json = read_json(&path)?;
-    let files = CheckpointFiles::open(folder)?;
+    let (path, json, files) = open_folder(folder)?;
     let Family { config, rules, .. } = family_of(&json, &files, &path)?;
     Ok(Described { config, rules, json, layout: files.layout() })
 }
@@ -98,9 +97,7 @@ pub(crate) fn is_pretrained(folder: &Path) -> bool {
 /// # Errors
 /// Names the file and the field, and lists every tensor that is missing, superfluous or misshapen.
 pub fn load_pretrained(folder: &Path, device: &Device) -> Result<Pretrained, Error> {
-    let path = folder.join("config.json");
-    let json = read_json(&path)?;
-    let files = CheckpointFiles::open(folder)?;
+    let (path, json, files) = open_folder(folder)?;
     let Family { config, rules, unused, placeholders } = family_of(&json, &files, &path)?;
     let blank = config.build_with(&mut WeightInit::blank(device));
     let unused = |name: &str| unused.iter().any(|part| part.matches(name));

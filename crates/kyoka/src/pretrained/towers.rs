@@ -12,12 +12,12 @@ use kyoka_image::{
     ImageEncoder, ImageEncoderConfig, VitConfig, VitPositions,
     families::{ClipVision, Dinov2, SiglipVision},
 };
-use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
+use kyoka_nn::{Fit, WeightInit, WeightRule};
 use serde_json::Value;
 
 use super::{
     families::Unused,
-    json::{parse, read_json},
+    json::{open_folder, parse},
 };
 use crate::Error;
 
@@ -99,9 +99,7 @@ pub fn load_image_encoder(
     folder: &Path,
     device: &Device,
 ) -> Result<PretrainedTower<ImageEncoder, ImageEncoderConfig>, Error> {
-    let path = folder.join("config.json");
-    let json = read_json(&path)?;
-    let files = CheckpointFiles::open(folder)?;
+    let (path, json, files) = open_folder(folder)?;
     let tower = image_tower(&json, &|name| files.info(name).is_some(), "")
         .map_err(|reason| Error::file(&path, reason))?;
     let config = ImageEncoderConfig::Vit(tower.config);
@@ -119,13 +117,11 @@ pub fn load_audio_encoder(
     folder: &Path,
     device: &Device,
 ) -> Result<PretrainedTower<WhisperEncoder, WhisperConfig>, Error> {
-    let path = folder.join("config.json");
-    let json = read_json(&path)?;
+    let (path, json, files) = open_folder(folder)?;
     let fail = |reason: String| Error::file(&path, reason);
     if json["model_type"] != "whisper" {
         return Err(fail(unknown(&json, &["whisper"])));
     }
-    let files = CheckpointFiles::open(folder)?;
     let config =
         parse::<AudioTower>(&json).and_then(|tower| tower.config(AudioFamily::Whisper)).map_err(fail)?;
     let on_disk = |name: &str| files.info(name).is_some();
@@ -140,16 +136,14 @@ pub fn load_audio_encoder(
 
 /// Sizes of a vision tower, without its weights.
 pub(crate) fn image_tower_config(folder: &Path) -> Result<VitConfig, Error> {
-    let path = folder.join("config.json");
-    let tower =
-        image_tower(&read_json(&path)?, &|_| true, "").map_err(|reason| Error::file(&path, reason))?;
-    Ok(tower.config)
+    let (path, json, files) = open_folder(folder)?;
+    let tower = image_tower(&json, &|name| files.info(name).is_some(), "");
+    Ok(tower.map_err(|reason| Error::file(&path, reason))?.config)
 }
 
 /// Sizes of Whisper's encoder, and the frames it was trained with.
 pub(crate) fn audio_tower_config(folder: &Path) -> Result<(WhisperConfig, usize), Error> {
-    let path = folder.join("config.json");
-    let json = read_json(&path)?;
+    let (path, json, _) = open_folder(folder)?;
     let fail = |reason: String| Error::file(&path, reason);
     if json["model_type"] != "whisper" {
         return Err(fail(unknown(&json, &["whisper"])));

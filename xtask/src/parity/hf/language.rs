@@ -181,10 +181,11 @@ fn training(folder: &Path, batch: &Batch, golden: &Golden, checks: &mut Checks) 
     shared_prefix(&model, batch, checks)
 }
 
-/// Compares gradients of groups that share their prompt with those of rows that each run their own.
+/// Compares groups that share their prompt with rows that each run their own: log-probabilities, and gradients of a sum in
+/// which every token has a weight of its own.
 fn shared_prefix(model: &Pretrained, batch: &Batch, checks: &mut Checks) -> Result<()> {
     let prompts = batch.prompts(&model.policy, &model.placeholders, |b, t| !batch.is_completion(b, t))?;
-    // Three completions of two lengths: as it is, backwards, and its first half.
+    // Three completions of two lengths: backwards, the first half, and as it is.
     let completions: Vec<[Vec<u32>; 3]> = batch
         .completions()
         .into_iter()
@@ -196,16 +197,23 @@ fn shared_prefix(model: &Pretrained, batch: &Batch, checks: &mut Checks) -> Resu
         .collect();
     let plain: Vec<PackedGroup<'_>> =
         pairs().flat_map(|(prompt, rows)| rows.iter().map(move |ids| group(prompt, ids))).collect();
-    let of =
-        |groups: &[PackedGroup<'_>]| gradients(&model.policy, &model.policy.score(groups).sum().backward());
-    let (shared, plain) = (of(&shared), of(&plain));
+    let of = |groups: &[PackedGroup<'_>]| {
+        let logprobs = model.policy.score(groups);
+        let [rows, longest] = logprobs.dims();
+        let weights: Vec<f32> = (0..rows * longest).map(|place| 0.5 + (place % 7) as f32 / 4.0).collect();
+        let weights = Tensor::from_data(TensorData::new(weights, [rows, longest]), &logprobs.device());
+        let slopes = (logprobs.clone() * weights).sum().backward();
+        (numbers(logprobs), gradients(&model.policy, &slopes))
+    };
+    let ((shared_logprobs, shared), (plain_logprobs, plain)) = (of(&shared), of(&plain));
+    checks.within("shared prefix: logprobs", &shared_logprobs, &plain_logprobs, 1e-4);
     ensure!(shared.keys().eq(plain.keys()), "shared prefix: other parameters get gradients");
     let length = |values: &[f32]| values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-    let numbers = |data: &TensorData| data.try_to_vec::<f32>().expect("gradients of f32");
-    let longest = plain.values().map(|data| length(&numbers(data))).fold(0.0, f64::max);
+    let values = |data: &TensorData| data.try_to_vec::<f32>().expect("gradients of f32");
+    let longest = plain.values().map(|data| length(&values(data))).fold(0.0, f64::max);
     // A gradient that is zero but for rounding (a bias of keys, say) is measured against a thousandth of the longest.
     let relative = |(shared, plain): (&TensorData, &TensorData)| {
-        let (shared, plain) = (numbers(shared), numbers(plain));
+        let (shared, plain) = (values(shared), values(plain));
         let distance: Vec<f32> = shared.iter().zip(&plain).map(|(a, b)| a - b).collect();
         (length(&distance) / length(&plain).max(1e-3 * longest)) as f32
     };
