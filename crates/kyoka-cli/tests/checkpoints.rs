@@ -55,21 +55,22 @@ fn with_processor(name: &str, processor: &str) -> tempfile::TempDir {
 
 /// A folder with two rows and a recipe over a tiny checkpoint; `model` are further lines of `[model]`.
 fn setup(name: &str, rate: f64, model: &str) -> tempfile::TempDir {
-    setup_of(&golden(name), rate, model)
+    setup_of((&golden(name), 5), rate, model)
 }
 
-fn setup_of(checkpoint: &Path, rate: f64, model: &str) -> tempfile::TempDir {
+/// `word` is the number of the first of five words that stand for no medium.
+fn setup_of((checkpoint, word): (&Path, usize), rate: f64, model: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     fs::create_dir(&data).unwrap();
-    // Words that stand for no medium in any of the checkpoints.
+    let (second, last) = (word + 1, word + 4);
     let row = |id: usize| {
         format!(
-            "{{\"id\": \"{id}\", \"prompt\": \"t85 t86 t{id}\", \"answer\": \"t89\", \
-             \"completion\": \"t{id} t89\"}}\n"
+            "{{\"id\": \"{id}\", \"prompt\": \"t{word} t{second} t{id}\", \"answer\": \"t{last}\", \
+             \"completion\": \"t{id} t{last}\"}}\n"
         )
     };
-    fs::write(data.join("rows.jsonl"), row(87) + &row(88)).unwrap();
+    fs::write(data.join("rows.jsonl"), row(word + 2) + &row(word + 3)).unwrap();
     let recipe = format!(
         "[data]\ndataset = \"data\"\n[model]\ncheckpoint = {:?}\n{model}\n[sft]\ndata = \"rows\"\nsteps = 2\nbatch_size = 2\n\
          learning_rate = {{ peak = {rate} }}\n[sft.optimizer]\nweight_decay = 0.0\n[[reward]]\nkind = \"exact_answer\"\n\
@@ -88,15 +89,15 @@ fn train(folder: &Path) {
 #[test]
 fn an_untouched_checkpoint_comes_out_as_it_went_in() {
     for name in ["llama_yarn", "qwen3", "qwen2_untied"] {
-        comes_out_as_it_went_in(&golden(name));
+        comes_out_as_it_went_in(&golden(name), 5);
     }
     for (name, processor) in PROCESSORS {
-        comes_out_as_it_went_in(with_processor(name, processor).path());
+        comes_out_as_it_went_in(with_processor(name, processor).path(), 85);
     }
 }
 
-fn comes_out_as_it_went_in(checkpoint: &Path) {
-    let folder = setup_of(checkpoint, 0.0, "");
+fn comes_out_as_it_went_in(checkpoint: &Path, word: usize) {
+    let folder = setup_of((checkpoint, word), 0.0, "");
     train(folder.path());
     let output = kyoka(folder.path(), &["export", "run", "--to", "out"]);
     assert!(output.status.success(), "{}", text(&output));
@@ -110,7 +111,12 @@ fn comes_out_as_it_went_in(checkpoint: &Path) {
     let out = folder.path().join("out");
     assert!(tensors(checkpoint) == tensors(&out), "{}", checkpoint.display());
     let files = fs::read_dir(checkpoint).unwrap().map(|entry| entry.unwrap().path());
-    for path in files.filter(|path| path.extension().is_some_and(|ending| ending == "json")) {
+    // Shards may be cut in other places.
+    let kept = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.ends_with(".json") && !name.ends_with(".index.json")
+    };
+    for path in files.filter(kept) {
         let written = out.join(path.file_name().unwrap());
         let same = fs::read(&written).is_ok_and(|text| text == fs::read(&path).unwrap());
         assert!(same, "{} is not as in {}", written.display(), path.display());
