@@ -99,6 +99,13 @@ fn an_untouched_checkpoint_comes_out_as_it_went_in() {
 fn comes_out_as_it_went_in(checkpoint: &Path, word: usize) {
     let folder = setup_of((checkpoint, word), 0.0, "");
     train(folder.path());
+    let saved = folder.path().join("run/checkpoints/0-sft-000002");
+    let mode = |file: &str| fs::metadata(saved.join(file)).unwrap().permissions();
+    assert_eq!(
+        mode("model.safetensors"),
+        mode("state.json"),
+        "whoever may read the state may read the weights"
+    );
     let output = kyoka(folder.path(), &["export", "run", "--to", "out"]);
     assert!(output.status.success(), "{}", text(&output));
     let tensors = |folder: &Path| {

@@ -21,7 +21,10 @@ pub use lm::{CausalLm, PackedGroup, Prefill};
 pub use media::{AudioInput, ImageInput, MediaRef, Modality};
 pub use metrics::Metrics;
 pub use nearest::nearest;
-pub use parameters::{ParameterError, ParameterPath, load_parameters, named_parameters, parameter_shapes};
+pub use parameters::{
+    LazyParameter, ParameterError, ParameterPath, lazy_parameters, load_parameters, named_parameters,
+    parameter_shapes,
+};
 pub use policy_loss::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
 pub use prompt::{ModalitySpan, Prompt};
 pub use recompute::{CutScore, Recompute};

@@ -42,13 +42,38 @@ impl ParameterPath {
 
 /// All float parameters by dotted path, in alphabetical order.
 pub fn named_parameters<M: Module>(module: &M) -> BTreeMap<String, (ParamId, TensorData)> {
+    let lazy = lazy_parameters(module).into_iter();
+    lazy.map(|(name, parameter)| (name, (parameter.id, parameter.data()))).collect()
+}
+
+/// A parameter whose values are copied when they are asked for.
+pub struct LazyParameter {
+    /// What the optimizer knows it by.
+    pub id: ParamId,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    read: Box<dyn Fn() -> TensorData>,
+}
+
+impl LazyParameter {
+    /// A copy of its values.
+    pub fn data(&self) -> TensorData {
+        (self.read)()
+    }
+}
+
+/// All float parameters by dotted path, in alphabetical order; no values are copied yet.
+pub fn lazy_parameters<M: Module>(module: &M) -> BTreeMap<String, LazyParameter> {
     struct Collect {
         path: ParameterPath,
-        found: BTreeMap<String, (ParamId, TensorData)>,
+        found: BTreeMap<String, LazyParameter>,
     }
     impl ModuleVisitor for Collect {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.found.insert(self.path.name(), (param.id, param.val().to_data()));
+            let tensor = param.val();
+            let shape = tensor.dims().to_vec();
+            let parameter = LazyParameter { id: param.id, shape, read: Box::new(move || tensor.to_data()) };
+            self.found.insert(self.path.name(), parameter);
         }
         fn enter_module(&mut self, name: &str, container: &str) {
             self.path.enter(name, container);

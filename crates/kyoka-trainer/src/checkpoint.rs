@@ -8,10 +8,10 @@ use std::{
 };
 
 use burn::{
-    module::{Module, ModuleVisitor, Param},
-    tensor::{DType, Tensor, TensorData},
+    module::Module,
+    tensor::{DType, TensorData},
 };
-use kyoka_core::{ParameterPath, load_parameters};
+use kyoka_core::{LazyParameter, lazy_parameters, load_parameters};
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
@@ -267,26 +267,10 @@ pub fn load_weights<M: Module>(path: &Path, model: M) -> Result<M, TrainError> {
 
 /// Weights by name, each copied when it is written.
 fn weights<M: Module>(model: &M) -> BTreeMap<String, Fetched> {
-    struct Collect {
-        path: ParameterPath,
-        found: BTreeMap<String, Fetched>,
-    }
-    impl ModuleVisitor for Collect {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let tensor = param.val();
-            let (shape, fetch) = (tensor.dims().to_vec(), Box::new(move || tensor.to_data()));
-            self.found.insert(self.path.name(), Fetched { shape, fetch });
-        }
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.path.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.exit();
-        }
-    }
-    let mut collect = Collect { path: ParameterPath::default(), found: BTreeMap::new() };
-    model.visit(&mut collect);
-    collect.found
+    let fetched = |(name, parameter): (String, LazyParameter)| {
+        (name, Fetched { shape: parameter.shape.clone(), fetch: Box::new(move || parameter.data()) })
+    };
+    lazy_parameters(model).into_iter().map(fetched).collect()
 }
 
 /// Moments by name.

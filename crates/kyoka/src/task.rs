@@ -35,7 +35,7 @@ impl MediaAugment {
 }
 
 /// Memory for decoded pictures and for decoded sounds, each.
-const STORE_BYTES: usize = 1 << 29;
+pub(crate) const STORE_BYTES: usize = 1 << 29;
 
 /// Decodes media once, lays out prompts, reads completions.
 pub struct MultimodalTask {

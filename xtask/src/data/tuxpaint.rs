@@ -245,13 +245,11 @@ fn distinct(mut rows: Vec<Row>) -> Vec<Row> {
     rows.retain(|row| seen.insert((row.images.clone(), row.audios.clone())));
     let count = |answer: &str| rows.iter().filter(|row| row.answer == answer).count();
     let each = count("yes").min(count("no"));
-    let mut left = BTreeMap::from([("yes", each), ("no", each)]);
+    let mut taken = BTreeMap::new();
     rows.retain(|row| {
-        let left = left.get_mut(row.answer.as_str()).expect("yes or no");
-        *left > 0 && {
-            *left -= 1;
-            true
-        }
+        let taken = taken.entry(row.answer.clone()).or_insert(0);
+        *taken += 1;
+        *taken <= each
     });
     rows
 }

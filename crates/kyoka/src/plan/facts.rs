@@ -1,28 +1,20 @@
 //! What a plan knows of a recipe: sizes, lengths of its rows, weight of its media.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use kyoka_algorithms::CriticKind;
-use kyoka_core::{Modality, Part, Sample, parameter_shapes};
+use kyoka_core::{Sample, parameter_shapes};
 use kyoka_nn::WeightInit;
 use kyoka_trainer::{PackItem, SftConfig, Task};
 
 use super::{
     phases::{Batch, EVAL_PROMPTS, Knobs, Others, Phase, sampling, training},
-    sizes::{PolicySizes, TowerRows, TowerSizes, media_of},
+    sizes::{PolicySizes, TowerRows, media_of},
+    stores::{DECODED_ROWS, feature_bytes, media_bytes, spread},
     trained::Trained,
 };
-use crate::{Error, freezing::Frozen, preparing::Prepared, recipe::Settings, training::FEATURE_BYTES};
-
-/// Rows whose media are decoded to learn their size.
-const DECODED_ROWS: usize = 4;
-
-/// Memory for decoded media of one kind.
-const STORE_BYTES: usize = 1 << 29;
+use crate::{Error, freezing::Frozen, preparing::Prepared, recipe::Settings};
 
 /// How much longer sampled completions are expected to be than worked ones.
 const LONGER_THAN_WORKED: f64 = 1.1;
@@ -46,13 +38,14 @@ impl<'a> Facts<'a> {
         let shapes = parameter_shapes(&config.build_with(&mut blank)).into_iter();
         let parameters = shapes.map(|(name, shape)| (name, shape.iter().product())).collect();
         let frozen_towers = Frozen::new(&prepared.settings.model.freeze, config).holds_towers(config);
-        let media_store_bytes = store_bytes(prepared)?;
-        let mut facts =
-            Self { prepared, sizes, media_store_bytes, feature_store_bytes: 0, parameters, frozen_towers };
-        if frozen_towers {
-            facts.feature_store_bytes = facts.feature_bytes();
-        }
-        Ok(facts)
+        Ok(Self {
+            prepared,
+            sizes,
+            media_store_bytes: media_bytes(prepared)?,
+            feature_store_bytes: if frozen_towers { feature_bytes(prepared, &sizes) } else { 0 },
+            parameters,
+            frozen_towers,
+        })
     }
 
     /// Parameters of the policy, adapters included.
@@ -69,12 +62,12 @@ impl<'a> Facts<'a> {
         Trained::of(&self.parameters, &frozen, self.frozen_towers && seen_again)
     }
 
-    /// The stages that the recipe has: name, and whether media are changed each time.
-    fn stages(&self) -> impl Iterator<Item = (&'static str, bool)> {
+    /// The stages that the recipe has.
+    fn stages(&self) -> impl Iterator<Item = &'static str> {
         let Settings { sft, sft_continued, rl, .. } = &self.prepared.settings;
-        let sft = [("sft", sft), ("sft_continued", sft_continued)];
-        let sft = sft.into_iter().filter_map(|(name, stage)| Some((name, stage.as_ref()?.augment)));
-        sft.chain(rl.as_ref().map(|rl| ("rl", rl.augment)))
+        let present =
+            [("sft", sft.is_some()), ("sft_continued", sft_continued.is_some()), ("rl", rl.is_some())];
+        present.into_iter().filter(|(_, there)| *there).map(|(name, _)| name)
     }
 
     pub fn tokens_per_micro_batch(&self) -> usize {
@@ -125,33 +118,12 @@ impl<'a> Facts<'a> {
             let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
             let batch = self.sampled((split, at_limit), rows.min(EVAL_PROMPTS), 1, new_tokens);
             // Moments stand while a stage is evaluated: those of the stage that trains most.
-            let stages = self.stages().map(|(stage, _)| self.trained(stage, false));
+            let stages = self.stages().map(|stage| self.trained(stage, false));
             if let Some(trained) = stages.max_by_key(|trained| trained.params) {
                 phases.push(sampling("eval", sizes, &batch, capacity, (trained, knobs, others)));
             }
         }
         phases
-    }
-
-    /// Bytes that features come to take: those of all distinct media, from the tokens that a few take; all that they may
-    /// where a stage changes its media each time.
-    fn feature_bytes(&self) -> usize {
-        let Prepared { settings, splits, task, .. } = self.prepared;
-        let samples: Vec<&Sample> = splits.values().flatten().collect();
-        let few = spread(&samples, DECODED_ROWS).filter_map(|sample| task.prompt(sample, None).ok());
-        let spans: Vec<_> = few.flat_map(|prompt| prompt.spans).collect();
-        let augments = self.stages().any(|(_, augment)| augment);
-        let of = |modality: Modality, tower: Option<TowerSizes>, unchanged: bool| {
-            let Some(tower) = tower else { return 0 };
-            let tokens =
-                spans.iter().filter(|span| span.modality == modality).map(|span| span.positions.len());
-            let (sum, count) = tokens.fold((0, 0_usize), |(sum, count), tokens| (sum + tokens, count + 1));
-            let files = media_paths(self.prepared, modality).len();
-            let all = 4 * tower.features(sum.div_ceil(count.max(1))) * files;
-            if unchanged || !augments || all == 0 { all.min(FEATURE_BYTES) } else { FEATURE_BYTES }
-        };
-        of(Modality::Image, self.sizes.image, settings.augment.image.changes_nothing())
-            + of(Modality::Audio, self.sizes.audio, settings.augment.audio.changes_nothing())
     }
 
     /// A stage's own budget of tokens, unless the knobs say less.
@@ -239,35 +211,4 @@ fn chosen(items: &[PackItem], count: usize, last: bool) -> Vec<PackItem> {
         false => (2 * i + 1) * items.len() / (2 * count.max(1)) % items.len(),
     };
     (0..count).map(|i| items[place(i)].clone()).collect()
-}
-
-/// About `count` items, spread over all.
-fn spread<T>(items: &[T], count: usize) -> impl Iterator<Item = &T> {
-    items.iter().step_by((items.len() / count.max(1)).max(1)).take(count)
-}
-
-/// Bytes of all distinct media files once they are decoded, from the size of a few.
-fn store_bytes(prepared: &Prepared) -> Result<usize, Error> {
-    let mut total = 0;
-    for modality in [Modality::Image, Modality::Audio] {
-        let paths = media_paths(prepared, modality);
-        let mut few = Vec::new();
-        for path in spread(&paths, DECODED_ROWS) {
-            let bytes = std::fs::read(path).map_err(|error| Error::file(path.as_path(), error))?;
-            few.extend(prepared.task.decoded_bytes(modality, &bytes));
-        }
-        let mean = few.iter().sum::<usize>() / few.len().max(1);
-        total += (mean * paths.len()).min(STORE_BYTES);
-    }
-    Ok(total)
-}
-
-/// The distinct media files of a kind.
-fn media_paths(prepared: &Prepared, modality: Modality) -> Vec<PathBuf> {
-    let media = prepared.splits.values().flatten().flat_map(|sample| &sample.parts);
-    let paths = media.filter_map(|part| match part {
-        Part::Media(media) if media.modality == modality => Some(media.path.clone()),
-        _ => None,
-    });
-    paths.collect::<BTreeSet<_>>().into_iter().collect()
 }

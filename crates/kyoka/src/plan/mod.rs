@@ -3,6 +3,7 @@
 mod facts;
 mod phases;
 mod sizes;
+mod stores;
 mod suggest;
 mod trained;
 

@@ -1,0 +1,102 @@
+//! What decoded media, and the features of frozen towers, come to take in a run.
+
+use std::{collections::BTreeSet, path::Path};
+
+use kyoka_core::{Modality, Part, Sample};
+use kyoka_trainer::Task;
+
+use super::sizes::{PolicySizes, TowerSizes};
+use crate::{Error, preparing::Prepared, recipe::limited, task::STORE_BYTES, training::FEATURE_BYTES};
+
+/// Rows whose media are decoded to learn their size.
+pub(super) const DECODED_ROWS: usize = 4;
+
+/// About `count` items, spread over all.
+pub(super) fn spread<T>(items: &[T], count: usize) -> impl Iterator<Item = &T> {
+    items.iter().step_by((items.len() / count.max(1)).max(1)).take(count)
+}
+
+/// What a stage or an evaluation reads of a split.
+struct Draw<'a> {
+    rows: &'a [Sample],
+    /// Rows that are drawn, the same ones again where there are fewer.
+    count: usize,
+    /// Whether media are changed each time.
+    augment: bool,
+}
+
+impl<'a> Draw<'a> {
+    /// The media files of the distinct rows that are seen.
+    fn media(&self, modality: Modality) -> impl Iterator<Item = &'a Path> {
+        let parts = spread(self.rows, self.count).flat_map(|sample| &sample.parts);
+        parts.filter_map(move |part| match part {
+            Part::Media(media) if media.modality == modality => Some(media.path.as_path()),
+            _ => None,
+        })
+    }
+}
+
+/// Everything that the recipe reads.
+fn draws(prepared: &Prepared) -> Vec<Draw<'_>> {
+    let Prepared { settings, splits, .. } = prepared;
+    let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten();
+    let mut found: Vec<Draw<'_>> = sft
+        .map(|sft| (&sft.data, sft.steps * sft.batch_size, sft.augment))
+        .chain(settings.rl.iter().map(|rl| (&rl.data, rl.steps * rl.prompts_per_step, rl.augment)))
+        .map(|(split, count, augment)| Draw { rows: &splits[split], count, augment })
+        .collect();
+    found.extend(settings.eval.splits.iter().map(|split| {
+        let rows = limited(&splits[split], settings.eval.max_rows);
+        Draw { rows, count: rows.len(), augment: false }
+    }));
+    found
+}
+
+/// Bytes of the distinct media files that a run sees once they are decoded, from the size of a few.
+pub(super) fn media_bytes(prepared: &Prepared) -> Result<usize, Error> {
+    let draws = draws(prepared);
+    let mut total = 0;
+    for modality in [Modality::Image, Modality::Audio] {
+        let paths: BTreeSet<&Path> = draws.iter().flat_map(|draw| draw.media(modality)).collect();
+        let paths: Vec<&Path> = paths.into_iter().collect();
+        let mut few = Vec::new();
+        for path in spread(&paths, DECODED_ROWS) {
+            let bytes = std::fs::read(path).map_err(|error| Error::file(*path, error))?;
+            few.extend(prepared.task.decoded_bytes(modality, &bytes));
+        }
+        let mean = few.iter().sum::<usize>() / few.len().max(1);
+        total += (mean * paths.len()).min(STORE_BYTES);
+    }
+    Ok(total)
+}
+
+/// Bytes of the features that a run keeps, from the tokens that a few media take: one entry a file, or one a draw where
+/// media are changed each time.
+pub(super) fn feature_bytes(prepared: &Prepared, sizes: &PolicySizes) -> usize {
+    let draws = draws(prepared);
+    let augment = &prepared.settings.augment;
+    let of = |modality, tower: Option<TowerSizes>, unchanged: bool| {
+        let Some(tower) = tower else { return 0 };
+        let changes = |draw: &&Draw<'_>| draw.augment && !unchanged;
+        let files: BTreeSet<&Path> =
+            draws.iter().filter(|draw| !changes(draw)).flat_map(|draw| draw.media(modality)).collect();
+        let changed = draws.iter().filter(changes).map(|draw| {
+            let times = draw.count.div_ceil(draw.rows.len().max(1));
+            times * draw.media(modality).count()
+        });
+        let entries = files.len() + changed.sum::<usize>();
+        (4 * tower.features(tokens(prepared, modality)) * entries).min(FEATURE_BYTES)
+    };
+    of(Modality::Image, sizes.image, augment.image.changes_nothing())
+        + of(Modality::Audio, sizes.audio, augment.audio.changes_nothing())
+}
+
+/// Tokens that a medium takes, in the mean of those of a few rows.
+fn tokens(prepared: &Prepared, modality: Modality) -> usize {
+    let rows: Vec<&Sample> = prepared.splits.values().flatten().collect();
+    let prompts = spread(&rows, DECODED_ROWS).filter_map(|sample| prepared.task.prompt(sample, None).ok());
+    let spans: Vec<_> = prompts.flat_map(|prompt| prompt.spans).collect();
+    let lengths = spans.iter().filter(|span| span.modality == modality).map(|span| span.positions.len());
+    let (sum, count) = lengths.fold((0, 0_usize), |(sum, count), length| (sum + length, count + 1));
+    sum.div_ceil(count.max(1))
+}
