@@ -1,12 +1,14 @@
 //! From rewards to credit.
 
+use std::ops::Range;
+
 /// A step that was judged, at its place in a completion.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CreditedStep {
     /// Which step: verdicts of the same step are compared across the group.
     pub step: usize,
-    /// Token that gets the credit.
-    pub token: usize,
+    /// Tokens that get the credit.
+    pub tokens: Range<usize>,
     /// Its reward.
     pub value: f32,
 }

@@ -1,5 +1,7 @@
 //! What a completion is worth.
 
+use std::ops::Range;
+
 use crate::Sample;
 
 /// A decoded completion, as rewards see it.
@@ -27,8 +29,8 @@ pub struct RewardContext<'a> {
 pub struct StepVerdict {
     /// Place of the step in the row's `steps`.
     pub step: usize,
-    /// Token of the completion that states it.
-    pub token: usize,
+    /// Tokens of the completion that state it: a word of a real vocabulary is often several.
+    pub tokens: Range<usize>,
     /// Its reward.
     pub value: f32,
 }

@@ -8,7 +8,7 @@ use crate::sections::reasoning_words;
 ///
 /// The first word of the reasoning is the thing to count. After every further word stands a number: right if it is how
 /// often the thing was named among the further words so far. The value is the share of further words followed by the
-/// right number; every number gets a verdict at its token, and a word followed by none gets a wrong one at the word.
+/// right number; every number gets a verdict at its tokens, and a word followed by none gets a wrong one at the word.
 /// A completion that names nothing to count scores 0.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunningCount;
@@ -24,14 +24,14 @@ impl RewardFn for RunningCount {
         let mut steps = Vec::new();
         let (mut named, mut count, mut right) = (0, 0_usize, 0);
         let rest = words.get(1..).unwrap_or_default();
-        for (place, &(word, word_token)) in rest.iter().enumerate().filter(|(_, (word, _))| !is_number(word))
+        for (place, (word, word_tokens)) in rest.iter().enumerate().filter(|(_, (word, _))| !is_number(word))
         {
-            count += usize::from(word == words[0].0);
+            count += usize::from(*word == words[0].0);
             let number = rest.get(place + 1).filter(|(next, _)| is_number(next));
             let good = number.is_some_and(|(number, _)| *number == count.to_string());
             right += usize::from(good);
-            if let Some(token) = number.map_or(word_token, |&(_, token)| token) {
-                steps.push(StepVerdict { step: named, token, value: f32::from(good) });
+            if let Some(tokens) = number.map_or(word_tokens, |(_, tokens)| tokens).clone() {
+                steps.push(StepVerdict { step: named, tokens, value: f32::from(good) });
             }
             named += 1;
         }
@@ -53,7 +53,7 @@ mod tests {
     fn score(text: &str) -> (f32, Vec<(usize, usize, f32)>) {
         let sample = sample(None, &[]);
         let reward = RunningCount.score(&RewardContext { sample: &sample }, &completion(text)).unwrap();
-        (reward.total.unwrap(), reward.steps.iter().map(|v| (v.step, v.token, v.value)).collect())
+        (reward.total.unwrap(), reward.steps.iter().map(|v| (v.step, v.tokens.start, v.value)).collect())
     }
 
     #[test]

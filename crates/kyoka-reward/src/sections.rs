@@ -37,14 +37,16 @@ pub fn think(text: &str) -> Option<Range<usize>> {
     Some(start..start + length)
 }
 
-/// The words of the reasoning with the token each ends in.
-pub(crate) fn reasoning_words(completion: &Completion) -> Vec<(&str, Option<usize>)> {
+/// The words of the reasoning with the tokens that state each; none where no token does.
+pub(crate) fn reasoning_words(completion: &Completion) -> Vec<(&str, Option<Range<usize>>)> {
     let text = completion.text.as_str();
     let Some(range) = think(text) else { return Vec::new() };
     let base = text.as_ptr() as usize;
     let words = text[range].split_whitespace().map(|word| {
-        let last_byte = word.as_ptr() as usize - base + word.len() - 1;
-        (word, completion.token_spans.iter().position(|span| span.contains(&last_byte)))
+        let start = word.as_ptr() as usize - base;
+        let token_of = |byte: usize| completion.token_spans.iter().position(|span| span.contains(&byte));
+        let tokens = token_of(start).zip(token_of(start + word.len() - 1));
+        (word, tokens.map(|(first, last)| first..last + 1))
     });
     words.collect()
 }

@@ -1,5 +1,7 @@
 //! Are the single steps of the reasoning right?
 
+use std::ops::Range;
+
 use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
 
 use crate::sections::reasoning_words;
@@ -7,9 +9,9 @@ use crate::sections::reasoning_words;
 /// Compares the reasoning's statements with the row's `steps`, one by one.
 ///
 /// The statements are the words between `<think>` and `</think>` that are not numbers, in order; statement `i` is
-/// right if it equals label `i`. Every statement gets a verdict at the token that ends it, so that process
-/// supervision can credit it there. A label that is never stated is wrong at the token that ends the reasoning. Stopping
-/// after the last label is one more step: right at the token that ends the reasoning, wrong at every surplus statement.
+/// right if it equals label `i`. Every statement gets a verdict at its tokens, so that process supervision can credit it
+/// there. A label that is never stated is wrong at the token that ends the reasoning. Stopping after the last label is one
+/// more step: right at the token that ends the reasoning, wrong at every surplus statement.
 /// The parts are shares of labels stated rightly, under the names given: label `i` belongs to `names[i]`, and all
 /// labels past the last name to that one. The total is the share over all labels.
 #[derive(Debug, Clone)]
@@ -48,24 +50,25 @@ impl RewardFn for StepAccuracy {
             }
         }
         let total = (0..labels.len()).filter(|&step| right(step)).count() as f32 / labels.len() as f32;
-        let verdict = |step: usize, token: usize| StepVerdict {
+        let verdict = |step: usize, tokens: Range<usize>| StepVerdict {
             step: step.min(labels.len()),
-            token,
+            tokens,
             value: f32::from(step < labels.len() && right(step)),
         };
-        let made = stated.iter().enumerate().filter_map(|(step, &(_, token))| Some(verdict(step, token?)));
-        let end = end_of_reasoning(completion);
-        let missing = (stated.len()..labels.len()).filter_map(|step| Some(verdict(step, end?)));
+        let made = stated.iter().enumerate();
+        let made = made.filter_map(|(step, (_, tokens))| Some(verdict(step, tokens.clone()?)));
+        let end = end_of_reasoning(completion).map(|token| token..token + 1);
+        let missing = (stated.len()..labels.len()).filter_map(|step| Some(verdict(step, end.clone()?)));
         // Stopping in time is a step as well, so that completions that go on can be told from those that stop.
-        let stopped = (stated.len() <= labels.len()).then_some(end).flatten();
-        let stopped = stopped.map(|token| StepVerdict { step: labels.len(), token, value: 1.0 });
+        let stopped = (stated.len() <= labels.len()).then_some(end.clone()).flatten();
+        let stopped = stopped.map(|tokens| StepVerdict { step: labels.len(), tokens, value: 1.0 });
         let steps = made.chain(missing).chain(stopped).collect();
         Ok(Reward { total: Some(total), parts, steps, ..Reward::default() })
     }
 }
 
-/// The words of the reasoning that are no numbers, with the token each ends in.
-fn statements(completion: &Completion) -> Vec<(&str, Option<usize>)> {
+/// The words of the reasoning that are no numbers, with the tokens that state each.
+fn statements(completion: &Completion) -> Vec<(&str, Option<Range<usize>>)> {
     reasoning_words(completion).into_iter().filter(|(word, _)| word.parse::<f64>().is_err()).collect()
 }
 
@@ -92,15 +95,32 @@ mod tests {
         let reward = score("<think> coat shirt 0 boot 0 bag 0 </think> <answer> 0 </answer>");
         assert_eq!(reward.total, Some(0.75));
         assert_eq!((reward.part("heard"), reward.part("tile")), (Some(1.0), Some(2.0 / 3.0)));
-        let verdicts: Vec<_> = reward.steps.iter().map(|v| (v.step, v.token, v.value)).collect();
+        let verdicts: Vec<_> = reward.steps.iter().map(|v| (v.step, v.tokens.start, v.value)).collect();
         assert_eq!(verdicts, [(0, 1, 1.0), (1, 2, 1.0), (2, 4, 0.0), (3, 6, 1.0), (4, 8, 1.0)]);
+    }
+
+    #[test]
+    fn a_word_of_several_tokens_is_judged_at_all_of_them() {
+        let pieces = ["<think>", " co", "at", " traf", "fic", "-cone", " </", "think>"];
+        let mut token_spans: Vec<Range<usize>> = Vec::new();
+        for piece in pieces {
+            let start = token_spans.last().map_or(0, |span| span.end);
+            token_spans.push(start..start + piece.len());
+        }
+        let completion =
+            Completion { text: pieces.concat(), token_spans, finished: true, max_new_tokens: 32 };
+        let sample = sample(None, &["coat", "traffic-cone"]);
+        let rule = StepAccuracy { names: vec!["steps".into()] };
+        let reward = rule.score(&RewardContext { sample: &sample }, &completion).unwrap();
+        let tokens: Vec<_> = reward.steps.into_iter().map(|verdict| verdict.tokens).collect();
+        assert_eq!(tokens, [1..3, 3..6, 6..7]);
     }
 
     #[test]
     fn missing_and_surplus_statements_count_against_the_completion() {
         let short = score("<think> coat </think> <answer> 1 </answer>");
         assert_eq!(short.total, Some(0.25));
-        let verdicts: Vec<_> = short.steps.iter().map(|v| (v.step, v.token, v.value)).collect();
+        let verdicts: Vec<_> = short.steps.iter().map(|v| (v.step, v.tokens.start, v.value)).collect();
         assert_eq!(
             verdicts,
             [(0, 1, 1.0), (1, 2, 0.0), (2, 2, 0.0), (3, 2, 0.0), (4, 2, 1.0)],

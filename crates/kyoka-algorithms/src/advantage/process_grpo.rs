@@ -4,11 +4,13 @@
 //! normalised together, and `A_t` is the sum of those that end at or after token `t`.
 //!
 //! Deviation 1, the default [`StepCredit::AtStep`]: verdicts are normalised over the completions of the group that made
-//! the same step, and go to the step's token alone. A later step then earns nothing for an earlier one, and a step that
+//! the same step, and go to the step's tokens alone. A later step then earns nothing for an earlier one, and a step that
 //! the whole group gets right or wrong gives no credit anywhere.
 //! Deviation 2: every token gets the outcome advantage of GRPO besides, weighted.
 
-use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
+use std::ops::Range;
+
+use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, CreditedStep, GroupRewards};
 use serde::{Deserialize, Serialize};
 
 use super::{Grpo, outcome::mean_std};
@@ -17,7 +19,7 @@ use super::{Grpo, outcome::mean_std};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepCredit {
-    /// The token that states the step, normalised over verdicts on the same step. The default.
+    /// The tokens that state the step, normalised over verdicts on the same step. The default.
     #[default]
     AtStep,
     /// Every token up to it, normalised over all verdicts of the group: the paper's.
@@ -71,7 +73,7 @@ impl ProcessGrpo {
         group: &GroupRewards,
         rows: &mut [Vec<f32>],
     ) -> Result<(), AdvantageError> {
-        let mut verdicts: Vec<(usize, usize, usize, f64)> = Vec::new();
+        let mut verdicts: Vec<(usize, &CreditedStep)> = Vec::new();
         for (completion, steps) in group.steps.iter().enumerate() {
             for step in steps {
                 if !step.value.is_finite() {
@@ -81,25 +83,25 @@ impl ProcessGrpo {
                         got: step.value,
                     });
                 }
-                verdicts.push((step.step, completion, step.token, f64::from(step.value)));
+                verdicts.push((completion, step));
             }
         }
-        verdicts.sort_by_key(|&(step, ..)| step);
+        verdicts.sort_by_key(|(_, verdict)| verdict.step);
         let to_go = self.step_credit == StepCredit::ToGo;
         let mut values = Vec::new();
-        for verdicts in verdicts.chunk_by(|a, b| to_go || a.0 == b.0) {
+        for verdicts in verdicts.chunk_by(|(_, a), (_, b)| to_go || a.step == b.step) {
             values.clear();
-            values.extend(verdicts.iter().map(|&(.., value)| value));
+            values.extend(verdicts.iter().map(|(_, verdict)| f64::from(verdict.value)));
             let (mean, std) = mean_std(&values);
-            for &(_, completion, token, value) in verdicts {
+            for (&(completion, verdict), value) in verdicts.iter().zip(&values) {
                 let credit = self.step_weight * (value - mean) / (std + self.epsilon);
-                let length = rows[completion].len();
+                let (length, Range { start, end }) = (rows[completion].len(), verdict.tokens.clone());
                 assert!(
-                    token < length,
-                    "step of completion {completion}: expected a token below {length}, got {token}"
+                    start <= end && end <= length,
+                    "step of completion {completion}: expected tokens below {length}, got {start}..{end}"
                 );
-                let first = if to_go { 0 } else { token };
-                rows[completion][first..=token].iter_mut().for_each(|value| *value += credit as f32);
+                let start = if to_go { 0 } else { start };
+                rows[completion][start..end].iter_mut().for_each(|value| *value += credit as f32);
             }
         }
         Ok(())
@@ -108,12 +110,10 @@ impl ProcessGrpo {
 
 #[cfg(test)]
 mod tests {
-    use kyoka_core::CreditedStep;
-
     use super::*;
 
     fn step(step: usize, token: usize, value: f32) -> CreditedStep {
-        CreditedStep { step, token, value }
+        CreditedStep { step, tokens: token..token + 1, value }
     }
 
     #[test]
@@ -131,6 +131,26 @@ mod tests {
             assert!((row[1] - sign * half).abs() < 1e-5);
             assert_eq!((row[0], row[2]), (0.0, 0.0));
         }
+    }
+
+    #[test]
+    fn a_word_of_several_tokens_is_credited_at_all_of_them() {
+        let verdict = |tokens, value| vec![CreditedStep { step: 0, tokens, value }];
+        let group = GroupRewards {
+            totals: vec![0.0, 0.0],
+            lengths: vec![4, 3],
+            steps: vec![verdict(1..3, 1.0), verdict(1..2, 0.0)],
+            ..Default::default()
+        };
+        let at_step = ProcessGrpo::default().estimate(std::slice::from_ref(&group)).unwrap().per_token;
+        let to_go = ProcessGrpo { step_credit: StepCredit::ToGo, ..ProcessGrpo::default() };
+        let to_go = to_go.estimate(&[group]).unwrap().per_token;
+        let sign = |rows: &[Vec<f32>]| -> Vec<Vec<f32>> {
+            let signum = |value: &f32| if *value == 0.0 { 0.0 } else { value.signum() };
+            rows.iter().map(|row| row.iter().map(signum).collect()).collect()
+        };
+        assert_eq!(sign(&at_step), [vec![0.0, 1.0, 1.0, 0.0], vec![0.0, -1.0, 0.0]]);
+        assert_eq!(sign(&to_go), [vec![1.0, 1.0, 1.0, 0.0], vec![-1.0, -1.0, 0.0]]);
     }
 
     #[test]

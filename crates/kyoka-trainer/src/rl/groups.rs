@@ -54,7 +54,7 @@ impl JudgedGroup<'_> {
     pub fn group_rewards(&self) -> GroupRewards {
         let credited = |reward: &Reward| {
             let steps = reward.steps.iter();
-            steps.map(|v| CreditedStep { step: v.step, token: v.token, value: v.value }).collect()
+            steps.map(|v| CreditedStep { step: v.step, tokens: v.tokens.clone(), value: v.value }).collect()
         };
         let terms = |reward: &Reward| match reward.terms.is_empty() {
             true => vec![(1.0, reward.total.expect("ungraded completions were left out"))],
