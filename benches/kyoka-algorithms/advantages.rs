@@ -8,7 +8,11 @@ use kyoka_algorithms::advantage::{
 use kyoka_core::{AdvantageEstimator, CreditedStep, GroupRewards};
 
 fn groups() -> Vec<GroupRewards> {
-    let step = |value: usize| CreditedStep { step: value % 5, tokens: value % 100..value % 100 + 1, value: (value % 2) as f32 };
+    let step = |value: usize| CreditedStep {
+        step: value % 5,
+        tokens: value % 100..value % 100 + 1,
+        value: (value % 2) as f32,
+    };
     let group = |index: usize| GroupRewards {
         totals: (0..8).map(|i| ((index * 7 + i * 3) % 11) as f32).collect(),
         lengths: vec![100; 8],

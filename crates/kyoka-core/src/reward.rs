@@ -29,7 +29,7 @@ pub struct RewardContext<'a> {
 pub struct StepVerdict {
     /// Place of the step in the row's `steps`.
     pub step: usize,
-    /// Tokens of the completion that state it: a word of a real vocabulary is often several.
+    /// Tokens of the completion that state it, at least one: a word of a real vocabulary is often several.
     pub tokens: Range<usize>,
     /// Its reward.
     pub value: f32,
@@ -123,5 +123,21 @@ pub enum RewardError {
         id: String,
         /// The value.
         got: f32,
+    },
+    /// A verdict stands at tokens that the completion does not have, or at none.
+    #[error(
+        "reward {reward}: row {id}: step {step}: expected at least one token within 0..{expected}, got {got:?}"
+    )]
+    StepTokens {
+        /// The rule.
+        reward: String,
+        /// The row.
+        id: String,
+        /// The step.
+        step: usize,
+        /// Tokens of the completion.
+        expected: usize,
+        /// Where the verdict stands.
+        got: Range<usize>,
     },
 }

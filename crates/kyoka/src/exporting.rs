@@ -67,8 +67,8 @@ pub fn export(options: &ExportOptions) -> Result<Exported, Error> {
     let device = crate::open_device("cpu")?;
     let (mut policy, config, _) = load_policy(&checkpoint, &device)?;
     let Some(source) = config.source.clone() else {
-        let reason = "the policy was built from scratch; only one that began as a Hugging Face checkpoint can be \
-                      given back as one";
+        let reason = "the policy was composed of several checkpoints or built from scratch; only one that began as a \
+                      single Hugging Face checkpoint can be given back as one";
         return Err(Error::file(&checkpoint, reason));
     };
     if fs::read_dir(&options.to).is_ok_and(|mut entries| entries.next().is_some()) {

@@ -97,7 +97,7 @@ impl ProcessGrpo {
                 let credit = self.step_weight * (value - mean) / (std + self.epsilon);
                 let (length, Range { start, end }) = (rows[completion].len(), verdict.tokens.clone());
                 assert!(
-                    start <= end && end <= length,
+                    start < end && end <= length,
                     "step of completion {completion}: expected tokens below {length}, got {start}..{end}"
                 );
                 let start = if to_go { 0 } else { start };
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_credited_at_its_token_only() {
+    fn a_step_of_one_token_is_credited_there_only() {
         let group = GroupRewards {
             totals: vec![0.0, 0.0],
             lengths: vec![3, 3],

@@ -9,7 +9,7 @@ use kyoka_core::{
 
 use super::{
     RlStage,
-    groups::{JudgedGroup, Place, finite, log_rewards, with_logprobs},
+    groups::{JudgedGroup, Place, check, log_rewards, with_logprobs},
 };
 use crate::{Session, TrainError, TrainableLm, evaluate::row_error};
 
@@ -142,8 +142,9 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         let completions: Vec<Completion> =
             rollouts.iter().map(|rollout| self.task.read(rollout, limit)).collect();
         let rewards = self.reward.score_group(&RewardContext { sample }, &completions)?;
-        rewards.iter().try_for_each(|reward| finite(self.reward.name(), sample, reward))?;
-        Ok(completions.into_iter().zip(rewards).collect())
+        let judged: Vec<(Completion, Reward)> = completions.into_iter().zip(rewards).collect();
+        judged.iter().try_for_each(|judged| check(self.reward.name(), sample, judged))?;
+        Ok(judged)
     }
 
     /// The groups of one step. With dynamic sampling, groups without spread are replaced, for some rounds.

@@ -1,5 +1,7 @@
 //! Completions of a prompt with what was thought of them.
 
+use std::ops::Range;
+
 use kyoka_algorithms::Algorithm;
 use kyoka_core::{
     Completion, CreditedStep, GroupRewards, Metrics, Modality, Prompt, Reward, RewardError, Rollout,
@@ -73,8 +75,23 @@ impl JudgedGroup<'_> {
     }
 }
 
-/// An error that names the row, if a number of a reward is none.
-pub(super) fn finite(rule: &str, sample: &Sample, reward: &Reward) -> Result<(), RewardError> {
+/// An error that names the row, if a number of a reward is none or a verdict stands outside the completion.
+pub(super) fn check(
+    rule: &str,
+    sample: &Sample,
+    (completion, reward): &(Completion, Reward),
+) -> Result<(), RewardError> {
+    let expected = completion.token_spans.len();
+    let within = |tokens: &Range<usize>| !tokens.is_empty() && tokens.end <= expected;
+    if let Some(verdict) = reward.steps.iter().find(|verdict| !within(&verdict.tokens)) {
+        return Err(RewardError::StepTokens {
+            reward: rule.to_owned(),
+            id: sample.id.clone(),
+            step: verdict.step,
+            expected,
+            got: verdict.tokens.clone(),
+        });
+    }
     let steps = reward.steps.iter().map(|verdict| verdict.value);
     let terms = reward.terms.iter().flat_map(|&(weight, value)| [weight, value]);
     match reward.total.into_iter().chain(steps).chain(terms).find(|value| !value.is_finite()) {
@@ -127,5 +144,39 @@ pub(crate) fn record(sample: &Sample, completion: &Completion, reward: &Reward) 
         completion: completion.text.clone(),
         reward: reward.total,
         parts: reward.parts.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kyoka_core::StepVerdict;
+
+    use super::*;
+
+    #[test]
+    fn verdicts_outside_the_completion_are_refused_with_their_row() {
+        let sample = Sample {
+            id: "row-7".into(),
+            parts: Vec::new(),
+            answer: None,
+            steps: Vec::new(),
+            completion: None,
+            origin: ("rows.jsonl".into(), 1),
+        };
+        let judged = |tokens| {
+            let completion = Completion {
+                text: "ab".into(),
+                token_spans: vec![0..1, 1..2],
+                finished: true,
+                max_new_tokens: 4,
+            };
+            let steps = vec![StepVerdict { step: 3, tokens, value: 1.0 }];
+            check("rule", &sample, &(completion, Reward { total: Some(0.0), steps, ..Reward::default() }))
+        };
+        assert!(judged(0..2).is_ok());
+        let error = judged(1..3).unwrap_err().to_string();
+        let expected = "reward rule: row row-7: step 3: expected at least one token within 0..2, got 1..3";
+        assert_eq!(error, expected);
+        assert!(judged(1..1).is_err(), "a step that no token states");
     }
 }
