@@ -23,7 +23,12 @@ fn files(checkpoint: &str, golden: &str) -> Option<(PathBuf, CheckpointFiles)> {
         return None;
     };
     let golden = folder.join("golden").join(format!("golden_{golden}.safetensors"));
-    Some((folder.join(checkpoint), CheckpointFiles::open_file(&golden).unwrap()))
+    let folder = folder.join(checkpoint);
+    if let Some(absent) = [&folder, &golden].into_iter().find(|path| !path.exists()) {
+        eprintln!("SKIPPED: {} is absent", absent.display());
+        return None;
+    }
+    Some((folder, CheckpointFiles::open_file(&golden).unwrap()))
 }
 
 fn floats(golden: &CheckpointFiles, name: &str) -> Vec<f32> {
