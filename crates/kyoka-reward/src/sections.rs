@@ -46,11 +46,7 @@ pub(crate) fn reasoning_words(completion: &Completion) -> Vec<(&str, Option<Rang
         let start = word.as_ptr() as usize - base;
         let token_of = |byte: usize| completion.token_spans.iter().position(|span| span.contains(&byte));
         let tokens = token_of(start).zip(token_of(start + word.len() - 1));
-        // Bytes of a character that is not whole yet have no text.
-        let silent = |first: usize| {
-            completion.token_spans[..first].iter().rev().take_while(|span| span.is_empty()).count()
-        };
-        (word, tokens.map(|(first, last)| first - silent(first)..last + 1))
+        (word, tokens.map(|(first, last)| first..last + 1))
     });
     words.collect()
 }

@@ -4,15 +4,14 @@ use std::ops::Range;
 
 use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
 
-use crate::sections::{reasoning_words, think};
+use crate::sections::reasoning_words;
 
 /// Compares the reasoning's statements with the row's `steps`, one by one.
 ///
 /// The statements are the words between `<think>` and `</think>` that are not numbers, in order; statement `i` is
 /// right if it equals label `i`. Every statement gets a verdict at its tokens, so that process supervision can credit it
 /// there. A label that is never stated is wrong at the token that ends the reasoning. Stopping after the last label is one
-/// more step: right at the token that ends the reasoning, wrong at every surplus statement, and at the last token of a
-/// reasoning that is never closed.
+/// more step: right at the token that ends the reasoning, wrong at every surplus statement.
 /// The parts are shares of labels stated rightly, under the names given: label `i` belongs to `names[i]`, and all
 /// labels past the last name to that one. The total is the share over all labels.
 #[derive(Debug, Clone)]
@@ -58,13 +57,11 @@ impl RewardFn for StepAccuracy {
         };
         let made = stated.iter().enumerate();
         let made = made.filter_map(|(step, (_, tokens))| Some(verdict(step, tokens.clone()?)));
-        let (end, closed) = end_of_reasoning(completion);
-        let end = end.map(|token| token..token + 1);
+        let end = end_of_reasoning(completion).map(|token| token..token + 1);
         let missing = (stated.len()..labels.len()).filter_map(|step| Some(verdict(step, end.clone()?)));
         // Stopping in time is a step as well, so that completions that go on can be told from those that stop.
         let stopped = (stated.len() <= labels.len()).then_some(end.clone()).flatten();
-        let stopped =
-            stopped.map(|tokens| StepVerdict { step: labels.len(), tokens, value: f32::from(closed) });
+        let stopped = stopped.map(|tokens| StepVerdict { step: labels.len(), tokens, value: 1.0 });
         let steps = made.chain(missing).chain(stopped).collect();
         Ok(Reward { total: Some(total), parts, steps, ..Reward::default() })
     }
@@ -75,12 +72,11 @@ fn statements(completion: &Completion) -> Vec<(&str, Option<Range<usize>>)> {
     reasoning_words(completion).into_iter().filter(|(word, _)| word.parse::<f64>().is_err()).collect()
 }
 
-/// The token where `</think>` begins, or the last one if the reasoning is never closed; and whether it is.
-fn end_of_reasoning(completion: &Completion) -> (Option<usize>, bool) {
-    match think(&completion.text).map(|range| range.end).filter(|&end| end < completion.text.len()) {
-        Some(at) => (completion.token_spans.iter().position(|span| span.contains(&at)), true),
-        None => (completion.token_spans.iter().rposition(|span| !span.is_empty()), false),
-    }
+/// The token of `</think>`, or the last one if the reasoning is never closed.
+fn end_of_reasoning(completion: &Completion) -> Option<usize> {
+    let last = completion.token_spans.iter().rposition(|span| !span.is_empty())?;
+    let Some(at) = completion.text.find("</think>") else { return Some(last) };
+    completion.token_spans.iter().position(|span| span.contains(&at))
 }
 
 #[cfg(test)]
@@ -95,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn every_statement_is_judged_at_its_tokens() {
+    fn every_statement_is_judged_at_its_token() {
         let reward = score("<think> coat shirt 0 boot 0 bag 0 </think> <answer> 0 </answer>");
         assert_eq!(reward.total, Some(0.75));
         assert_eq!((reward.part("heard"), reward.part("tile")), (Some(1.0), Some(2.0 / 3.0)));
@@ -105,8 +101,7 @@ mod tests {
 
     #[test]
     fn a_word_of_several_tokens_is_judged_at_all_of_them() {
-        // The second token holds the first byte of a character.
-        let pieces = ["<think>", "", " co", "at", " traf", "fic", "-cone", " </", "think>"];
+        let pieces = ["<think>", " co", "at", " traf", "fic", "-cone", " </", "think>"];
         let mut token_spans: Vec<Range<usize>> = Vec::new();
         for piece in pieces {
             let start = token_spans.last().map_or(0, |span| span.end);
@@ -118,7 +113,7 @@ mod tests {
         let rule = StepAccuracy { names: vec!["steps".into()] };
         let reward = rule.score(&RewardContext { sample: &sample }, &completion).unwrap();
         let tokens: Vec<_> = reward.steps.into_iter().map(|verdict| verdict.tokens).collect();
-        assert_eq!(tokens, [1..4, 4..7, 7..8]);
+        assert_eq!(tokens, [1..3, 3..6, 6..7]);
     }
 
     #[test]
@@ -135,8 +130,5 @@ mod tests {
         assert_eq!(surplus.total, Some(1.0));
         assert_eq!(surplus.steps[4..].iter().map(|v| (v.step, v.value)).collect::<Vec<_>>(), [(4, 0.0); 2]);
         assert_eq!(score("no reasoning at all").total, Some(0.0));
-        let unclosed = score("<think> coat shirt coat bag");
-        assert_eq!(unclosed.total, Some(1.0));
-        assert_eq!(unclosed.steps[4..].iter().map(|v| (v.step, v.value)).collect::<Vec<_>>(), [(4, 0.0)]);
     }
 }
