@@ -80,7 +80,7 @@ mod tests {
             ("./model", None),
             ("./pretrained/model", None),
             ("../model", None),
-            ("/root/model", None),
+            ("/srv/model", None),
             ("runs/a/b", None),
             ("model", None),
             ("owner/", None),
