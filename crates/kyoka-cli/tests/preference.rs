@@ -27,10 +27,11 @@ fn pair(id: usize, chosen: &str, rejected: &str) -> String {
     format!("{row}\n")
 }
 
-fn train(home: &Path, recipe: &str, out: &str) -> Output {
+/// Trains `recipe`, with lines for the head of the file and a folder for the run.
+fn train(home: &Path, recipe: &str, (head, out): (&str, &str)) -> Output {
     let common =
         "[data]\ndataset = 'mine'\n[model]\nconfig = 'tiny'\n[eval]\nsplits = ['test']\nmax_new_tokens = 6\n";
-    fs::write(home.join("recipe.toml"), format!("{common}{recipe}")).unwrap();
+    fs::write(home.join("recipe.toml"), format!("{head}{common}{recipe}")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_kyoka"));
     command.env("KYOKA_DATA_DIR", home.join("data")).current_dir(home);
     command.args(["train", "recipe.toml", "--quiet", "--out", out]).output().unwrap()
@@ -57,7 +58,7 @@ fn pairs_train_a_policy_and_a_reward_model_that_rewards_the_next_run() {
     write_data(home.path(), &pairs);
     let stages = "[preference]\ndata = 'pairs'\nsteps = 6\nbatch_size = 2\nalgorithm = 'dpo'\nlearning_rate = { peak = 1e-3 }\n\
                   [reward_model]\ndata = 'pairs'\nsteps = 8\nbatch_size = 2\nlearning_rate = { peak = 1e-3 }\n";
-    let output = train(home.path(), &format!("{stages}{REWARD}"), "pairs");
+    let output = train(home.path(), &format!("{stages}{REWARD}"), ("", "pairs"));
     assert!(output.status.success(), "{}", errors(&output));
     let run = home.path().join("pairs");
     assert_eq!(last_metric(&run, "preference", "preference/accuracy"), 1.0);
@@ -65,9 +66,34 @@ fn pairs_train_a_policy_and_a_reward_model_that_rewards_the_next_run() {
     let rl = "[rl]\ndata = 'test'\nsteps = 1\nprompts_per_step = 2\ngroup_size = 4\nlearning_rate = { peak = 1e-3 }\n\
               sampling = { max_new_tokens = 6 }\n";
     let learned = "[[reward]]\nkind = 'learned'\nweight = 1.0\nmodel = 'pairs'\n";
-    let output = train(home.path(), &format!("{rl}{learned}"), "rl");
+    let output = train(home.path(), &format!("{rl}{learned}"), ("", "rl"));
     assert!(output.status.success(), "{}", errors(&output));
     assert!(last_metric(&home.path().join("rl"), "rl", "reward/learned").is_finite());
+}
+
+/// Pairs of questions about a picture and a sound: gradients of both stages are the same when layers are recomputed.
+#[test]
+fn recomputed_layers_give_pairs_the_same_gradients() {
+    let home = tempfile::tempdir().unwrap();
+    write_data(home.path(), "");
+    let data = home.path().join("mine");
+    kyoka_testing::write_grey_png(&data.join("a.png"), 28, |x, y| (x * y) as u8);
+    kyoka_testing::write_tone(&data.join("a.wav"), 0.1);
+    let row = serde_json::json!({"id": "p", "prompt": "<image><audio>bag", "images": ["a.png"], "audios": ["a.wav"],
+        "chosen": GOOD, "rejected": BAD});
+    fs::write(data.join("pairs.jsonl"), format!("{row}\n")).unwrap();
+    let stages = "[preference]\ndata = 'pairs'\nsteps = 2\nbatch_size = 1\nlearning_rate = { peak = 1e-3 }\n\
+                  [reward_model]\ndata = 'pairs'\nsteps = 2\nbatch_size = 1\nlearning_rate = { peak = 1e-3 }\n";
+    let losses = |head: &str, out: &str| {
+        let output = train(home.path(), &format!("{stages}{REWARD}"), (head, out));
+        assert!(output.status.success(), "{}", errors(&output));
+        ["preference", "reward_model"].map(|stage| last_metric(&home.path().join(out), stage, "loss"))
+    };
+    let (kept, recomputed) = (losses("", "kept"), losses("gradient_checkpointing = true\n", "recomputed"));
+    for (kept, recomputed) in kept.into_iter().zip(recomputed) {
+        assert!((kept - recomputed).abs() < 1e-5, "{kept} and {recomputed}");
+        assert!(kept < 0.69, "the second step sees what the first has learned: {kept}");
+    }
 }
 
 #[test]
@@ -80,7 +106,7 @@ fn faulty_pairs_and_settings_are_refused_with_their_place() {
     };
     let refused = |pairs: &str, recipe: &str| {
         write_data(home.path(), pairs);
-        let output = train(home.path(), recipe, "run");
+        let output = train(home.path(), recipe, ("", "run"));
         assert!(!output.status.success() && !home.path().join("run").exists(), "{recipe}");
         errors(&output)
     };

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{AudioInput, ImageInput, Modality};
 
-/// The place of one medium in a prompt.
+/// The place of one medium in a prompt, or of one tile of a picture that was split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModalitySpan {
     /// Which kind of medium stands here.
@@ -18,7 +18,7 @@ pub struct ModalitySpan {
 pub struct Prompt {
     /// Token ids; positions inside a span hold the modality's placeholder id.
     pub token_ids: Vec<u32>,
-    /// One span a medium, in reading order.
+    /// Where media stand, in reading order: a span a medium, and a span a tile where a picture was split.
     pub spans: Vec<ModalitySpan>,
     /// The pictures, in the order of their spans.
     pub images: Vec<ImageInput>,

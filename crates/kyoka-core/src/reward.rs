@@ -5,10 +5,13 @@ use std::ops::Range;
 use crate::Sample;
 
 /// A decoded completion, as rewards see it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Completion {
     /// The text, special tokens of the end left out.
     pub text: String,
+    /// The tokens as they were drawn, end token included; encoding `text` again may give others. Empty where a completion
+    /// did not come from a policy.
+    pub token_ids: Vec<u32>,
     /// Byte range of each token in `text`; special tokens have an empty range.
     pub token_spans: Vec<std::ops::Range<usize>>,
     /// Whether it ended by itself rather than at the length limit.

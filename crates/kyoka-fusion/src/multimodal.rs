@@ -107,19 +107,16 @@ where
 {
     /// Embeddings of prompts, one after the other, with the media's features in their places.
     ///
+    /// A picture that was split into tiles has a span a tile; features fill the spans of a modality in order.
+    ///
     /// # Panics
-    /// If a prompt holds media that this policy has no tower for.
+    /// If a prompt holds media that this policy has no tower for, or spans that its media do not fill.
     ///
     /// # Shapes
     /// - output: `[N, D]`, `N` the tokens of all prompts
     fn embed_prompts(&self, prompts: &[&Prompt]) -> Tensor<2> {
         let mut ids: Vec<usize> = Vec::with_capacity(prompts.iter().map(|prompt| prompt.len()).sum());
         for prompt in prompts {
-            let media = [(Modality::Image, prompt.images.len()), (Modality::Audio, prompt.audios.len())];
-            for (modality, count) in media {
-                let spans = prompt.spans_of(modality).count();
-                assert_eq!(spans, count, "merge: expected a span for each medium ({modality:?}) of a prompt");
-            }
             let start = ids.len();
             ids.extend(prompt.token_ids.iter().map(|&id| id as usize));
             // A placeholder's own row is never taken, and a composed policy's placeholders lie behind the vocabulary.
@@ -131,34 +128,34 @@ where
         let device = embedded.device();
         let images: Vec<&ImageInput> = prompts.iter().flat_map(|prompt| &prompt.images).collect();
         let audios: Vec<&AudioInput> = prompts.iter().flat_map(|prompt| &prompt.audios).collect();
-        if images.is_empty() && audios.is_empty() {
-            return embedded;
-        }
-        let mut rows = vec![embedded];
         let mut sources: Vec<usize> = (0..ids.len()).collect();
-        let mut next = ids.len();
+        let mut features: [Option<Tensor<2>>; 2] = [None, None];
         if !images.is_empty() {
             let tower =
                 self.image.as_ref().expect("a prompt holds a picture: the policy must have an image tower");
-            rows.push(forward(
-                tower,
-                (&images, &device),
-                self.features.as_ref().map(|[cache, _]| (cache, image_key as fn(&_) -> _)),
-            ));
-            next = place_features(&mut sources, prompts, Modality::Image, next);
+            let kept = self.features.as_ref().map(|[cache, _]| (cache, image_key as fn(&_) -> _));
+            features[0] = Some(forward(tower, (&images, &device), kept));
         }
         if !audios.is_empty() {
             let tower =
                 self.audio.as_ref().expect("a prompt holds a sound: the policy must have an audio tower");
-            rows.push(forward(
-                tower,
-                (&audios, &device),
-                self.features.as_ref().map(|[_, cache]| (cache, audio_key as fn(&_) -> _)),
-            ));
-            next = place_features(&mut sources, prompts, Modality::Audio, next);
+            let kept = self.features.as_ref().map(|[_, cache]| (cache, audio_key as fn(&_) -> _));
+            features[1] = Some(forward(tower, (&audios, &device), kept));
+        }
+        let mut rows = vec![embedded];
+        let mut next = ids.len();
+        for (modality, features) in [Modality::Image, Modality::Audio].into_iter().zip(features) {
+            let got = features.as_ref().map_or(0, |features| features.dims()[0]);
+            let end = place_features(&mut sources, prompts, modality, next);
+            let name = modality.name();
+            assert_eq!(end - next, got, "merge: expected a feature for each position of the {name} spans");
+            rows.extend(features);
+            next = end;
+        }
+        if rows.len() == 1 {
+            return rows.remove(0);
         }
         let rows = Tensor::cat(rows, 0);
-        assert_eq!(rows.dims()[0], next, "merge: the spans must take exactly the features the towers give");
         rows.select(0, indices(&sources, &device))
     }
 

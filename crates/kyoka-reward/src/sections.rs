@@ -77,6 +77,12 @@ pub(crate) mod tests_support {
             }
         }
         token_spans.push(start..text.len());
-        Completion { text: text.to_owned(), token_spans, finished: true, max_new_tokens: 32 }
+        Completion {
+            text: text.to_owned(),
+            token_spans,
+            finished: true,
+            max_new_tokens: 32,
+            ..Completion::default()
+        }
     }
 }

@@ -107,8 +107,13 @@ mod tests {
             let start = token_spans.last().map_or(0, |span| span.end);
             token_spans.push(start..start + piece.len());
         }
-        let completion =
-            Completion { text: pieces.concat(), token_spans, finished: true, max_new_tokens: 32 };
+        let completion = Completion {
+            text: pieces.concat(),
+            token_spans,
+            finished: true,
+            max_new_tokens: 32,
+            ..Completion::default()
+        };
         let sample = sample(None, &["coat", "traffic-cone"]);
         let rule = StepAccuracy { names: vec!["steps".into()] };
         let reward = rule.score(&RewardContext { sample: &sample }, &completion).unwrap();

@@ -13,8 +13,9 @@ use kyoka_data::{PreferenceRow, Shuffled};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdamWConfig, Critic, LearningRate, Session, Stage, StepReport, Task, TrainError, TrainableLm,
-    preference::{Comparison, micro_batches, numbers},
+    AdamWConfig, Critic, LearningRate, Pass, PassKind, Session, Stage, StepReport, Task, TrainError,
+    TrainableLm,
+    preference::{Comparison, micro_batches, numbers, pair_groups, sides},
     sft::default_budget,
 };
 
@@ -94,7 +95,16 @@ impl<M: TrainableLm> Critic<M> {
     /// The value before the last token of every completion, `[R]`.
     fn last_values(&self, groups: &[PackedGroup<'_>]) -> Tensor<1> {
         let trunk = self.trunk.as_ref().expect("a reward model has a trunk of its own");
-        let values = self.values(trunk.score_with_hidden(groups).1);
+        self.at_last(groups, trunk.score_with_hidden(groups).1)
+    }
+
+    /// The value before the last token of every completion from the trunk's hidden rows.
+    ///
+    /// # Shapes
+    /// - input: `[R, T, D]`
+    /// - output: `[R]`
+    fn at_last(&self, groups: &[PackedGroup<'_>], hidden: Tensor<3>) -> Tensor<1> {
+        let values = self.values(hidden);
         let [r, t] = values.dims();
         let lengths = groups.iter().flat_map(|group| group.completions.iter().map(|ids| ids.len()));
         let mut last = vec![0.0_f32; r * t];
@@ -113,24 +123,27 @@ struct Scores {
     rejected: Vec<f32>,
 }
 
-fn evaluate<M: TrainableLm>(critic: &Critic<M>, batch: &[Comparison], config: &RewardModelConfig) -> Scores {
+fn evaluate<M: TrainableLm>(
+    critic: &Critic<M>,
+    batch: &[Comparison],
+    config: &RewardModelConfig,
+    recompute: bool,
+) -> Scores {
+    let trunk = critic.trunk.as_ref().expect("a reward model has a trunk of its own");
     let bradley_terry = BradleyTerry { center_coef: config.center_coef };
     let mut accumulator = GradientsAccumulator::new();
     let gradients = GradientsParams::new();
     let mut scores = Scores { loss: 0.0, gradients, chosen: Vec::new(), rejected: Vec::new() };
     for places in micro_batches(batch, config.tokens_per_micro_batch) {
-        let group = |&place: &usize| PackedGroup {
-            prompt: &batch[place].prompt,
-            completions: vec![&batch[place].chosen, &batch[place].rejected],
-        };
-        let groups: Vec<PackedGroup<'_>> = places.iter().map(group).collect();
-        let rewards = critic.last_values(&groups).reshape([places.len(), 2]);
-        let column = |place: usize| rewards.clone().narrow(1, place, 1).reshape([places.len()]);
-        scores.chosen.extend(numbers(column(0)));
-        scores.rejected.extend(numbers(column(1)));
-        let total = bradley_terry.evaluate(column(0), column(1), None).sum() * (1.0 / batch.len() as f64);
+        let groups = pair_groups(batch, &places);
+        let mut pass = Pass::new(trunk, &groups, PassKind { with_hidden: true, recompute });
+        let hidden = pass.hidden.take().expect("hidden rows were asked for");
+        let (chosen, rejected) = sides(critic.at_last(&groups, hidden));
+        scores.chosen.extend(numbers(chosen.clone()));
+        scores.rejected.extend(numbers(rejected.clone()));
+        let total = bradley_terry.evaluate(chosen, rejected, None).sum() * (1.0 / batch.len() as f64);
         scores.loss += f64::from(total.clone().into_scalar::<f32>());
-        accumulator.accumulate(critic, GradientsParams::from_grads(total.backward(), critic));
+        pass.accumulate(total.backward(), (critic, &mut accumulator));
     }
     scores.gradients = accumulator.grads();
     scores
@@ -167,7 +180,7 @@ impl<M: TrainableLm> Stage<M> for RewardModelStage<'_> {
         let names =
             || rows.iter().map(|&row| self.rows[row].sample.id.as_str()).collect::<Vec<_>>().join(" ");
         let state = session.critic.as_ref().expect("the stage asked for a critic");
-        let scores = evaluate(&state.critic, &batch, self.config);
+        let scores = evaluate(&state.critic, &batch, self.config, session.gradient_checkpointing);
         if !scores.loss.is_finite() {
             return Err(session.not_finite("reward_model", "loss", names()));
         }

@@ -99,6 +99,7 @@ mod tests {
         assert!(BenchShape::default().config(15).is_none());
         let config = BenchShape::default().config(64).unwrap();
         let vision = config.vision.unwrap();
-        assert_eq!(vision.tokens_per_view(&vision.processor.layout(512, 512).unwrap()), 64);
+        let layout = vision.processor.layout(512, 512).unwrap();
+        assert_eq!(vision.tokens_of_layout(&layout).tokens_per_view, 64);
     }
 }

@@ -122,7 +122,7 @@ impl Bench {
         let Subject { policy, config, image_token_id, end_id } = Subject::load(options, &device)?;
         let image_tokens = config.vision.as_ref().map_or(0, |vision| {
             let layout = vision.processor.layout(512, 512).expect("every family takes a square");
-            vision.tokens_per_view(&layout)
+            vision.tokens_of_layout(&layout).tokens_per_view
         });
         if let Some(expected) = options.image_tokens.filter(|&expected| expected != image_tokens) {
             let reason = format!("makes {image_tokens} tokens of a picture, not {expected}");

@@ -28,9 +28,18 @@ impl LearnedReward {
 
     fn values(&self, context: &RewardContext<'_>, completions: &[Completion]) -> Result<Vec<f32>, TaskError> {
         let prompt = self.task.prompt(context.sample, None)?;
-        let ids = completions.iter().map(|completion| self.task.encode(&completion.text));
-        let ids = ids.collect::<Result<Vec<_>, _>>()?;
+        let ids: Vec<Vec<u32>> = completions.iter().map(|completion| self.ended(completion)).collect();
         Ok(self.model.rewards(&prompt, &ids.iter().map(Vec::as_slice).collect::<Vec<_>>()))
+    }
+
+    /// The tokens of a completion, the end token last as in the comparisons that the model learned from.
+    fn ended(&self, completion: &Completion) -> Vec<u32> {
+        let tokenizer = self.task.tokenizer();
+        let mut ids = completion.token_ids.clone();
+        if !ids.last().is_some_and(|last| tokenizer.end_ids().contains(last)) {
+            ids.push(tokenizer.end_id());
+        }
+        ids
     }
 }
 

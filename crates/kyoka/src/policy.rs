@@ -7,10 +7,11 @@ use std::{
 
 use burn::tensor::Device;
 use kyoka_audio::{LogMelConfig, WhisperConfig, WhisperEncoder};
-use kyoka_core::ModalityEncoder;
+use kyoka_core::{ImageInput, Modality, ModalityEncoder};
 use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, PositionScheme, Projector, ProjectorConfig, Tower};
 use kyoka_image::{ImageEncoder, ImageEncoderConfig, ImageLayout, ImageProcessor, VitConfig};
 use kyoka_nn::WeightInit;
+use kyoka_text::MediumTokens;
 use kyoka_trainer::load_weights;
 use serde::{Deserialize, Serialize};
 
@@ -82,8 +83,14 @@ pub struct Source {
 pub(crate) const SOURCE_FOLDER: &str = "source";
 
 impl VisionConfig {
-    /// Tokens of one view of a picture: of one tile where it is split, else of all of it.
-    pub(crate) fn tokens_per_view(&self, layout: &ImageLayout) -> usize {
+    /// Tokens of a picture as the encoder reads it.
+    pub(crate) fn tokens_of(&self, input: &ImageInput) -> MediumTokens {
+        let ImageInput { num_views, height, width, split, .. } = *input;
+        self.tokens_of_layout(&ImageLayout { num_views, height, width, split })
+    }
+
+    /// Tokens of a picture with this layout: those of one tile where it is split, else of all of it.
+    pub(crate) fn tokens_of_layout(&self, layout: &ImageLayout) -> MediumTokens {
         let positions = match &self.encoder {
             ImageEncoderConfig::Vit(encoder) => {
                 let side = encoder.patch_size;
@@ -95,11 +102,28 @@ impl VisionConfig {
                 steps * (layout.height / side) * (layout.width / side)
             }
         };
-        positions / self.projector.fold
+        let tokens_per_view = positions / self.projector.fold;
+        MediumTokens { modality: Modality::Image, tokens_per_view, split: layout.split }
     }
 }
 
 impl AudioConfig {
+    /// Tokens of a sound of `frames`, of which `valid` hold sound.
+    ///
+    /// # Errors
+    /// Says so if they are none: the sound is too short.
+    pub(crate) fn tokens_of(&self, frames: usize, valid: usize) -> Result<MediumTokens, String> {
+        let tokens_per_view = self.encoder.num_positions(frames, valid) / self.projector.fold;
+        if tokens_per_view == 0 {
+            let hop_ms = 1e3 * self.processor.hop_length as f64 / f64::from(self.processor.sample_rate_hz);
+            return Err(format!(
+                "too short to hear: expected a sound that gives the policy at least one token, got {} ms, which give none",
+                valid as f64 * hop_ms
+            ));
+        }
+        Ok(MediumTokens { modality: Modality::Audio, tokens_per_view, split: None })
+    }
+
     /// Log-mel features of sounds padded or cut to `frames`.
     pub(crate) fn log_mel(num_mels: usize, frames: usize) -> LogMelConfig {
         LogMelConfig::new(num_mels, frames as f64 / 100.0)

@@ -110,7 +110,7 @@ impl Task for RandomTask {
     fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion {
         let even = rollout.token_ids.iter().filter(|&&id| id % 2 == 0).count();
         let text = (even as f64 / rollout.token_ids.len() as f64).to_string();
-        Completion { text, token_spans: Vec::new(), finished: false, max_new_tokens }
+        Completion { text, max_new_tokens, ..Completion::default() }
     }
 }
 

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use kyoka_audio::{AudioAugment, AudioError, AudioSpan, LogMel, Waveform};
 use kyoka_core::{
-    AudioInput, Completion, ImageInput, MediaRef, Modality, ModalitySpan, Part, Prompt, Rollout, Sample,
-    StopReason, Stream, stream_rng,
+    AudioInput, Completion, ImageInput, MediaRef, Modality, Part, Prompt, Rollout, Sample, StopReason,
+    Stream, stream_rng,
 };
 use kyoka_data::MediaStore;
 use kyoka_image::{ImageAugment, ImageError, ImageProcessor, Picture};
@@ -15,7 +15,7 @@ use kyoka_trainer::{Task, TaskError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{Policy, PolicyConfig};
+use crate::{Policy, PolicyConfig, VisionConfig};
 
 /// Random changes of media while training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -92,52 +92,75 @@ impl MultimodalTask {
         engine
     }
 
-    /// The tokens that a medium takes. Only where they depend on the medium it is decoded for that.
-    fn tokens_of(&self, media: &MediaRef) -> Result<MediumTokens, TaskError> {
-        let lacks = || format!("the policy has no {} encoder", media.modality.name());
+    /// A medium, decoded, changed and preprocessed once: what the encoder reads, and the tokens it takes.
+    fn input_of(&self, media: &MediaRef, place: Option<&[u64]>) -> Result<(Input, MediumTokens), TaskError> {
+        let lacks = || self.lacks(media.modality);
         match media.modality {
             Modality::Image => {
-                let vision = self.config.vision.as_ref().ok_or_else(lacks)?;
-                let size = match vision.processor {
+                let image = self.config.vision.as_ref().ok_or_else(lacks)?;
+                let input = self.image_input(image, media, place)?;
+                let tokens = image.tokens_of(&input);
+                Ok((Input::Image(input), tokens))
+            }
+            Modality::Audio => {
+                let audio = self.config.audio.as_ref().ok_or_else(lacks)?;
+                let input = self.audio_input(media, place)?;
+                let tokens = audio.tokens_of(input.frames, input.valid_frames);
+                let tokens = tokens.map_err(|reason| fault(&media.path, MediumError(reason)))?;
+                Ok((Input::Audio(input), tokens))
+            }
+        }
+    }
+
+    /// The tokens that a medium takes at most, with the longest random delay. Only where they depend on the medium it is
+    /// decoded for that; nothing is preprocessed.
+    fn tokens_of(&self, media: &MediaRef) -> Result<MediumTokens, TaskError> {
+        let lacks = || self.lacks(media.modality);
+        match media.modality {
+            Modality::Image => {
+                let image = self.config.vision.as_ref().ok_or_else(lacks)?;
+                let size = match image.processor {
                     ImageProcessor::FixedSize(fixed) => (fixed.height, fixed.width),
                     _ => self.picture(&media.path).map(|picture| (picture.height, picture.width))?,
                 };
-                let layout = vision.processor.layout(size.0, size.1);
-                let layout = layout.map_err(|source| fault(&media.path, source))?;
-                let (modality, tokens_per_view) = (media.modality, vision.tokens_per_view(&layout));
-                Ok(MediumTokens { modality, tokens_per_view, split: layout.split })
+                let layout = image.processor.layout(size.0, size.1);
+                Ok(image.tokens_of_layout(&layout.map_err(|source| fault(&media.path, source))?))
             }
             Modality::Audio => {
                 let audio = self.config.audio.as_ref().ok_or_else(lacks)?;
                 let log_mel = self.log_mel.as_ref().ok_or_else(lacks)?;
                 let valid = match audio.encoder.span {
                     AudioSpan::Padded => log_mel.num_frames(),
-                    _ => log_mel.valid_frames(self.sound(&media.path)?.samples.len()),
+                    _ => {
+                        let delay = self.augment.audio.max_delay_samples();
+                        log_mel.valid_frames(self.sound(&media.path)?.samples.len() + delay)
+                    }
                 };
-                let tokens = audio.encoder.num_positions(log_mel.num_frames(), valid) / audio.projector.fold;
-                Ok(MediumTokens { modality: media.modality, tokens_per_view: tokens, split: None })
+                let tokens = audio.tokens_of(log_mel.num_frames(), valid);
+                Ok(tokens.map_err(|reason| fault(&media.path, MediumError(reason)))?)
             }
         }
     }
 
-    /// Token ids and spans of a prompt, media not yet processed.
-    fn layout(&self, sample: &Sample) -> Result<Prompt, TaskError> {
-        let (token_ids, spans) = match &self.template {
-            Some(template) => {
-                let turn = Turn { role: "user", parts: sample.parts.clone() };
-                self.encode_turns(template, &[turn])?
+    fn lacks(&self, modality: Modality) -> TaskError {
+        format!("the policy has no {} encoder", modality.name()).into()
+    }
+
+    /// Token ids and spans of a prompt whose media take `media` tokens, in reading order.
+    fn layout(&self, parts: &[Part], media: Vec<MediumTokens>) -> Result<Prompt, TaskError> {
+        if let Some(template) = &self.template {
+            let turn = Turn { role: "user", parts: parts.to_vec() };
+            return self.encode_turns(template, &[turn], &media);
+        }
+        let mut layout = PromptLayout::new(&self.tokenizer);
+        let mut media = media.into_iter();
+        for part in parts {
+            match part {
+                Part::Text(text) => layout.text(text)?,
+                Part::Media(_) => layout.marked_media(media.next().expect("one a medium"))?,
             }
-            None => {
-                let mut layout = PromptLayout::new(&self.tokenizer);
-                for part in &sample.parts {
-                    match part {
-                        Part::Text(text) => layout.text(text)?,
-                        Part::Media(media) => layout.marked_media(self.tokens_of(media)?)?,
-                    }
-                }
-                layout.finish()
-            }
-        };
+        }
+        let (token_ids, spans) = layout.finish();
         Ok(Prompt { token_ids, spans, ..Prompt::default() })
     }
 
@@ -149,24 +172,21 @@ impl MultimodalTask {
     /// A conversation up to where the policy's turn begins, media processed.
     pub(crate) fn conversation(&self, turns: &[Turn]) -> Result<Prompt, TaskError> {
         let template = self.template.as_ref().ok_or("the policy has no chat template")?;
-        let (token_ids, spans) = self.encode_turns(template, turns)?;
-        let mut prompt = Prompt { token_ids, spans, ..Prompt::default() };
-        turns.iter().try_for_each(|turn| self.add_media(&mut prompt, &turn.parts, None))?;
-        Ok(prompt)
+        let (inputs, media) = self.inputs(turns.iter().flat_map(|turn| &turn.parts), None)?;
+        Ok(filled(self.encode_turns(template, turns, &media)?, inputs))
     }
 
     fn encode_turns(
         &self,
         template: &ChatTemplate,
         turns: &[Turn],
-    ) -> Result<(Vec<u32>, Vec<ModalitySpan>), TaskError> {
-        let mut media = Vec::new();
+        media: &[MediumTokens],
+    ) -> Result<Prompt, TaskError> {
         let mut messages = Vec::new();
         for Turn { role, parts } in turns {
             for part in parts {
-                match part {
-                    Part::Text(text) => drop(self.tokenizer.encode(text)?),
-                    Part::Media(medium) => media.push(self.tokens_of(medium)?),
+                if let Part::Text(text) = part {
+                    drop(self.tokenizer.encode(text)?);
                 }
             }
             // A turn of words alone is one text, except for templates that see parts alone.
@@ -175,29 +195,34 @@ impl MultimodalTask {
             messages.push(json!({"role": role, "content": content(&self.tokenizer, takes_parts, parts)}));
         }
         let text = template.render(&messages.into(), None, true)?;
-        Ok(self.tokenizer.encode_prompt(&text, &media)?)
+        let (token_ids, spans) = self.tokenizer.encode_prompt(&text, media)?;
+        Ok(Prompt { token_ids, spans, ..Prompt::default() })
     }
 
-    fn add_media(
+    /// What the encoders read of all media, in reading order, and the tokens they take.
+    fn inputs<'a>(
         &self,
-        prompt: &mut Prompt,
-        parts: &[Part],
+        parts: impl Iterator<Item = &'a Part>,
         augment: Option<&[u64]>,
-    ) -> Result<(), TaskError> {
-        for (number, part) in parts.iter().enumerate() {
+    ) -> Result<(Vec<Input>, Vec<MediumTokens>), TaskError> {
+        let (mut inputs, mut tokens) = (Vec::new(), Vec::new());
+        for (number, part) in parts.enumerate() {
             let Part::Media(media) = part else { continue };
             let place = augment.map(|place| [place, &[number as u64]].concat());
-            match media.modality {
-                Modality::Image => prompt.images.push(self.image_input(media, place.as_deref())?),
-                Modality::Audio => prompt.audios.push(self.audio_input(media, place.as_deref())?),
-            }
+            let (input, of_medium) = self.input_of(media, place.as_deref())?;
+            inputs.push(input);
+            tokens.push(of_medium);
         }
-        Ok(())
+        Ok((inputs, tokens))
     }
 
-    /// Tokens of a prompt, counted without decoding its media.
+    /// Tokens of a prompt at most, whatever the random changes of its media; nothing is preprocessed.
     pub fn prompt_len(&self, sample: &Sample) -> Result<usize, TaskError> {
-        Ok(self.layout(sample)?.len())
+        let media = sample.parts.iter().filter_map(|part| match part {
+            Part::Media(media) => Some(self.tokens_of(media)),
+            Part::Text(_) => None,
+        });
+        Ok(self.layout(&sample.parts, media.collect::<Result<_, _>>()?)?.len())
     }
 
     /// Bytes of a medium once it is decoded; `None` if it cannot be.
@@ -226,38 +251,70 @@ impl MultimodalTask {
         Ok(self.sounds.get(path, decode).map_err(|source| fault(path, source))?)
     }
 
-    fn image_input(&self, media: &MediaRef, place: Option<&[u64]>) -> Result<ImageInput, TaskError> {
-        let vision = self.config.vision.as_ref().ok_or("the policy has no image encoder")?;
+    fn image_input(
+        &self,
+        config: &VisionConfig,
+        media: &MediaRef,
+        place: Option<&[u64]>,
+    ) -> Result<ImageInput, TaskError> {
         let picture = self.picture(&media.path)?;
-        if self.blank == Some(Modality::Image) {
-            let (height, width) = (picture.height, picture.width);
-            return Ok(vision.processor.process(&Picture::grey(height, width, vec![128; height * width]))?);
-        }
-        Ok(match place {
-            None => vision.processor.process(&picture).map_err(|source| fault(&media.path, source))?,
+        let changed = match place {
+            Some(_) if self.augment.image.changes_nothing() => None,
             Some(place) => {
                 let mut rng = stream_rng(self.seed, Stream::Augment, place);
-                let changed = self.augment.image.apply(&picture, &mut rng);
-                vision.processor.process(&changed).map_err(|source| fault(&media.path, source))?
+                Some(self.augment.image.apply(&picture, &mut rng))
             }
-        })
+            None => None,
+        };
+        let picture = changed.as_ref().unwrap_or(&picture);
+        if self.blank == Some(Modality::Image) {
+            let (height, width) = (picture.height, picture.width);
+            return Ok(config.processor.process(&Picture::grey(height, width, vec![128; height * width]))?);
+        }
+        Ok(config.processor.process(picture).map_err(|source| fault(&media.path, source))?)
     }
 
     fn audio_input(&self, media: &MediaRef, place: Option<&[u64]>) -> Result<AudioInput, TaskError> {
-        let log_mel = self.log_mel.as_ref().ok_or("the policy has no audio encoder")?;
+        let log_mel = self.log_mel.as_ref().ok_or_else(|| self.lacks(media.modality))?;
         let sound = self.sound(&media.path)?;
-        if self.blank == Some(Modality::Audio) {
-            return Ok(log_mel.process(&[]));
-        }
-        Ok(match place {
-            None => log_mel.process(&sound.samples),
+        let changed = match place {
+            Some(_) if self.augment.audio.changes_nothing() => None,
             Some(place) => {
                 let mut rng = stream_rng(self.seed, Stream::Augment, place);
-                log_mel.process(&self.augment.audio.apply(&sound.samples, &mut rng))
+                Some(self.augment.audio.apply(&sound.samples, &mut rng))
             }
+            None => None,
+        };
+        let samples = changed.as_deref().unwrap_or(&sound.samples);
+        // Silence of the same length: the prompt keeps its tokens.
+        Ok(match self.blank {
+            Some(Modality::Audio) => log_mel.process(&vec![0.0; samples.len()]),
+            _ => log_mel.process(samples),
         })
     }
 }
+
+/// A medium as its encoder reads it.
+enum Input {
+    Image(ImageInput),
+    Audio(AudioInput),
+}
+
+/// A prompt with what its encoders read.
+fn filled(mut prompt: Prompt, inputs: Vec<Input>) -> Prompt {
+    for input in inputs {
+        match input {
+            Input::Image(image) => prompt.images.push(image),
+            Input::Audio(audio) => prompt.audios.push(audio),
+        }
+    }
+    prompt
+}
+
+/// A medium that gives the decoder nothing to read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct MediumError(String);
 
 /// A turn of a conversation.
 #[derive(Debug, Clone)]
@@ -292,9 +349,8 @@ fn fault<E: std::error::Error + Send + Sync + 'static>(path: &Path, source: E) -
 
 impl Task for MultimodalTask {
     fn prompt(&self, sample: &Sample, augment: Option<&[u64]>) -> Result<Prompt, TaskError> {
-        let mut prompt = self.layout(sample)?;
-        self.add_media(&mut prompt, &sample.parts, augment)?;
-        Ok(prompt)
+        let (inputs, media) = self.inputs(sample.parts.iter(), augment)?;
+        Ok(filled(self.layout(&sample.parts, media)?, inputs))
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, TaskError> {
@@ -307,6 +363,7 @@ impl Task for MultimodalTask {
         let decoded = self.tokenizer.decode(&rollout.token_ids);
         Completion {
             text: decoded.text,
+            token_ids: rollout.token_ids.clone(),
             token_spans: decoded.token_spans,
             finished: rollout.stop_reason != StopReason::Length,
             max_new_tokens,

@@ -41,7 +41,7 @@ impl Task for Echo {
 
     fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion {
         let text = rollout.token_ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-        Completion { text, token_spans: Vec::new(), finished: true, max_new_tokens }
+        Completion { text, finished: true, max_new_tokens, ..Completion::default() }
     }
 }
 

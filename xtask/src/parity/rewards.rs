@@ -37,8 +37,12 @@ fn score(rule: &dyn RewardFn, tokens: usize, max_new_tokens: usize) -> Result<f6
         completion: None,
         origin: Default::default(),
     };
-    let completion =
-        Completion { text: String::new(), token_spans: vec![0..0; tokens], finished: true, max_new_tokens };
+    let completion = Completion {
+        token_spans: vec![0..0; tokens],
+        finished: true,
+        max_new_tokens,
+        ..Completion::default()
+    };
     let reward = rule.score(&RewardContext { sample: &sample }, &completion)?;
     reward.total.map(f64::from).context("the completion was not graded")
 }

@@ -15,12 +15,15 @@ use kyoka_core::Metrics;
 use kyoka_data::{PreferenceRow, Shuffled};
 
 pub use self::config::PreferenceStageConfig;
-pub(crate) use self::pair::{Comparison, micro_batches, numbers, vector};
+pub(crate) use self::pair::{Comparison, micro_batches, numbers, pair_groups, sides, vector};
 use self::{
-    pair::{score_mismatched, score_pairs},
+    pair::score_mismatched,
     reference::{ReferenceLogprobs, ReferenceTable, reference_logprobs},
 };
-use crate::{AdamWConfig, LearningRate, Session, Stage, StepReport, Task, TrainError, TrainableLm, averaged};
+use crate::{
+    AdamWConfig, LearningRate, Pass, PassKind, Session, Stage, StepReport, Task, TrainError, TrainableLm,
+    averaged,
+};
 
 /// Trains the policy on pairs of a preferred and a rejected completion.
 pub struct PreferenceStage<'a> {
@@ -143,6 +146,8 @@ struct Batch<'a> {
     pairs: &'a [Comparison],
     reference: &'a [ReferenceLogprobs],
     token_budget: usize,
+    /// Whether layers are recomputed in the backward pass.
+    recompute: bool,
 }
 
 impl Batch<'_> {
@@ -194,7 +199,9 @@ impl Batch<'_> {
             scores.reference_point = Some(f64::from(point.into_scalar::<f32>()));
         }
         for places in micro_batches(self.pairs, self.token_budget) {
-            let (chosen, rejected) = score_pairs(model, self.pairs, &places);
+            let groups = pair_groups(self.pairs, &places);
+            let pass = Pass::new(model, &groups, PassKind { with_hidden: false, recompute: self.recompute });
+            let (chosen, rejected) = sides(pass.logprobs.clone().sum_dim(1));
             scores.chosen_logprobs.extend(numbers(chosen.clone()));
             scores.rejected_logprobs.extend(numbers(rejected.clone()));
             let pairs = self.pairs(&device, &places, [chosen, rejected]);
@@ -203,7 +210,7 @@ impl Batch<'_> {
             scores.rejected_log_ratios.extend(numbers(rejected));
             let total = loss.evaluate(pairs, mismatched.clone()).sum() * (1.0 / self.pairs.len() as f64);
             scores.loss += f64::from(total.clone().into_scalar::<f32>());
-            accumulator.accumulate(model, GradientsParams::from_grads(total.backward(), model));
+            pass.accumulate(total.backward(), (model, &mut accumulator));
         }
         scores.gradients = accumulator.grads();
         scores
@@ -270,7 +277,8 @@ impl<M: TrainableLm> Stage<M> for PreferenceStage<'_> {
         let names =
             || rows.iter().map(|&row| self.rows[row].sample.id.as_str()).collect::<Vec<_>>().join(" ");
         let token_budget = self.config.tokens_per_micro_batch;
-        let batch = Batch { pairs: &pairs, reference: &reference, token_budget };
+        let recompute = session.gradient_checkpointing;
+        let batch = Batch { pairs: &pairs, reference: &reference, token_budget, recompute };
         let loss = self.loss_now(session);
         let scores = batch.evaluate(&session.model, loss);
         if !scores.loss.is_finite() {

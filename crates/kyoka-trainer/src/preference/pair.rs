@@ -54,20 +54,34 @@ pub(crate) fn micro_batches(batch: &[Comparison], token_budget: usize) -> Vec<Ve
     planned.into_iter().map(|batch| batch.into_iter().map(|(place, _)| place).collect()).collect()
 }
 
+/// The pairs at `places` as groups of two completions, the chosen one first.
+pub(crate) fn pair_groups<'a>(batch: &'a [Comparison], places: &[usize]) -> Vec<PackedGroup<'a>> {
+    let group = |&place: &usize| {
+        let Comparison { prompt, chosen, rejected, .. } = &batch[place];
+        PackedGroup { prompt, completions: vec![chosen.as_slice(), rejected.as_slice()] }
+    };
+    places.iter().map(group).collect()
+}
+
+/// A number of each completion of pairs: of the chosen and of the rejected ones.
+///
+/// # Shapes
+/// - input: `[2 N]` or `[2 N, 1]`, as [`pair_groups`] orders them
+/// - output: `[N]` each
+pub(crate) fn sides<const D: usize>(of_completions: Tensor<D>) -> (Tensor<1>, Tensor<1>) {
+    let n = of_completions.dims()[0] / 2;
+    let of_completions: Tensor<2> = of_completions.reshape([n, 2]);
+    let column = |place: usize| of_completions.clone().narrow(1, place, 1).reshape([n]);
+    (column(0), column(1))
+}
+
 /// Log-probabilities of the chosen and of the rejected completions at `places`, `[N]` each.
 pub(crate) fn score_pairs<M: CausalLm>(
     model: &M,
     batch: &[Comparison],
     places: &[usize],
 ) -> (Tensor<1>, Tensor<1>) {
-    let group = |&place: &usize| PackedGroup {
-        prompt: &batch[place].prompt,
-        completions: vec![&batch[place].chosen, &batch[place].rejected],
-    };
-    let groups: Vec<PackedGroup<'_>> = places.iter().map(group).collect();
-    let sums = model.score(&groups).sum_dim(1).reshape([places.len(), 2]);
-    let column = |place: usize| sums.clone().narrow(1, place, 1).reshape([places.len()]);
-    (column(0), column(1))
+    sides(model.score(&pair_groups(batch, places)).sum_dim(1))
 }
 
 /// Log-probabilities of the mismatched completions at `places`; those without one are left out.

@@ -169,6 +169,7 @@ mod tests {
                 token_spans: vec![0..1, 1..2],
                 finished: true,
                 max_new_tokens: 4,
+                ..Completion::default()
             };
             let steps = vec![StepVerdict { step: 3, tokens, value: 1.0 }];
             check("rule", &sample, &(completion, Reward { total: Some(0.0), steps, ..Reward::default() }))

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Device;
 use kyoka_algorithms::CriticKind;
 use kyoka_core::{Sample, parameter_shapes};
+use kyoka_data::PreferenceRow;
 use kyoka_nn::WeightInit;
 use kyoka_trainer::{PackItem, SftConfig, Task};
 
@@ -64,9 +65,14 @@ impl<'a> Facts<'a> {
 
     /// The stages that the recipe has.
     fn stages(&self) -> impl Iterator<Item = &'static str> {
-        let Settings { sft, sft_continued, rl, .. } = &self.prepared.settings;
-        let present =
-            [("sft", sft.is_some()), ("sft_continued", sft_continued.is_some()), ("rl", rl.is_some())];
+        let Settings { sft, sft_continued, preference, reward_model, rl, .. } = &self.prepared.settings;
+        let present = [
+            ("sft", sft.is_some()),
+            ("sft_continued", sft_continued.is_some()),
+            ("preference", preference.is_some()),
+            ("reward_model", reward_model.is_some()),
+            ("rl", rl.is_some()),
+        ];
         present.into_iter().filter(|(_, there)| *there).map(|(name, _)| name)
     }
 
@@ -74,6 +80,8 @@ impl<'a> Facts<'a> {
         let settings = &self.prepared.settings;
         let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten();
         let budgets = sft.map(|sft| sft.tokens_per_micro_batch);
+        let budgets = budgets.chain(settings.preference.iter().map(|stage| stage.tokens_per_micro_batch));
+        let budgets = budgets.chain(settings.reward_model.iter().map(|stage| stage.tokens_per_micro_batch));
         budgets.chain(settings.rl.iter().map(|rl| rl.tokens_per_micro_batch)).max().unwrap_or(0)
     }
 
@@ -91,6 +99,7 @@ impl<'a> Facts<'a> {
                 phases.push(training(name, sizes, &batch, (trained, own), Others::default()));
             }
         }
+        phases.extend(self.compared_phases(knobs, at_limit));
         let mut others = Others::default();
         if let Some(rl) = &settings.rl {
             let algorithm = rl.algorithm.resolve().build(rl.group_size).ok();
@@ -122,6 +131,28 @@ impl<'a> Facts<'a> {
             if let Some(trained) = stages.max_by_key(|trained| trained.params) {
                 phases.push(sampling("eval", sizes, &batch, capacity, (trained, knobs, others)));
             }
+        }
+        phases
+    }
+
+    /// The stages that learn from comparisons.
+    fn compared_phases(&self, knobs: Knobs, at_limit: bool) -> Vec<Phase> {
+        let settings = &self.prepared.settings;
+        let mut phases = Vec::new();
+        if let Some(config) = &settings.preference {
+            let own = self.own_knobs(knobs, config.tokens_per_micro_batch);
+            let batch = self.compared((&config.data, at_limit), config.batch_size);
+            let others = Others { reference: config.reference_every > 0, ..Others::default() };
+            let trained = self.trained("preference", false);
+            phases.push(training("preference", &self.sizes, &batch, (trained, own), others));
+        }
+        if let Some(config) = &settings.reward_model {
+            let own = self.own_knobs(knobs, config.tokens_per_micro_batch);
+            let batch = self.compared((&config.data, at_limit), config.batch_size);
+            // The reward model learns; the policy that it started from stands beside it as a reference does.
+            let others = Others { reference: true, ..Others::default() };
+            let trained = self.trained("reward_model", false);
+            phases.push(training("reward_model", &self.sizes, &batch, (trained, own), others));
         }
         phases
     }
@@ -164,6 +195,20 @@ impl<'a> Facts<'a> {
         self.batch(samples, chosen(&items, config.batch_size, at_limit))
     }
 
+    /// A batch of pairs: rows spread over all lengths, or the longest ones.
+    fn compared(&self, (split, at_limit): (&str, bool), pairs: usize) -> Batch {
+        let rows = &self.prepared.pairs[split];
+        let len = |text: &str| self.prepared.task.encode(text).map_or(1, |ids| ids.len());
+        let item = |row: &PreferenceRow| PackItem {
+            prompt_len: self.prompt_len(&row.sample),
+            completion_lens: vec![len(&row.chosen), len(&row.rejected)],
+        };
+        let mut items: Vec<PackItem> = rows.iter().map(item).collect();
+        items.sort_by_key(|item| item.prompt_len + item.completion_lens.iter().sum::<usize>());
+        let (rows, media_bytes) = self.media(rows.iter().map(|row| &row.sample).collect());
+        Batch { items: chosen(&items, pairs, at_limit), rows, media_bytes }
+    }
+
     /// A batch of prompts with completions of one length: prompts spread over all lengths, or the longest ones.
     fn sampled(
         &self,
@@ -183,13 +228,13 @@ impl<'a> Facts<'a> {
     }
 
     fn batch(&self, samples: &[Sample], items: Vec<PackItem>) -> Batch {
-        let (rows, media_bytes) = self.media(samples);
+        let (rows, media_bytes) = self.media(samples.iter().collect());
         Batch { items, rows, media_bytes }
     }
 
     /// Rows in the towers and bytes of a prompt's media, in the mean of a few.
-    fn media(&self, samples: &[Sample]) -> (TowerRows, usize) {
-        let decoded: Vec<(TowerRows, usize)> = spread(samples, DECODED_ROWS)
+    fn media(&self, samples: Vec<&Sample>) -> (TowerRows, usize) {
+        let decoded: Vec<(TowerRows, usize)> = spread(&samples, DECODED_ROWS)
             .filter_map(|sample| self.prepared.task.prompt(sample, None).ok())
             .map(|prompt| media_of(&self.prepared.opened.config, &prompt))
             .collect();

@@ -18,7 +18,7 @@ pub(super) fn spread<T>(items: &[T], count: usize) -> impl Iterator<Item = &T> {
 
 /// What a stage or an evaluation reads of a split.
 struct Draw<'a> {
-    rows: &'a [Sample],
+    rows: Vec<&'a Sample>,
     /// Rows that are drawn, the same ones again where there are fewer.
     count: usize,
     /// Whether media are changed each time.
@@ -28,7 +28,7 @@ struct Draw<'a> {
 impl<'a> Draw<'a> {
     /// The media files of the distinct rows that are seen.
     fn media(&self, modality: Modality) -> impl Iterator<Item = &'a Path> {
-        let parts = spread(self.rows, self.count).flat_map(|sample| &sample.parts);
+        let parts = spread(&self.rows, self.count).flat_map(|sample| &sample.parts);
         parts.filter_map(move |part| match part {
             Part::Media(media) if media.modality == modality => Some(media.path.as_path()),
             _ => None,
@@ -38,16 +38,23 @@ impl<'a> Draw<'a> {
 
 /// Everything that the recipe reads.
 fn draws(prepared: &Prepared) -> Vec<Draw<'_>> {
-    let Prepared { settings, splits, .. } = prepared;
+    let Prepared { settings, splits, pairs, .. } = prepared;
     let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten();
     let mut found: Vec<Draw<'_>> = sft
         .map(|sft| (&sft.data, sft.steps * sft.batch_size, sft.augment))
         .chain(settings.rl.iter().map(|rl| (&rl.data, rl.steps * rl.prompts_per_step, rl.augment)))
-        .map(|(split, count, augment)| Draw { rows: &splits[split], count, augment })
+        .map(|(split, count, augment)| Draw { rows: splits[split].iter().collect(), count, augment })
         .collect();
+    let preference = settings.preference.iter().map(|stage| (&stage.data, stage.steps * stage.batch_size));
+    let reward_model =
+        settings.reward_model.iter().map(|stage| (&stage.data, stage.steps * stage.batch_size));
+    found.extend(preference.chain(reward_model).map(|(split, count)| {
+        let rows = pairs[split].iter().map(|row| &row.sample).collect();
+        Draw { rows, count, augment: false }
+    }));
     found.extend(settings.eval.splits.iter().map(|split| {
-        let rows = limited(&splits[split], settings.eval.max_rows);
-        Draw { rows, count: rows.len(), augment: false }
+        let rows: Vec<&Sample> = limited(&splits[split], settings.eval.max_rows).iter().collect();
+        Draw { count: rows.len(), rows, augment: false }
     }));
     found
 }
