@@ -144,6 +144,10 @@ impl<M: CausalLm> Generation<'_, M> {
         self.open.extend(rows);
         match &mut self.cache {
             Some(running) => model.append(running, cache),
+        // Where every completion ended at its first token, nothing joins: the cache still has their rows.
+        if rows.is_empty() {
+            return Ok(());
+        }
             None => self.cache = Some(cache),
         }
         Ok(())
