@@ -7,8 +7,8 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use kyoka_core::{
-    AudioInput, CausalLm, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup, Prefill,
-    Prompt,
+    AudioInput, CausalLm, Distribution, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup,
+    Prefill, Prompt,
 };
 use kyoka_nn::{Linears, NamedLinears, caches_on_host, indices};
 
@@ -288,16 +288,21 @@ where
         caches_on_host(&self.device())
     }
 
-    fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2> {
+    fn score(&self, groups: &[PackedGroup<'_>], distribution: &Distribution<'_>) -> Tensor<2> {
         let packing = self.packing(groups);
         let hidden = self.predicting_rows(groups, &packing);
-        packing.unpack(self.decoder.target_logprobs(hidden, &packing.targets)).squeeze_dim(2)
+        let logprobs = self.decoder.target_logprobs(hidden, &packing.targets, distribution);
+        packing.unpack(logprobs).squeeze_dim(2)
     }
 
-    fn score_with_hidden(&self, groups: &[PackedGroup<'_>]) -> (Tensor<2>, Tensor<3>) {
+    fn score_with_hidden(
+        &self,
+        groups: &[PackedGroup<'_>],
+        distribution: &Distribution<'_>,
+    ) -> (Tensor<2>, Tensor<3>) {
         let packing = self.packing(groups);
         let hidden = self.predicting_rows(groups, &packing);
-        let logprobs = self.decoder.target_logprobs(hidden.clone(), &packing.targets);
+        let logprobs = self.decoder.target_logprobs(hidden.clone(), &packing.targets, distribution);
         (packing.unpack(logprobs).squeeze_dim(2), packing.unpack(self.decoder.normed(hidden)))
     }
 

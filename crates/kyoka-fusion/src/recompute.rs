@@ -56,7 +56,12 @@ where
 {
     type Saved = SavedPass;
 
-    fn score_cut(&self, groups: &[PackedGroup<'_>], with_hidden: bool) -> CutScore<SavedPass> {
+    fn score_cut(
+        &self,
+        groups: &[PackedGroup<'_>],
+        distribution: &Distribution<'_>,
+        with_hidden: bool,
+    ) -> CutScore<SavedPass> {
         let packing = self.packing(groups);
         let plain = self.valid();
         let mut rows = plain.pass_input(groups, &packing);
@@ -69,7 +74,7 @@ where
             rows = plain.decoder.packed_layer(index, rows, &layout, &wanted);
         }
         let output = rows.autodiff().require_grad();
-        let logprobs = self.decoder.target_logprobs(output.clone(), &packing.targets);
+        let logprobs = self.decoder.target_logprobs(output.clone(), &packing.targets, distribution);
         let logprobs = packing.unpack(logprobs).squeeze_dim(2);
         let hidden = with_hidden.then(|| packing.unpack(self.decoder.normed(output.clone())));
         CutScore { logprobs, hidden, saved: SavedPass { packing, layout, wanted, inputs, output } }

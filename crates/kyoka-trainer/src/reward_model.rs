@@ -8,7 +8,7 @@ use burn::{
     tensor::{Tensor, TensorData},
 };
 use kyoka_algorithms::preference::BradleyTerry;
-use kyoka_core::{Metrics, PackedGroup, Prompt};
+use kyoka_core::{Distribution, Metrics, PackedGroup, Prompt};
 use kyoka_data::{PreferenceRow, Shuffled};
 use serde::{Deserialize, Serialize};
 
@@ -94,7 +94,7 @@ impl<M: TrainableLm> Critic<M> {
     /// The value before the last token of every completion, `[R]`.
     fn last_values(&self, groups: &[PackedGroup<'_>]) -> Tensor<1> {
         let trunk = self.trunk.as_ref().expect("a reward model has a trunk of its own");
-        let values = self.values(trunk.score_with_hidden(groups).1);
+        let values = self.values(trunk.score_with_hidden(groups, &Distribution::default()).1);
         let [r, t] = values.dims();
         let lengths = groups.iter().flat_map(|group| group.completions.iter().map(|ids| ids.len()));
         let mut last = vec![0.0_f32; r * t];

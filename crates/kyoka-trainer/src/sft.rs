@@ -154,7 +154,7 @@ pub(crate) fn nll_gradients<M: TrainableLm>(
             .iter()
             .map(|&(item, _)| PackedGroup { prompt: &batch[item].0, completions: vec![&batch[item].1] })
             .collect();
-        let pass = Pass::new(model, &groups, PassKind { with_hidden: false, recompute });
+        let pass = Pass::new(model, &groups, PassKind { recompute, ..PassKind::default() });
         let loss = pass.logprobs.clone().sum() * (-1.0 / num_tokens as f64);
         total += f64::from(loss.clone().into_scalar::<f32>());
         pass.accumulate(loss.backward(), (model, &mut accumulator));

@@ -306,6 +306,9 @@ impl Settings {
                 return Err(format!("{field}: expected a finite number of at least 0, got {value}"));
             }
         }
+        if let Some(rl) = &self.rl {
+            rl.check_sampling().map_err(|error| error.to_string())?;
+        }
         let dropout = self.model.lora.as_ref().map_or(0.0, |lora| lora.dropout);
         if self.gradient_checkpointing && dropout > 0.0 {
             let reason = "layers that are computed again would drop other values";

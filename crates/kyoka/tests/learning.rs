@@ -23,8 +23,11 @@ use kyoka::{
 
 type Policy = MultimodalLm<NoEncoder<ImageInput>, NoEncoder<AudioInput>>;
 
-/// All tokens are words; none ends a completion.
+/// The first tokens are words; none ends a completion.
 const WORDS: u32 = 8;
+/// Tokens that are never drawn: a policy that scored them would move its mass there.
+const BANNED: [u32; 2] = [8, 9];
+const VOCAB: usize = 10;
 const NEW_TOKENS: usize = 3;
 
 /// Shows a word; the completion's text is its token ids.
@@ -103,7 +106,7 @@ fn policy() -> Policy {
         d_head: 16,
         d_hidden: 48,
         tie_embeddings: false,
-        ..DecoderConfig::tiny(WORDS as usize)
+        ..DecoderConfig::tiny(VOCAB)
     };
     let device = Device::flex().autodiff();
     Policy::text_only(Decoder::new(&config, &mut WeightInit::new(5, &device)))
@@ -132,11 +135,12 @@ fn config(algorithm: AlgorithmOverrides, steps: usize) -> RlConfig {
     }
 }
 
+fn engine(policy: Policy) -> Box<dyn RolloutEngine> {
+    Box::new(LocalEngine::new(policy, u32::MAX, BANNED.to_vec()))
+}
+
 /// Runs, or goes on with, a stage whose checkpoints lie in `folder`; gives the policy and the curves.
 fn run_in(folder: &Path, config: &RlConfig, every: usize) -> (Policy, Curves) {
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(LocalEngine::new(policy, u32::MAX, Vec::new()))
-    };
     let samples = samples();
     let mut stage = RlStage::new(config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
     let store = CheckpointStore::new(folder.to_owned(), CheckpointPolicy { every, keep_last: 9 }, Vec::new());
@@ -430,24 +434,37 @@ fn what_the_trainer_cannot_do_is_refused() {
     assert!(refused("preset = 'ppo'\nreplay_share = 0.5").contains("value targets"));
     assert!(refused("preset = 'remax'\nreplay_share = 0.5").contains("no ratio"));
     assert!(refused("advantage = 'gae'").contains("needs a critic"));
+    let refused = |sampling: SamplingConfig| {
+        let config = RlConfig { sampling, ..toml::from_str(BARE).unwrap() };
+        let engine = |_: Policy| -> Box<dyn RolloutEngine> { unreachable!("nothing runs") };
+        let samples = samples();
+        let stage = RlStage::<Policy>::new(&config, &Echo, (&Repeats, &engine), &samples, 1);
+        stage.err().unwrap().to_string()
+    };
+    let base = SamplingConfig::default();
+    assert!(refused(SamplingConfig { top_k: 5, ..base.clone() }).starts_with("rl.sampling.top_k"));
+    assert!(refused(SamplingConfig { top_p: 0.5, ..base.clone() }).starts_with("rl.sampling.top_p"));
+    assert!(refused(SamplingConfig { min_p: 0.5, ..base }).starts_with("rl.sampling.min_p"));
+    assert!(refused(SamplingConfig::greedy(4)).starts_with("rl.sampling.temperature"));
+}
+
+/// What the first step said, and the policy after it.
+fn first_step(config: &RlConfig) -> (Metrics, Policy) {
+    let samples = samples();
+    let mut stage = RlStage::new(config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
+    let mut session = Session::new(policy(), 1, store);
+    let mut steps = Steps(Vec::new());
+    session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
+    (steps.0.remove(0), session.model)
 }
 
 #[test]
 fn a_step_is_the_same_however_it_is_split_into_micro_batches() {
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(LocalEngine::new(policy, u32::MAX, Vec::new()))
-    };
-    let samples = samples();
     let first_step = |algorithm: &str, tokens_per_micro_batch| {
         let algorithm = toml::from_str(algorithm).unwrap();
-        let config = RlConfig { tokens_per_micro_batch, ..config(algorithm, 1) };
-        let mut stage = RlStage::new(&config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
-        let mut session = Session::new(policy(), 1, store);
-        let mut steps = Steps(Vec::new());
-        session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
-        steps.0.remove(0)
+        first_step(&RlConfig { tokens_per_micro_batch, ..config(algorithm, 1) }).0
     };
     for algorithm in [
         "preset = 'grpo'\nkl_coef = 0.1",
@@ -464,6 +481,80 @@ fn a_step_is_the_same_however_it_is_split_into_micro_batches() {
             assert!(close, "{algorithm}: {name} {apart} apart, {together} together");
         }
     }
+}
+
+#[test]
+fn what_learns_is_what_samples_at_every_temperature() {
+    for temperature in [0.02, 0.3, 1.0, 3.0] {
+        for algorithm in [
+            "preset = 'grpo'\nkl_coef = 0.1",
+            "preset = 'grpo'\nentropy_coef = 0.01\ncorrection = 'mask_token'",
+            "preset = 'reinforce'",
+        ] {
+            let mut config = config(toml::from_str(algorithm).unwrap(), 1);
+            config.sampling.temperature = temperature;
+            let metrics = first_step(&config).0;
+            let get = |name: &str| metrics.get(name).unwrap_or_else(|| panic!("{algorithm}: no {name}"));
+            let drift = get("ratio/max_abs_log");
+            // Rounding of the logits, divided by the temperature.
+            let bound = if temperature < 0.1 { 1e-4 } else { 1e-5 };
+            assert!(drift < bound, "{algorithm}, temperature {temperature}: |log ratio| up to {drift}");
+            if algorithm.contains("kl_coef") {
+                assert!(get("kl").abs() < 1e-6, "the reference is the policy: {}", get("kl"));
+            }
+            if algorithm.contains("correction") {
+                assert!(get("mismatch/max_abs_log") < bound);
+                let (sampled, trained) = (get("entropy"), get("entropy/policy"));
+                assert!((sampled - trained).abs() < 1e-4, "{sampled} sampled, {trained} trained");
+            }
+            let entropy = get("entropy");
+            assert!(
+                (0.0..8.0_f64.ln() + 1e-6).contains(&entropy),
+                "{temperature}: {entropy} nats of 8 words"
+            );
+            assert!(metrics.get("entropy_estimate").is_none());
+        }
+    }
+}
+
+#[test]
+fn a_hot_policy_is_taught_as_a_cold_one_is() {
+    for (temperature, least) in [(0.5, 0.9), (1.5, 0.9)] {
+        let mut config = config(toml::from_str("preset = 'reinforce'").unwrap(), 160);
+        config.sampling.temperature = temperature;
+        let curves = run_in(tempfile::tempdir().unwrap().path(), &config, 0).1;
+        let last = mean(&curves.reward[150..]);
+        assert!(last >= least, "temperature {temperature} ends at {last}");
+    }
+}
+
+#[test]
+fn an_engine_that_cannot_tell_the_entropy_leaves_an_estimate() {
+    struct Remote(LocalEngine<Policy>);
+    impl RolloutEngine for Remote {
+        fn banned_ids(&self) -> &[u32] {
+            self.0.banned_ids()
+        }
+        fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
+            let mut groups = self.0.generate(request)?;
+            groups.iter_mut().flat_map(|group| &mut group.rollouts).for_each(|r| r.entropies.clear());
+            Ok(groups)
+        }
+    }
+    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
+        Box::new(Remote(LocalEngine::new(policy, u32::MAX, BANNED.to_vec())))
+    };
+    let (config, samples) = (config(AlgorithmOverrides::default(), 1), samples());
+    let mut stage = RlStage::new(&config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
+    let mut session = Session::new(policy(), 1, store);
+    let mut steps = Steps(Vec::new());
+    session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
+    let estimate = steps.0[0].get("entropy_estimate").unwrap();
+    assert!(steps.0[0].get("entropy").is_none());
+    let exact = first_step(&config).0.get("entropy").unwrap();
+    assert!((estimate - exact).abs() < 0.1, "{estimate} estimated, {exact} exactly");
 }
 
 /// One step of GRPO with another judge and another engine; what stopped it.
@@ -490,9 +581,6 @@ fn a_reward_that_is_no_number_stops_the_run_and_names_the_row() {
             Ok(Reward { total: Some(if bad { self.0 } else { 1.0 }), ..Reward::default() })
         }
     }
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(LocalEngine::new(policy, u32::MAX, Vec::new()))
-    };
     for value in [f32::NAN, f32::INFINITY] {
         let message = stopped(&Broken(value), &engine);
         assert_eq!(message, format!("reward broken: row 5: expected a finite number, got {value}"));
@@ -503,6 +591,9 @@ fn a_reward_that_is_no_number_stops_the_run_and_names_the_row() {
 fn an_engine_without_logprobs_is_refused() {
     struct Silent(LocalEngine<Policy>);
     impl RolloutEngine for Silent {
+        fn banned_ids(&self) -> &[u32] {
+            self.0.banned_ids()
+        }
         fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
             let mut groups = self.0.generate(request)?;
             groups[2].rollouts[1].logprobs.clear();
@@ -510,7 +601,7 @@ fn an_engine_without_logprobs_is_refused() {
         }
     }
     let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(Silent(LocalEngine::new(policy, u32::MAX, Vec::new())))
+        Box::new(Silent(LocalEngine::new(policy, u32::MAX, BANNED.to_vec())))
     };
     let message = stopped(&Repeats, &engine);
     assert!(message.contains("prompt 2: expected 3 log-probabilities"), "{message}");

@@ -1,7 +1,7 @@
 //! Comparisons as token ids, scored in micro-batches that never split a pair.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kyoka_core::{CausalLm, PackedGroup, Prompt};
+use kyoka_core::{CausalLm, Distribution, PackedGroup, Prompt};
 use kyoka_data::PreferenceRow;
 
 use crate::{PackItem, Task, TrainError, evaluate::row_error, plan_micro_batches};
@@ -65,7 +65,7 @@ pub(crate) fn score_pairs<M: CausalLm>(
         completions: vec![&batch[place].chosen, &batch[place].rejected],
     };
     let groups: Vec<PackedGroup<'_>> = places.iter().map(group).collect();
-    let sums = model.score(&groups).sum_dim(1).reshape([places.len(), 2]);
+    let sums = model.score(&groups, &Distribution::default()).sum_dim(1).reshape([places.len(), 2]);
     let column = |place: usize| sums.clone().narrow(1, place, 1).reshape([places.len()]);
     (column(0), column(1))
 }
@@ -80,7 +80,7 @@ pub(crate) fn score_mismatched<M: CausalLm>(model: &M, batch: &[Comparison], pla
     if groups.is_empty() {
         return Vec::new();
     }
-    numbers(model.score(&groups).sum_dim(1).reshape([groups.len()]))
+    numbers(model.score(&groups, &Distribution::default()).sum_dim(1).reshape([groups.len()]))
 }
 
 pub(crate) fn numbers(tensor: Tensor<1>) -> Vec<f32> {

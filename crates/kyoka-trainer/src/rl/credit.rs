@@ -8,7 +8,7 @@ use kyoka_core::{AdvantageError, AdvantageEstimator, GroupRewards, Metrics, Stop
 
 use super::{
     batch::{Credited, MicroBatch, Rows},
-    groups::JudgedGroup,
+    groups::{JudgedGroup, sampled_entropy},
     loss::{entropies, log_distribution},
     replay::{Replayed, magnitude},
 };
@@ -36,9 +36,9 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         let model = self.session.model.valid();
         let sampled: Vec<Vec<f32>> = rows.iter().map(|rollout| rollout.logprobs.clone()).collect();
         let kl_coef = self.coef("kl", algorithm.kl.map_or(0.0, |kl| kl.kl_coef));
-        let entropy_coef = algorithm.entropy.map_or(0.0, |bonus| {
-            bonus.weight(self.coef("entropy", bonus.coef), metrics.get("entropy").unwrap_or(0.0))
-        });
+        let entropy_coef = algorithm
+            .entropy
+            .map_or(0.0, |bonus| bonus.weight(self.coef("entropy", bonus.coef), sampled_entropy(metrics)));
         let values = self.session.critic.as_ref().map(|state| {
             let critic: Critic<M> = state.critic.valid();
             rows.tokens(|batch| critic.evaluate(&model, &batch.packed))
@@ -110,10 +110,11 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         metrics: &mut Metrics,
     ) {
         let Some(correction) = self.algorithm.correction else {
+            credited.factors = sampled.iter().map(|row| vec![1.0; row.len()]).collect();
             credited.old_logprobs = sampled;
             return;
         };
-        let trained = self.rows.tokens(|batch| model.score(&batch.packed));
+        let trained = self.rows.tokens(|batch| model.score(&batch.packed, &batch.distribution));
         let difference = |(trained, sampled): (&Vec<f32>, &Vec<f32>)| -> Vec<f64> {
             trained.iter().zip(sampled).map(|(a, b)| f64::from(a - b)).collect()
         };
@@ -122,7 +123,7 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         metrics.set("mismatch/kl", mismatch.kl);
         metrics.set("mismatch/effective_sample_share", mismatch.effective_sample_share);
         metrics.set("mismatch/max_abs_log", mismatch.max_abs_log_ratio);
-        credited.corrections = correction.weights(&log_ratios);
+        credited.factors = correction.weights(&log_ratios);
         credited.old_logprobs = trained;
     }
 
@@ -136,8 +137,9 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         credited.mask = lengths.iter().zip(&counted).map(|(&len, &count)| vec![count > 0; len]).collect();
         if filters.top_entropy_share < 1.0 {
             let entropies = self.rows.tokens(|batch| {
-                let (logprobs, hidden) = model.score_with_hidden(&batch.packed);
-                entropies(model, hidden, batch.mask(&logprobs.device(), &|_, _| true))
+                let (logprobs, hidden) = model.score_with_hidden(&batch.packed, &batch.distribution);
+                let mask = batch.mask(&logprobs.device(), &|_, _| true);
+                entropies((model, &batch.distribution), hidden, mask)
             });
             let uncertain = filter::top_entropy_mask(&entropies, filters.top_entropy_share);
             for (mask, uncertain) in credited.mask.iter_mut().zip(uncertain) {
@@ -170,10 +172,13 @@ fn divergence<M: TrainableLm>(kl: Kl, (model, reference): (&M, &M), batch: &Micr
     let device = model.device();
     let loss_mask = batch.mask(&device, &|_, _| true);
     if kl.estimator == KlEstimator::Full {
-        let distribution = |model: &M| log_distribution(model, model.score_with_hidden(&batch.packed).1);
+        let distribution = |model: &M| {
+            let (_, hidden) = model.score_with_hidden(&batch.packed, &batch.distribution);
+            log_distribution((model, &batch.distribution), hidden)
+        };
         return full_kl(distribution(model), distribution(reference), loss_mask);
     }
-    let reference_logprobs = reference.score(&batch.packed);
+    let reference_logprobs = reference.score(&batch.packed, &batch.distribution);
     let policy_logprobs = batch.table(&device, &|row, t| row.rollout.logprobs[t]);
     let old_logprobs = policy_logprobs.clone();
     kl.estimator.evaluate(KlInput { policy_logprobs, reference_logprobs, old_logprobs, loss_mask })

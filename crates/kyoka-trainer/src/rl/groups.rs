@@ -124,12 +124,27 @@ pub(super) fn log_rewards(groups: &[JudgedGroup<'_>], metrics: &mut Metrics) {
         means.add("completion_length", rollout.token_ids.len() as f64);
     }
     means.finish().into_iter().for_each(|(name, value)| metrics.set(name, value));
-    let tokens: usize = rollouts.iter().map(|(rollout, _)| rollout.logprobs.len()).sum();
-    let logprobs = rollouts.iter().flat_map(|(rollout, _)| &rollout.logprobs).map(|&value| f64::from(value));
-    // The mean of -log p over tokens drawn at temperature 1 estimates the entropy.
-    metrics.set("entropy", -logprobs.sum::<f64>() / tokens.max(1) as f64);
+    let told = rollouts.iter().all(|(rollout, _)| rollout.entropies.len() == rollout.token_ids.len());
+    if told {
+        let entropies = rollouts.iter().flat_map(|(rollout, _)| &rollout.entropies);
+        metrics.set("entropy", mean(entropies));
+    } else {
+        let logprobs = rollouts.iter().flat_map(|(rollout, _)| &rollout.logprobs);
+        metrics.set("entropy_estimate", -mean(logprobs));
+    }
     let flat = groups.iter().filter(|group| group.is_flat()).count();
     metrics.set("zero_variance_share", flat as f64 / groups.len().max(1) as f64);
+}
+
+/// The mean entropy of the policy where the tokens were drawn; from an engine that cannot tell, the mean of `-log p` of
+/// what was drawn, which estimates it.
+pub(super) fn sampled_entropy(metrics: &Metrics) -> f64 {
+    metrics.get("entropy").or(metrics.get("entropy_estimate")).unwrap_or(0.0)
+}
+
+fn mean<'a>(values: impl Iterator<Item = &'a f32>) -> f64 {
+    let (count, sum) = values.fold((0, 0.0), |(count, sum), &value| (count + 1, sum + f64::from(value)));
+    sum / f64::max(f64::from(count), 1.0)
 }
 
 /// A completion for the log.

@@ -17,9 +17,10 @@ use kyoka_data::Shuffled;
 pub use self::config::RlConfig;
 pub(crate) use self::groups::record;
 use self::{
-    batch::{Credited, Rows},
+    batch::{Credited, Rows, Scoring},
     credit::StepState,
-    groups::JudgedGroup,
+    gather::Gathered,
+    groups::{JudgedGroup, sampled_entropy},
     loss::{Objective, critic_gradients, own_trunk},
     replay::{Replay, Replayed},
 };
@@ -56,7 +57,7 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         if config.prompts_per_step == 0 {
             return Err(bad("rl.prompts_per_step", "at least 1", "0".into()));
         }
-        config.sampling.validate().map_err(|e| bad("rl.sampling", "a valid setting", e.to_string()))?;
+        config.check_sampling()?;
         let algorithm = config.algorithm.resolve().build(config.group_size);
         let algorithm =
             algorithm.map_err(|e| bad("rl.algorithm", "a combination that works", e.to_string()))?;
@@ -114,15 +115,19 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
     fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
         let step = session.progress.step;
         let mut metrics = Metrics::default();
-        let mut groups = self.gather(session, &mut metrics)?;
+        let Gathered { mut groups, banned } = self.gather(session, &mut metrics)?;
         let started = Instant::now();
         let num_fresh = groups.len();
         let replayed = self.draw_replayed(session, &groups);
         for item in &replayed {
             groups.push(item.group(&self.samples[item.row], self.prompt(item.row, &item.place)?));
         }
-        let budget = self.config.tokens_per_micro_batch;
-        let rows = Rows::new(&groups, budget, session.gradient_checkpointing);
+        let scoring = Scoring {
+            token_budget: self.config.tokens_per_micro_batch,
+            recompute: session.gradient_checkpointing,
+            distribution: self.config.sampling.distribution(&banned),
+        };
+        let rows = Rows::new(&groups, scoring);
         let fresh = &groups[..num_fresh];
         let pretraining = self.algorithm.critic.is_some_and(|critic| step < critic.pretrain_steps);
         let state = StepState {
@@ -273,7 +278,7 @@ impl<M: TrainableLm> RlStage<'_, M> {
     fn drop_left_behind(&self, session: &Session<M>, rows: &Rows<'_>, credited: &mut Credited) {
         let Some(threshold) = self.algorithm.filters.off_policy_threshold else { return };
         let model = session.model.valid();
-        let now = rows.tokens(|batch| model.score(&batch.packed));
+        let now = rows.tokens(|batch| model.score(&batch.packed, &batch.distribution));
         for (row, now) in now.iter().enumerate() {
             let ratios: Vec<f32> = now.iter().zip(&credited.old_logprobs[row]).map(|(a, b)| a - b).collect();
             let advantage = credited.advantages[row].iter().sum::<f32>();
@@ -291,7 +296,7 @@ impl<M: TrainableLm> RlStage<'_, M> {
             metrics.set("kl_coef", *coef);
         }
         if let Some(bonus) = self.algorithm.entropy.filter(|bonus| bonus.target.is_some()) {
-            let entropy = metrics.get("entropy/policy").or(metrics.get("entropy")).unwrap_or(0.0);
+            let entropy = metrics.get("entropy/policy").unwrap_or_else(|| sampled_entropy(metrics));
             let coef = session.progress.coefs.entry("entropy".to_owned()).or_insert(bonus.coef);
             *coef = bonus.next_coef(*coef, entropy);
             metrics.set("entropy_coef", bonus.weight(*coef, entropy));

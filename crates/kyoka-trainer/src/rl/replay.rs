@@ -72,7 +72,8 @@ impl Replay {
             let item = Replayed {
                 row: group.row,
                 place: group.place,
-                rollout: rollout.clone(),
+                // The entropies of a policy of long ago are of no use.
+                rollout: Rollout { entropies: Vec::new(), ..rollout.clone() },
                 advantages: advantages.clone(),
                 right: credited.right[number],
             };
@@ -114,6 +115,7 @@ impl Replay {
             let rollout = Rollout {
                 token_ids: item.token_ids,
                 logprobs: values(item.logprob_bits),
+                entropies: Vec::new(),
                 stop_reason: item.stop_reason,
             };
             let (row, place, right) = (item.row, item.place, item.right);
@@ -148,6 +150,7 @@ mod tests {
         let rollout = Rollout {
             token_ids: vec![3, 4],
             logprobs: vec![-0.1, f32::MIN_POSITIVE],
+            entropies: Vec::new(),
             stop_reason: StopReason::EndToken,
         };
         Replayed { row, place: [1, u64::MAX, 2, 3], rollout, advantages: vec![advantage; 2], right: true }
