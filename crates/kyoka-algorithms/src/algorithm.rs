@@ -224,8 +224,8 @@ pub struct SampleFilters {
     pub replay: Option<ReplaySettings>,
     /// Drop bad completions that the policy has left behind (`filter::keeps_on_policy`), before each update.
     pub off_policy_threshold: Option<f64>,
-    /// Share of the step's tokens with the highest entropy that are trained (`filter::top_entropy_mask`); 1 trains all
-    /// and needs no entropies.
+    /// Share of the step's tokens with the highest entropy whose surrogate is trained (`filter::top_entropy_mask`); no
+    /// denominator changes. 1 trains all and needs no entropies.
     pub top_entropy_share: f64,
 }
 

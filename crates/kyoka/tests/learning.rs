@@ -557,6 +557,24 @@ fn an_engine_that_cannot_tell_the_entropy_leaves_an_estimate() {
     assert!((estimate - exact).abs() < 0.1, "{estimate} estimated, {exact} exactly");
 }
 
+/// As in the paper and in TRL, the tokens left out still count in the denominators.
+#[test]
+fn the_share_of_uncertain_tokens_changes_no_denominator() {
+    let step = |share: f64| {
+        let algorithm = format!("preset = 'dapo'\ndynamic_sampling = false\ntop_entropy_share = {share}");
+        first_step(&config(toml::from_str(&algorithm).unwrap(), 1)).0
+    };
+    // 64 completions of 3 tokens: before the first update, a token's loss is -advantage / 192. Completions of a group
+    // share their first distribution, so that the most uncertain one is that of up to 8 tokens.
+    let metrics = step(1e-6);
+    let (loss, tokens) = (metrics.get("loss").unwrap().abs(), metrics.get("trained_tokens").unwrap());
+    assert!((1.0..=8.0).contains(&tokens), "{tokens} tokens");
+    assert!(loss <= tokens * 2.7 / 192.0, "{loss} from {tokens} tokens");
+    let norm = |share: f64| step(share).get("grad_norm").unwrap();
+    let (few, half, all) = (norm(1e-6), norm(0.5), norm(1.0));
+    assert!(few > 0.0 && few < 0.2 * all && half < 1.2 * all, "gradients of {few}, {half} and {all}");
+}
+
 /// One step of GRPO with another judge and another engine; what stopped it.
 fn stopped(reward: &dyn RewardFn, engine: EngineFactory<'_, Policy>) -> String {
     let config = config(AlgorithmOverrides::default(), 1);

@@ -127,7 +127,7 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         credited.old_logprobs = trained;
     }
 
-    /// Which tokens count: not those of completions cut off, and only the most uncertain ones, as the algorithm says.
+    /// Which tokens count: not those of completions cut off, where the algorithm says so.
     fn filter(&self, model: &M, credited: &mut Credited) {
         let filters = self.algorithm.filters;
         let lengths: Vec<usize> = credited.advantages.iter().map(Vec::len).collect();
@@ -136,15 +136,23 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         let counted = filter::without_overlong(&lengths, &finished);
         credited.mask = lengths.iter().zip(&counted).map(|(&len, &count)| vec![count > 0; len]).collect();
         if filters.top_entropy_share < 1.0 {
-            let entropies = self.rows.tokens(|batch| {
-                let (logprobs, hidden) = model.score_with_hidden(&batch.packed, &batch.distribution);
-                let mask = batch.mask(&logprobs.device(), &|_, _| true);
-                entropies((model, &batch.distribution), hidden, mask)
-            });
-            let uncertain = filter::top_entropy_mask(&entropies, filters.top_entropy_share);
-            for (mask, uncertain) in credited.mask.iter_mut().zip(uncertain) {
-                mask.iter_mut().zip(uncertain).for_each(|(counts, uncertain)| *counts &= uncertain);
-            }
+            self.leave_out_certain_tokens(model, &counted, credited);
+        }
+    }
+
+    /// Takes all but the most uncertain tokens of the step out of the surrogate. They still count: denominators,
+    /// divergence and entropy bonus are those of all tokens.
+    fn leave_out_certain_tokens(&self, model: &M, counted: &[usize], credited: &mut Credited) {
+        let mut entropies = self.rows.tokens(|batch| {
+            let (logprobs, hidden) = model.score_with_hidden(&batch.packed, &batch.distribution);
+            let mask = batch.mask(&logprobs.device(), &|_, _| true);
+            entropies((model, &batch.distribution), hidden, mask)
+        });
+        entropies.iter_mut().zip(counted).for_each(|(row, &count)| row.truncate(count));
+        let uncertain = filter::top_entropy_mask(&entropies, self.algorithm.filters.top_entropy_share);
+        for (factors, uncertain) in credited.factors.iter_mut().zip(uncertain) {
+            let certain = factors.iter_mut().zip(uncertain).filter(|(_, uncertain)| !uncertain);
+            certain.for_each(|(factor, _)| *factor = 0.0);
         }
     }
 
