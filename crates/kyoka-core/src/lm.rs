@@ -81,6 +81,10 @@ pub trait CausalLm: Sized {
     /// - output: `[N, V]`
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2>;
 
+    /// Decides what passes with gradients drop at random from here on: nothing, or what follows from a seed. The same
+    /// passes after the same seed drop the same. A model without dropout has nothing to do.
+    fn set_dropout(&mut self, seed: Option<u64>);
+
     /// Where the parameters live.
     fn device(&self) -> Device;
 

@@ -69,6 +69,10 @@ impl<T: Clone + core::fmt::Debug + Send + Sync + 'static> ModalityEncoder for No
     }
 }
 
+impl<T: Clone + core::fmt::Debug + Send + Sync + 'static> Linears for NoEncoder<T> {
+    fn linears<'a>(&'a mut self, _: &str, _: &mut NamedLinears<'a>) {}
+}
+
 impl<I: Module, A: Module> MultimodalLm<I, A> {
     /// A policy of the given parts.
     pub fn new(
@@ -258,8 +262,8 @@ fn place_features(sources: &mut [usize], prompts: &[&Prompt], modality: Modality
 
 impl<I, A> CausalLm for MultimodalLm<I, A>
 where
-    I: ModalityEncoder<Input = ImageInput>,
-    A: ModalityEncoder<Input = AudioInput>,
+    I: ModalityEncoder<Input = ImageInput> + Linears,
+    A: ModalityEncoder<Input = AudioInput> + Linears,
 {
     type Cache = DecoderCache;
 
@@ -308,6 +312,10 @@ where
 
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         self.decoder.project(hidden)
+    }
+
+    fn set_dropout(&mut self, seed: Option<u64>) {
+        self.set_adapter_dropout(seed);
     }
 
     fn device(&self) -> Device {

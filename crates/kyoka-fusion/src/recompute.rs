@@ -7,8 +7,8 @@ use burn::{
     optim::GradientsParams,
     tensor::{Gradients, Int, Tensor},
 };
-use kyoka_core::{AudioInput, CutScore, ImageInput, ModalityEncoder, PackedGroup, Recompute};
-use kyoka_nn::{AttentionLayout, indices, packed_attention};
+use kyoka_core::{AudioInput, CutScore, Distribution, ImageInput, ModalityEncoder, PackedGroup, Recompute};
+use kyoka_nn::{AttentionLayout, Linears, indices, packed_attention};
 
 use crate::{Decoder, MultimodalLm, packing::Packing};
 
@@ -51,8 +51,8 @@ fn backward(output: Tensor<2>, slope: Tensor<2>) -> Option<Gradients> {
 
 impl<I, A> Recompute for MultimodalLm<I, A>
 where
-    I: ModalityEncoder<Input = ImageInput> + ModuleDisplay,
-    A: ModalityEncoder<Input = AudioInput> + ModuleDisplay,
+    I: ModalityEncoder<Input = ImageInput> + Linears + ModuleDisplay,
+    A: ModalityEncoder<Input = AudioInput> + Linears + ModuleDisplay,
 {
     type Saved = SavedPass;
 

@@ -10,7 +10,8 @@ use std::{
 };
 
 use burn::optim::GradientsParams;
-use kyoka_core::Metrics;
+use kyoka_core::{Metrics, Stream, stream_rng};
+use rand::Rng;
 use serde::Serialize;
 
 use crate::{
@@ -92,6 +93,12 @@ pub trait Stage<M: TrainableLm> {
     /// Whether a critic is wanted, and if so, whether with a trunk of its own.
     fn critic(&self) -> Option<bool> {
         None
+    }
+
+    /// Whether adapters drop values in training, as their settings say. A stage that samples has none: what learns must be
+    /// what samples.
+    fn has_dropout(&self) -> bool {
+        true
     }
 
     /// What the stage itself must remember to go on after a restart, for `stage.json` of a checkpoint.
@@ -217,6 +224,11 @@ impl<M: TrainableLm> Session<M> {
         }
         while !stage.is_done(&self.progress) {
             let started = Instant::now();
+            // What a step drops at random is a function of its place, so that a resumed run drops the same.
+            let place = [self.progress.stage as u64, self.progress.step as u64];
+            let seed = || stream_rng(self.seed, Stream::Dropout, &place).next_u64();
+            let seed = stage.has_dropout().then(seed);
+            self.model.set_dropout(seed);
             let report = stage.step(self)?;
             self.progress.step += 1;
             for phase in ["rollout", "reward", "train"] {

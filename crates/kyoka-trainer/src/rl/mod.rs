@@ -96,6 +96,10 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         (self.config.learning_rate, self.config.optimizer)
     }
 
+    fn has_dropout(&self) -> bool {
+        false
+    }
+
     fn state(&self) -> Option<Vec<u8>> {
         self.replay.as_ref().map(Replay::state)
     }
