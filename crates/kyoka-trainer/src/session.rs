@@ -15,8 +15,8 @@ use rand::Rng;
 use serde::Serialize;
 
 use crate::{
-    AdamW, AdamWConfig, Checkpoint, CheckpointStore, CriticState, EvalReport, LearningRate, Progress,
-    TrainError, TrainableLm, checkpoint::SavedState, global_norm, scale_gradients,
+    AdamW, AdamWConfig, Checkpoint, CheckpointStore, CriticState, EvalReport, LearningRate, NotFiniteUpdate,
+    Progress, TrainError, TrainableLm, checkpoint::SavedState, global_norm, scale_gradients,
 };
 
 /// A sampled completion, for the log.
@@ -306,7 +306,8 @@ impl<M: TrainableLm> Session<M> {
     /// Clips the gradients and takes one optimizer step; returns the norm before clipping.
     ///
     /// # Errors
-    /// If the gradient is not finite: nothing is changed, and the error names the step and the rows.
+    /// If the gradient or a weight after the step is not finite: no weight is changed, and the error names the step, the
+    /// parameter and the rows.
     pub(crate) fn update(
         &mut self,
         stage: &'static str,
@@ -322,7 +323,8 @@ impl<M: TrainableLm> Session<M> {
         if norm > limit {
             scale_gradients(&self.model, &mut gradients, limit / norm);
         }
-        self.model = self.optimizer.step(learning_rate, self.model.clone(), gradients);
+        let updated = self.optimizer.step(learning_rate, self.model.clone(), gradients);
+        self.model = updated.map_err(|error| self.not_finite_update(stage, error, rows()))?;
         Ok(norm)
     }
 
@@ -333,7 +335,7 @@ impl<M: TrainableLm> Session<M> {
         mut gradients: GradientsParams,
         rows: &dyn Fn() -> String,
     ) -> Result<(), TrainError> {
-        let Some(mut state) = self.critic.take() else { return Ok(()) };
+        let Some(state) = &mut self.critic else { return Ok(()) };
         let norm = global_norm(&state.critic, &mut gradients);
         if !norm.is_finite() {
             return Err(self.not_finite("rl", "critic's gradient", rows()));
@@ -342,9 +344,18 @@ impl<M: TrainableLm> Session<M> {
         if norm > limit {
             scale_gradients(&state.critic, &mut gradients, limit / norm);
         }
-        state.critic = state.optimizer.step(learning_rate, state.critic, gradients);
-        self.critic = Some(state);
+        match state.optimizer.step(learning_rate, state.critic.clone(), gradients) {
+            Ok(critic) => state.critic = critic,
+            Err(error) => return Err(self.not_finite_update("rl", error, rows())),
+        }
         Ok(())
+    }
+
+    fn not_finite_update(&self, stage: &'static str, error: NotFiniteUpdate, rows: String) -> TrainError {
+        let latest = self.checkpoints.latest();
+        let checkpoint = latest.map_or("none yet".to_owned(), |path| path.display().to_string());
+        let (step, parameter) = (self.progress.step + 1, error.parameter);
+        TrainError::NotFiniteUpdate { stage, step, parameter, rows, checkpoint }
     }
 
     pub(crate) fn not_finite(&self, stage: &'static str, what: &'static str, rows: String) -> TrainError {
