@@ -13,8 +13,10 @@ use kyoka_data::{PreferenceRow, Shuffled};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdamWConfig, Critic, LearningRate, Session, Stage, StepReport, Task, TrainError, TrainableLm,
+    AdamWConfig, Critic, LearningRate, Session, SettingError, Stage, StepReport, Task, TrainError,
+    TrainableLm,
     preference::{Comparison, micro_batches, numbers},
+    range::{at_least_1, number},
     sft::default_budget,
 };
 
@@ -26,17 +28,20 @@ pub struct RewardModelConfig {
     pub data: String,
     /// Optimizer steps.
     pub steps: usize,
-    /// Pairs a step.
+    /// Pairs a step; at least 1.
     pub batch_size: usize,
     /// Weight of the term that pulls rewards to a mean of 0; at least 0. Default 0.01.
     #[serde(default = "hundredth")]
     pub center_coef: f64,
+    /// Wanted lead of the preferred completion's reward (Llama 2, arXiv 2307.09288, equation 2); at least 0. Default 0.
+    #[serde(default)]
+    pub margin: f64,
     /// Learning rate.
     pub learning_rate: LearningRate,
     /// Optimizer.
     #[serde(default)]
     pub optimizer: AdamWConfig,
-    /// Most tokens a micro-batch; a pair is never split. Default 8192.
+    /// Most tokens a micro-batch, at least 1; a pair is never split. Default 8192.
     #[serde(default = "default_budget")]
     pub tokens_per_micro_batch: usize,
     /// Steps between evaluations; 0 evaluates at the end only.
@@ -46,6 +51,24 @@ pub struct RewardModelConfig {
 
 fn hundredth() -> f64 {
     0.01
+}
+
+impl RewardModelConfig {
+    /// Checks the ranges; `stage` is the stage's name in the recipe.
+    ///
+    /// # Errors
+    /// Names the setting, its range and the value.
+    pub fn check(&self, stage: &str) -> Result<(), SettingError> {
+        let counts =
+            [("batch_size", self.batch_size), ("tokens_per_micro_batch", self.tokens_per_micro_batch)];
+        at_least_1(stage, &counts)?;
+        for (field, value) in [("center_coef", self.center_coef), ("margin", self.margin)] {
+            let holds = value.is_finite() && value >= 0.0;
+            number(stage, (field, value), holds, "a finite number of at least 0")?;
+        }
+        self.learning_rate.check(&format!("{stage}.learning_rate"))?;
+        self.optimizer.check(&format!("{stage}.optimizer"))
+    }
 }
 
 /// Trains a reward model that starts from the policy; the policy stays as it is.
@@ -69,14 +92,7 @@ impl<'a> RewardModelStage<'a> {
         rows: &'a [PreferenceRow],
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let bad = |field, expected, got: String| Err(TrainError::Config { field, expected, got });
-        if config.batch_size == 0 {
-            return bad("reward_model.batch_size", "at least 1", "0".into());
-        }
-        let coef = config.center_coef;
-        if !(coef.is_finite() && coef >= 0.0) {
-            return bad("reward_model.center_coef", "a finite number of at least 0", coef.to_string());
-        }
+        config.check("reward_model")?;
         Ok(Self { config, task, rows, order: Shuffled::new(rows.len(), seed) })
     }
 }
@@ -128,7 +144,9 @@ fn evaluate<M: TrainableLm>(critic: &Critic<M>, batch: &[Comparison], config: &R
         let column = |place: usize| rewards.clone().narrow(1, place, 1).reshape([places.len()]);
         scores.chosen.extend(numbers(column(0)));
         scores.rejected.extend(numbers(column(1)));
-        let total = bradley_terry.evaluate(column(0), column(1), None).sum() * (1.0 / batch.len() as f64);
+        let margins = (config.margin > 0.0).then(|| column(0).inner().full_like(config.margin));
+        let losses = bradley_terry.evaluate(column(0), column(1), margins);
+        let total = losses.sum() * (1.0 / batch.len() as f64);
         scores.loss += f64::from(total.clone().into_scalar::<f32>());
         accumulator.accumulate(critic, GradientsParams::from_grads(total.backward(), critic));
     }
@@ -184,9 +202,10 @@ impl<M: TrainableLm> Stage<M> for RewardModelStage<'_> {
         metrics.set("learning_rate", learning_rate);
         metrics.set("tokens", batch.iter().map(Comparison::num_tokens).sum::<usize>() as f64);
         metrics.set("time/train_s", started.elapsed().as_secs_f64());
-        let (step, total_steps) = (step + 1, self.config.steps);
-        let stage = "reward_model";
-        Ok(StepReport { stage, step, total_steps, metrics, samples: Vec::new(), warning: None })
+        let total_steps = self.config.steps;
+        let warning = if step == 0 { self.config.learning_rate.warning(total_steps) } else { None };
+        let (stage, step) = ("reward_model", step + 1);
+        Ok(StepReport { stage, step, total_steps, metrics, samples: Vec::new(), warning })
     }
 }
 
