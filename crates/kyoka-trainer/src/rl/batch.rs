@@ -134,12 +134,20 @@ impl MicroBatch<'_> {
 #[derive(Default)]
 pub(super) struct Credited {
     pub advantages: Vec<Vec<f32>>,
-    /// Loss weight of each token of a completion; 0 leaves it out.
+    /// Loss weight of each token of a completion, in the whole batch or in the mini-batch under way; 0 leaves it out.
     pub weights: Vec<f32>,
+    /// Tokens of each completion that the denominators count.
+    pub lengths: Vec<usize>,
+    /// Completions that the policy has left behind in the updates before; they keep their place in the denominators.
+    pub left_behind: Vec<bool>,
+    /// Tokens that a rejection leaves; empty without one.
+    pub kept: Vec<Vec<bool>>,
     /// Which tokens count.
     pub mask: Vec<Vec<bool>>,
     /// Log-probabilities that the ratio is taken against.
     pub old_logprobs: Vec<Vec<f32>>,
+    /// Importance weights of every token where sampler and trainer disagree; empty without a correction.
+    pub corrections: Vec<Vec<f64>>,
     /// Factors of the surrogate, 1 for most: importance weights where sampler and trainer disagree, 0 at tokens that a
     /// filter leaves out. They change no denominator.
     pub factors: Vec<Vec<f64>>,

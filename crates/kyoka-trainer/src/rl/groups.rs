@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use kyoka_algorithms::Algorithm;
+use kyoka_algorithms::{Algorithm, filter};
 use kyoka_core::{
     Completion, CreditedStep, GroupRewards, Metrics, Modality, Prompt, Reward, RewardError, Rollout,
     RolloutError, RolloutGroup, Sample,
@@ -34,8 +34,7 @@ impl JudgedGroup<'_> {
 
     /// Whether all completions earned the same.
     pub fn is_flat(&self) -> bool {
-        let totals = self.totals();
-        totals.windows(2).all(|pair| pair[0] == pair[1])
+        !filter::is_informative(&self.totals())
     }
 
     /// Whether a completion is right: by its accuracy, else by earning something.
@@ -44,13 +43,10 @@ impl JudgedGroup<'_> {
         accuracy.map_or(reward.total.unwrap_or(0.0) > 0.0, |accuracy| accuracy >= 1.0)
     }
 
-    /// Whether nothing tells the completions apart: neither the totals nor, for a credit that looks at them, the steps.
+    /// Whether no completion gets credit under the algorithm's estimator.
     pub fn is_useless(&self, algorithm: &Algorithm) -> bool {
-        match algorithm.advantage.estimate(&[self.group_rewards()]) {
-            Ok(advantages) => advantages.per_token.iter().flatten().all(|&advantage| advantage == 0.0),
-            // An error is for the step to report, with its place.
-            Err(_) => false,
-        }
+        // An error is for the step to report, with its place.
+        !filter::gives_credit(algorithm.advantage.as_ref(), &self.group_rewards()).unwrap_or(true)
     }
 
     pub fn group_rewards(&self) -> GroupRewards {

@@ -2,11 +2,11 @@
 
 use burn::{
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Bool, Tensor, activation::log_softmax},
+    tensor::{Bool, Tensor, TensorData, activation::log_softmax},
 };
 use kyoka_algorithms::{
     Algorithm, CriticKind, CriticSettings, Kl, KlEstimator, KlInput, KlPlacement, ValueLossInput, entropy,
-    full_kl, value_loss,
+    full_kl, positive_nll, value_loss,
 };
 use kyoka_core::{CausalLm, Distribution, Metrics, PolicyLossInput};
 
@@ -61,7 +61,8 @@ impl<M: TrainableLm> Objective<'_, M> {
         let mut policy = GradientsAccumulator::new();
         let mut head = GradientsAccumulator::new();
         let mut sums = Sums::default();
-        let trains = |row: usize| self.shared.is_some() || self.credited.trains(row, self.algorithm);
+        let values = |row: usize| self.shared.is_some() && self.credited.weights[row] > 0.0;
+        let trains = |row: usize| values(row) || self.credited.trains(row, self.algorithm);
         for batch in rows.micro_batches(trains) {
             let (with_hidden, recompute) = (self.reads_hidden(), rows.recompute());
             let kind = PassKind { distribution: batch.distribution, with_hidden, recompute };
@@ -177,18 +178,21 @@ impl<M: TrainableLm> Objective<'_, M> {
         }
     }
 
-    /// VAPO's likelihood of right completions: a mean over their tokens in the whole step.
+    /// VAPO's likelihood of right completions: a mean over their tokens in the whole batch or mini-batch.
     fn imitation(&self, scored: &Scored<'_, '_>) -> Option<Tensor<1>> {
-        let Credited { right, mask, .. } = self.credited;
+        let Credited { right, weights, .. } = self.credited;
+        let imitated = |row: usize| right[row] && weights[row] > 0.0;
         let tokens: usize =
-            (0..right.len()).filter(|&row| right[row]).map(|row| self.credited.counted(row)).sum();
+            (0..right.len()).filter(|&row| imitated(row)).map(|row| self.credited.counted(row)).sum();
         if self.algorithm.nll_coef == 0.0 || tokens == 0 {
             return None;
         }
         let device = scored.old_logprobs.device();
-        let imitated = scored.batch.mask(&device, &|row, t| right[row.number] && mask[row.number][t]);
-        let likelihood = scored.policy_logprobs.clone().mask_fill(imitated.bool_not(), 0.0).sum();
-        Some(likelihood * (-self.algorithm.nll_coef / tokens as f64))
+        let positive: Vec<bool> = scored.batch.rows.iter().map(|row| imitated(row.number)).collect();
+        let count = positive.len();
+        let positive = Tensor::<1, Bool>::from_data(TensorData::new(positive, [count]), &device);
+        let nll = positive_nll(scored.policy_logprobs.clone(), scored.loss_mask.clone(), positive);
+        Some(nll.sum() * (self.algorithm.nll_coef / tokens as f64))
     }
 
     fn report(&self, sums: &Sums, metrics: &mut Metrics) {
