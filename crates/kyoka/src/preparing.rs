@@ -24,8 +24,9 @@ pub(crate) struct Prepared {
     pub opened: Opened,
 }
 
-/// Reads the data, checks every row, and builds the task.
+/// Checks the settings, reads the data, checks every row, and builds the task.
 pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> {
+    settings.check()?;
     let folder = dataset_folder(&settings.data.dataset)?;
     let opened = settings.model.open(&folder)?;
     let config = &opened.config;

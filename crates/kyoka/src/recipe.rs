@@ -94,7 +94,7 @@ pub struct RewardConfig {
     /// Names of the parts of `step_accuracy`. Default `["steps"]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
-    /// Buffer of `soft_overlong` in tokens.
+    /// Buffer of `soft_overlong` in tokens; at least 1 and at most the limit of a completion. Default 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buffer_tokens: Option<usize>,
     /// Tolerance of `numeric_answer`.
@@ -140,9 +140,7 @@ impl RewardConfig {
             }
             RewardKind::StepAccuracy => Box::new(StepAccuracy { names: self.names.clone() }),
             RewardKind::RunningCount => Box::new(RunningCount),
-            RewardKind::SoftOverlong => {
-                Box::new(SoftOverlong { buffer_tokens: self.buffer_tokens.unwrap_or(16) })
-            }
+            RewardKind::SoftOverlong => Box::new(SoftOverlong { buffer_tokens: self.buffer_tokens() }),
             RewardKind::Learned => {
                 let folder = self.model.as_deref().expect("checked when the recipe was read");
                 Box::new(LearnedReward::load(folder, device)?)
@@ -151,7 +149,27 @@ impl RewardConfig {
     }
 }
 
+impl RewardKind {
+    /// The name in recipes.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ExactAnswer => "exact_answer",
+            Self::NumericAnswer => "numeric_answer",
+            Self::Format => "format",
+            Self::StepAccuracy => "step_accuracy",
+            Self::RunningCount => "running_count",
+            Self::SoftOverlong => "soft_overlong",
+            Self::Learned => "learned",
+        }
+    }
+}
+
 impl RewardConfig {
+    /// Buffer of `soft_overlong` in tokens.
+    pub(crate) fn buffer_tokens(&self) -> usize {
+        self.buffer_tokens.unwrap_or(16)
+    }
+
     /// The field a row lacks for this reward, and the reward's name.
     pub(crate) fn missing_field(&self, sample: &Sample) -> Option<(&'static str, &'static str)> {
         match self.kind {
@@ -208,6 +226,11 @@ impl Recipe {
             .iter()
             .map(|&(name, text)| Ok((name, Self::parse(name, text)?.settings()?.description)))
             .collect()
+    }
+
+    /// The recipe as written.
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
     }
 
     /// The name in run folders and summaries.
