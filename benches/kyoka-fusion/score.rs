@@ -5,7 +5,7 @@ use std::hint::black_box;
 use burn::tensor::Device;
 use criterion::{Criterion, criterion_group, criterion_main};
 use kyoka_audio::WhisperEncoder;
-use kyoka_core::{CausalLm, PackedGroup, Prompt};
+use kyoka_core::{CausalLm, Distribution, PackedGroup, Prompt};
 use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm};
 use kyoka_image::ImageEncoder;
 use kyoka_nn::WeightInit;
@@ -31,7 +31,7 @@ fn score(c: &mut Criterion) {
     let mut slow = c.benchmark_group("policy");
     slow.sample_size(10);
     slow.bench_function("score/forward_backward", |b| {
-        b.iter(|| black_box(policy.score(&groups).sum().backward()))
+        b.iter(|| black_box(policy.score(&groups, &Distribution::default()).sum().backward()))
     });
     slow.finish();
 }

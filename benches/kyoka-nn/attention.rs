@@ -2,12 +2,13 @@
 
 use std::{hint::black_box, sync::Arc};
 
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Distribution::Normal, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
+use kyoka_core::Distribution;
 use kyoka_nn::{AttentionLayout, HeadConfig, fused, packed_attention};
 
 fn random(rows: usize, columns: usize) -> Tensor<2> {
-    Tensor::random([rows, columns], Distribution::Normal(0.0, 1.0), &Device::flex())
+    Tensor::random([rows, columns], Normal(0.0, 1.0), &Device::flex())
 }
 
 fn attention(c: &mut Criterion) {
@@ -33,7 +34,8 @@ fn head(c: &mut Criterion) {
     c.bench_function("head_logprobs/3072x2048/forward_backward", |b| {
         b.iter(|| {
             let leaf = hidden.clone().autodiff().require_grad();
-            let logprobs = fused::head_logprobs(leaf.clone(), weight.clone().autodiff(), false, &targets);
+            let (rows, weight) = (leaf.clone(), weight.clone().autodiff());
+            let logprobs = fused::head_logprobs(rows, weight, false, &targets, &Distribution::default());
             black_box(leaf.grad(&logprobs.sum().backward()).map(Tensor::into_data))
         })
     });

@@ -3,7 +3,10 @@
 use kyoka_core::{AdvantageEstimator, PolicyLoss};
 use serde::{Deserialize, Serialize};
 
-use crate::{Correction, EntropyBonus, Kl, Reduction};
+use crate::{
+    Correction, EntropyBonus, Kl, Reduction,
+    correction::{RejectionLevel, RejectionRule},
+};
 
 /// A named, vetted setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -114,6 +117,13 @@ pub enum Credit {
     LengthAdaptiveGae,
 }
 
+impl Credit {
+    /// Whether a group of equal rewards can have credit, because the baseline is not the group's own.
+    pub(crate) fn credits_equal_rewards(self) -> bool {
+        matches!(self, Self::Reinforce | Self::ReinforcePlusPlus | Self::Remax)
+    }
+}
+
 /// The per-token loss; each name is a struct of [`crate::policy_loss`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -176,6 +186,29 @@ pub enum CorrectionKind {
     MaskGeometric,
 }
 
+/// What is dropped where sampler and trainer disagree; see [`RejectionRule`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectionKind {
+    /// Nothing.
+    None,
+    /// What has a ratio `mu / pi` outside `[rejection_low, rejection_high]`.
+    K1,
+    /// What has a `l^2 / 2` above `rejection_high`.
+    K2,
+    /// What has a `exp(l) - l - 1` above `rejection_high`.
+    K3,
+}
+
+/// Tokens or completions to drop, by [`crate::correction::keep_mask`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rejection {
+    /// The value that is looked at, and its bounds.
+    pub rule: RejectionRule,
+    /// What is judged.
+    pub level: RejectionLevel,
+}
+
 /// The critic's part of an algorithm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CriticSettings {
@@ -186,9 +219,9 @@ pub struct CriticSettings {
     /// Passed to [`crate::value_loss`]: how far a value may move in one batch.
     pub value_clip: Option<f64>,
     /// Steps that train the critic alone, on the returns of the policy it starts from (targets of
-    /// [`crate::advantage::Gae`] with `lambda = 1`), before the first policy step.
+    /// [`crate::advantage::Gae`] with `lambda = 1`), before the first policy step and on top of the policy's steps.
     pub pretrain_steps: usize,
-    /// Learning rate of a separate critic; none means that of the policy.
+    /// Peak of the critic's learning rate; none means that of the policy.
     pub learning_rate: Option<f64>,
 }
 
@@ -218,14 +251,14 @@ pub struct SampleFilters {
     /// Give completions that the length limit cut off no token in the loss (`filter::without_overlong`, on the lengths
     /// that the reduction's weights are computed from).
     pub mask_overlong: bool,
-    /// After credit, keep this share of each group (`filter::strongest`); freed room may take further prompts.
+    /// After credit, keep this share of each group (`filter::strongest`).
     pub keep_share: f64,
     /// Completions of earlier steps that are trained again; none keeps no buffer.
     pub replay: Option<ReplaySettings>,
     /// Drop bad completions that the policy has left behind (`filter::keeps_on_policy`), before each update.
     pub off_policy_threshold: Option<f64>,
-    /// Share of the step's tokens with the highest entropy that are trained (`filter::top_entropy_mask`); 1 trains all
-    /// and needs no entropies.
+    /// Share of the step's tokens with the highest entropy whose surrogate is trained (`filter::top_entropy_mask`); no
+    /// denominator changes. 1 trains all and needs no entropies.
     pub top_entropy_share: f64,
 }
 
@@ -250,19 +283,23 @@ pub struct Algorithm {
     /// Weights for the per-token loss, from the trainer's log-probabilities at the start of the batch minus the
     /// sampler's; with it `PolicyLossInput::old_logprobs` are the trainer's.
     pub correction: Option<Correction>,
+    /// What has no token in the loss for the same mismatch.
+    pub rejection: Option<Rejection>,
     /// Which samples and tokens take part.
     pub filters: SampleFilters,
-    /// Drop groups without spread and refill.
+    /// Drop groups that give no credit (`filter::gives_credit`) and refill.
     pub dynamic_sampling: bool,
-    /// Optimizer steps on one batch of rollouts.
+    /// Passes over one batch of rollouts.
     pub updates_per_batch: usize,
+    /// Parts of a batch in each pass; each is an optimizer update.
+    pub mini_batches: usize,
 }
 
 /// Why a composition was refused.
-#[derive(Debug, thiserror::Error, PartialEq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq)]
 pub enum AlgorithmError {
     /// A field is out of range.
-    #[error("algorithm: {field}: expected {expected}, got {got}")]
+    #[error("algorithm.{field}: expected {expected}, got {got}")]
     OutOfRange {
         /// The field.
         field: &'static str,
@@ -270,6 +307,16 @@ pub enum AlgorithmError {
         expected: &'static str,
         /// The value.
         got: f64,
+    },
+    /// A field is given that the chosen parts do not read.
+    #[error("algorithm.{field}: expected {expected}, which reads it, or no {field}; got {got}")]
+    Unread {
+        /// The field.
+        field: &'static str,
+        /// The choice that reads it.
+        expected: String,
+        /// The choice that was made.
+        got: String,
     },
     /// Group-relative credit needs a group.
     #[error(

@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    KlEstimator, KlPlacement, Preset, Reduction,
-    advantage::StepCredit,
-    algorithm::{CorrectionKind, Credit, CriticKind, LossKind},
+    Algorithm, AlgorithmError, KlEstimator, KlPlacement, Preset, Reduction,
+    advantage::{StepCredit, Whitening},
+    algorithm::{CorrectionKind, Credit, CriticKind, LossKind, RejectionKind},
+    correction::RejectionLevel,
+    readers,
 };
 
 /// Every setting once: the config, its overrides, and the one laid over the other.
@@ -13,11 +15,20 @@ macro_rules! settings {
     ($($(#[$doc:meta])* $field:ident: $kind:ty,)*) => {
         /// An algorithm as plain data.
         ///
-        /// A field that the chosen parts do not read has no effect. Numbers for which 0 means "none" say so.
+        /// Numbers for which 0 means "none" say so. What a preset brings along for parts that were not chosen has no
+        /// effect; a field of [`AlgorithmOverrides`] that the chosen parts do not read is refused.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct AlgorithmConfig {
             $($(#[$doc])* pub $field: $kind,)*
+        }
+
+        impl AlgorithmConfig {
+            /// Every field, as if it had been given.
+            #[cfg(test)]
+            pub(crate) fn to_overrides(&self) -> AlgorithmOverrides {
+                AlgorithmOverrides { preset: None, $($field: Some(self.$field),)* }
+            }
         }
 
         /// Single fields of a preset, overridden; written as `preset` and the fields that differ from it.
@@ -36,8 +47,28 @@ macro_rules! settings {
                 let preset = AlgorithmConfig::preset(self.preset.unwrap_or(Preset::Grpo));
                 AlgorithmConfig { $($field: self.$field.unwrap_or(preset.$field),)* }
             }
+
+            /// Names of the fields that are given here.
+            pub fn given(&self) -> Vec<&'static str> {
+                let fields = [$((stringify!($field), self.$field.is_some()),)*];
+                fields.into_iter().filter(|(_, given)| *given).map(|(field, _)| field).collect()
+            }
         }
     };
+}
+
+impl AlgorithmOverrides {
+    /// Checks ranges, combination and that every field given here is read, and makes the algorithm for groups of
+    /// `group_size`.
+    ///
+    /// # Errors
+    /// If a field is out of range or has no effect, or the parts do not go together, with the reason.
+    pub fn build(&self, group_size: usize) -> Result<Algorithm, AlgorithmError> {
+        let config = self.resolve();
+        config.check_ranges()?;
+        readers::check(&config, &self.given())?;
+        config.build(group_size)
+    }
 }
 
 settings! {
@@ -59,6 +90,10 @@ settings! {
     lambda_critic: f64,
     /// Length-adaptive GAE: share of the completion that the horizon spans; above 0.
     length_alpha: f64,
+    /// GPG: what advantages are divided by (`F_norm`); above 0.
+    f_norm: f64,
+    /// GDPO: what counts once in the batch's mean.
+    whitening: Whitening,
     /// GAE family: whether advantages are whitened over the batch.
     whiten: bool,
     /// The per-token loss.
@@ -109,9 +144,9 @@ settings! {
     value_coef: f64,
     /// How far a value may move in one batch; 0 is no bound.
     value_clip: f64,
-    /// Steps that train the critic alone before the first policy step.
+    /// Steps that train the critic alone; they come before, and on top of, the stage's steps.
     critic_pretrain_steps: usize,
-    /// Learning rate of a separate critic; 0 is the policy's.
+    /// Peak of the critic's learning rate, on a schedule shaped as the policy's; 0 is the policy's peak.
     critic_learning_rate: f64,
     /// Weight of the likelihood of right completions (VAPO); at least 0.
     nll_coef: f64,
@@ -127,6 +162,14 @@ settings! {
     correction_high: f64,
     /// Whether weights are divided by their mean over the batch.
     correction_normalise: bool,
+    /// Which completions or tokens are dropped where sampler and trainer disagree, besides the correction.
+    rejection: RejectionKind,
+    /// Rejection: what is judged.
+    rejection_level: RejectionLevel,
+    /// Rejection by k1: least ratio that is kept; at least 0.
+    rejection_low: f64,
+    /// Rejection: greatest ratio (k1) or divergence (k2, k3) that is kept; above 0, for k1 above `rejection_low`.
+    rejection_high: f64,
     /// Drop groups without spread in reward and sample further prompts in their place.
     dynamic_sampling: bool,
     /// Do not train completions that the length limit cut off.
@@ -143,13 +186,28 @@ settings! {
     off_policy_threshold: f64,
     /// Share of the tokens with the highest entropy that is trained, in (0, 1].
     top_entropy_share: f64,
-    /// Optimizer steps on one batch of rollouts; at least 1.
+    /// Passes over one batch of rollouts (PPO's epochs); at least 1.
     updates_per_batch: usize,
+    /// Parts that a batch is split into for each pass, an optimizer update each; at least 1, at most the completions of
+    /// a batch. Advantages and old log-probabilities are those of the batch, denominators those of the part.
+    mini_batches: usize,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_that_nothing_reads_is_refused() {
+        let overrides = AlgorithmOverrides { pass_k: Some(2), ..Default::default() };
+        assert_eq!(
+            overrides.build(4).err().unwrap().to_string(),
+            "algorithm.pass_k: expected advantage = \"pass_at_k\", which reads it, or no pass_k; got advantage = \"grpo\""
+        );
+        let read = AlgorithmOverrides { advantage: Some(Credit::PassAtK), ..overrides };
+        assert!(read.build(4).is_ok());
+        assert_eq!(read.given(), ["advantage", "pass_k"]);
+    }
 
     #[test]
     fn overrides_change_single_fields_of_the_preset() {

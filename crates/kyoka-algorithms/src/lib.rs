@@ -3,6 +3,7 @@
 mod adaptive_kl;
 pub mod advantage;
 mod algorithm;
+mod checks;
 mod compose;
 mod config;
 pub mod correction;
@@ -12,13 +13,14 @@ mod kl;
 pub mod policy_loss;
 pub mod preference;
 mod presets;
+mod readers;
 mod reduction;
 mod value_loss;
 
 pub use adaptive_kl::AdaptiveKl;
 pub use algorithm::{
     Algorithm, AlgorithmError, CorrectionKind, Credit, CriticKind, CriticSettings, LossKind, Preset,
-    ReferenceRefresh, ReplaySettings, SampleFilters,
+    ReferenceRefresh, Rejection, RejectionKind, ReplaySettings, SampleFilters,
 };
 pub use config::{AlgorithmConfig, AlgorithmOverrides};
 pub use correction::{Correction, MismatchMetrics, WeightBound, WeightLevel};

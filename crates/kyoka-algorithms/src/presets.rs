@@ -2,8 +2,9 @@
 
 use crate::{
     AlgorithmConfig, KlEstimator, KlPlacement, Preset, Reduction,
-    advantage::StepCredit,
-    algorithm::{CorrectionKind, Credit, CriticKind, LossKind},
+    advantage::{StepCredit, Whitening},
+    algorithm::{CorrectionKind, Credit, CriticKind, LossKind, RejectionKind},
+    correction::RejectionLevel,
 };
 
 impl AlgorithmConfig {
@@ -30,6 +31,8 @@ fn grpo() -> AlgorithmConfig {
         lambda: 0.95,
         lambda_critic: 1.0,
         length_alpha: 0.05,
+        f_norm: 1.0,
+        whitening: Whitening::Tokens,
         whiten: true,
         loss: LossKind::Clipped,
         clip_low: 0.2,
@@ -63,6 +66,10 @@ fn grpo() -> AlgorithmConfig {
         correction_low: 0.5,
         correction_high: 2.0,
         correction_normalise: false,
+        rejection: RejectionKind::None,
+        rejection_level: RejectionLevel::Token,
+        rejection_low: 0.5,
+        rejection_high: 2.0,
         dynamic_sampling: false,
         mask_overlong: false,
         keep_share: 1.0,
@@ -72,6 +79,7 @@ fn grpo() -> AlgorithmConfig {
         off_policy_threshold: 0.0,
         top_entropy_share: 1.0,
         updates_per_batch: 1,
+        mini_batches: 1,
     }
 }
 

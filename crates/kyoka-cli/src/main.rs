@@ -79,7 +79,8 @@ fn run(arguments: Arguments) -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::from(match error {
                 Error::Train(TrainError::Interrupted { .. }) => EXIT_INTERRUPTED,
-                Error::Train(TrainError::Config { .. }) | Error::OtherRecipe { .. } => EXIT_USAGE,
+                Error::Train(TrainError::Config { .. } | TrainError::Setting(_))
+                | Error::OtherRecipe { .. } => EXIT_USAGE,
                 Error::UnknownRecipe { .. }
                 | Error::Recipe { .. }
                 | Error::Device { .. }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod advantage;
+mod distribution;
 mod encoder;
 mod lm;
 mod media;
@@ -16,6 +17,7 @@ mod sample;
 mod seed;
 
 pub use advantage::{AdvantageError, AdvantageEstimator, Advantages, CreditedStep, GroupRewards};
+pub use distribution::Distribution;
 pub use encoder::{ModalityEncoder, ModalityFeatures};
 pub use lm::{CausalLm, PackedGroup, Prefill};
 pub use media::{AudioInput, ImageInput, MediaRef, Modality};

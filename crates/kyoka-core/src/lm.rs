@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 
-use crate::Prompt;
+use crate::{Distribution, Prompt};
 
 /// A prompt with its completions: the unit of training.
 #[derive(Debug, Clone)]
@@ -51,30 +51,39 @@ pub trait CausalLm: Sized {
     /// Whether logits lie in host memory, where reading them takes no copy from a device.
     fn is_on_host(&self) -> bool;
 
-    /// Log-probabilities at temperature 1 of given completions, prompt and completions in one forward pass.
+    /// Log-probabilities of given completions, prompt and completions in one forward pass.
     ///
-    /// Rows follow the order of groups and completions; padding holds 0.
+    /// Rows follow the order of groups and completions; padding holds 0. A completion with a banned token has no
+    /// finite log-probability.
     ///
     /// # Panics
     /// If a prompt or a completion is empty.
     ///
     /// # Shapes
     /// - output: `[R, T]`, `T` the longest completion
-    fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2>;
+    fn score(&self, groups: &[PackedGroup<'_>], distribution: &Distribution<'_>) -> Tensor<2>;
 
     /// [`score`](Self::score), and the hidden rows that it comes from: what a value head reads.
     ///
     /// # Shapes
     /// - log-probabilities: `[R, T]`
     /// - hidden: `[R, T, D]`, for each token the row that predicts it; padding holds 0
-    fn score_with_hidden(&self, groups: &[PackedGroup<'_>]) -> (Tensor<2>, Tensor<3>);
+    fn score_with_hidden(
+        &self,
+        groups: &[PackedGroup<'_>],
+        distribution: &Distribution<'_>,
+    ) -> (Tensor<2>, Tensor<3>);
 
-    /// Logits of hidden rows.
+    /// Logits of hidden rows, before any [`Distribution`].
     ///
     /// # Shapes
     /// - input: `[N, D]`, rows of [`score_with_hidden`](Self::score_with_hidden)
     /// - output: `[N, V]`
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2>;
+
+    /// Decides what passes with gradients drop at random from here on: nothing, or what follows from a seed. The same
+    /// passes after the same seed drop the same. A model without dropout has nothing to do.
+    fn set_dropout(&mut self, seed: Option<u64>);
 
     /// Where the parameters live.
     fn device(&self) -> Device;

@@ -2,7 +2,8 @@
 
 use burn::tensor::{Bool, Tensor};
 
-/// What a policy loss sees; all tensors have shape `[R, T]`.
+/// What a policy loss sees; all tensors have shape `[R, T]`, all log-probabilities are of one
+/// [`Distribution`](crate::Distribution), the one that completions are drawn from.
 #[derive(Debug, Clone)]
 pub struct PolicyLossInput {
     /// Log-probabilities under the policy being trained; carries the gradient.

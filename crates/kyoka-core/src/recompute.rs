@@ -5,7 +5,7 @@ use burn::{
     tensor::{Gradients, Tensor},
 };
 
-use crate::{CausalLm, PackedGroup};
+use crate::{CausalLm, Distribution, PackedGroup};
 
 /// A scored batch whose gradient graph ends at the last hidden rows.
 pub struct CutScore<S> {
@@ -24,7 +24,12 @@ pub trait Recompute: CausalLm {
     type Saved;
 
     /// Scores completions; nothing below the last hidden rows is kept for gradients but the inputs of the layers.
-    fn score_cut(&self, groups: &[PackedGroup<'_>], with_hidden: bool) -> CutScore<Self::Saved>;
+    fn score_cut(
+        &self,
+        groups: &[PackedGroup<'_>],
+        distribution: &Distribution<'_>,
+        with_hidden: bool,
+    ) -> CutScore<Self::Saved>;
 
     /// Goes back through the layers of a cut pass. `gradients` are those of a loss of its log-probabilities and hidden
     /// rows; `take` gets the gradients of the parameters part by part. A parameter may come in several parts, to be

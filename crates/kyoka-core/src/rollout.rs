@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Prompt;
+use crate::{Distribution, Prompt};
 
 /// How completions are drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,18 @@ impl SamplingConfig {
     /// The likeliest token at every step.
     pub fn greedy(max_new_tokens: usize) -> Self {
         Self { temperature: 0.0, max_new_tokens, ..Self::default() }
+    }
+
+    /// What the log-probabilities of drawn tokens mean: the likeliest token is drawn from the policy at temperature 1.
+    pub fn distribution<'a>(&self, banned: &'a [u32]) -> Distribution<'a> {
+        let temperature = if self.temperature == 0.0 { 1.0 } else { self.temperature };
+        Distribution { temperature, banned }
+    }
+
+    /// Whether every token that is not banned can be drawn, with the probability that
+    /// [`distribution`](Self::distribution) gives it.
+    pub fn draws_from_the_whole_distribution(&self) -> bool {
+        self.temperature > 0.0 && self.top_k == 0 && self.top_p == 1.0 && self.min_p == 0.0
     }
 
     /// Checks the ranges named at the fields.
@@ -77,8 +89,10 @@ pub enum StopReason {
 pub struct Rollout {
     /// Tokens drawn, end token included.
     pub token_ids: Vec<u32>,
-    /// Log-probability of each token under the policy at temperature 1, whatever the sampling.
+    /// Log-probability of each token in [`SamplingConfig::distribution`]: before top-k, top-p and min-p.
     pub logprobs: Vec<f32>,
+    /// Entropy of that distribution where each token was drawn, in nats; empty from an engine that cannot tell.
+    pub entropies: Vec<f32>,
     /// Why it ended.
     pub stop_reason: StopReason,
 }
@@ -111,6 +125,9 @@ pub struct RolloutRequest<'a> {
 
 /// Draws completions from a policy, in this process or elsewhere.
 pub trait RolloutEngine {
+    /// Tokens that are never drawn: they have no share of the probabilities, here and wherever completions are scored.
+    fn banned_ids(&self) -> &[u32];
+
     /// One group per prompt, in order.
     fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError>;
 }

@@ -21,6 +21,8 @@ pub enum Stream {
     Data = 5,
     /// Completions that are replayed.
     Replay = 6,
+    /// What adapters drop in training.
+    Dropout = 7,
 }
 
 /// A generator for one purpose at one place.

@@ -6,6 +6,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor},
 };
+use kyoka_core::Distribution;
 use kyoka_nn::{
     AttentionLayout, HeadConfig, HostKv, Linear, Linears, NamedLinears, Norm, NormKind, Position,
     RopeScaling, Rotary, RotaryAxes, RotaryConfig, StepRow, WeightInit, WeightRule, caches_on_host, fused,
@@ -223,11 +224,20 @@ impl Decoder {
     }
 
     /// Log-probability of one target a hidden row, `[N, 1]`.
-    pub(crate) fn target_logprobs(&self, hidden: Tensor<2>, targets: &[usize]) -> Tensor<2> {
+    pub(crate) fn target_logprobs(
+        &self,
+        hidden: Tensor<2>,
+        targets: &[usize],
+        distribution: &Distribution<'_>,
+    ) -> Tensor<2> {
         let hidden = self.normed(hidden);
         match &self.head {
-            Some(head) => fused::head_logprobs(hidden, head.weight.val(), false, targets),
-            None => fused::head_logprobs(hidden, self.embedding.val(), true, targets),
+            // What adapters or a bias add to the logits has no fused form.
+            Some(head) if !head.adapters.is_empty() || head.bias.is_some() => {
+                fused::target_logprobs(head.forward(hidden), targets, distribution)
+            }
+            Some(head) => fused::head_logprobs(hidden, head.weight.val(), false, targets, distribution),
+            None => fused::head_logprobs(hidden, self.embedding.val(), true, targets, distribution),
         }
     }
 

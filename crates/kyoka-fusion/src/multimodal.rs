@@ -7,8 +7,8 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use kyoka_core::{
-    AudioInput, CausalLm, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup, Prefill,
-    Prompt,
+    AudioInput, CausalLm, Distribution, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup,
+    Prefill, Prompt,
 };
 use kyoka_nn::{Linears, NamedLinears, caches_on_host, indices};
 
@@ -67,6 +67,10 @@ impl<T: Clone + core::fmt::Debug + Send + Sync + 'static> ModalityEncoder for No
     fn encode(&self, _: &[&T], _: &Device) -> ModalityFeatures {
         unreachable!("a sense that is absent has no tower to call")
     }
+}
+
+impl<T: Clone + core::fmt::Debug + Send + Sync + 'static> Linears for NoEncoder<T> {
+    fn linears<'a>(&'a mut self, _: &str, _: &mut NamedLinears<'a>) {}
 }
 
 impl<I: Module, A: Module> MultimodalLm<I, A> {
@@ -255,8 +259,8 @@ fn place_features(sources: &mut [usize], prompts: &[&Prompt], modality: Modality
 
 impl<I, A> CausalLm for MultimodalLm<I, A>
 where
-    I: ModalityEncoder<Input = ImageInput>,
-    A: ModalityEncoder<Input = AudioInput>,
+    I: ModalityEncoder<Input = ImageInput> + Linears,
+    A: ModalityEncoder<Input = AudioInput> + Linears,
 {
     type Cache = DecoderCache;
 
@@ -285,21 +289,30 @@ where
         caches_on_host(&self.device())
     }
 
-    fn score(&self, groups: &[PackedGroup<'_>]) -> Tensor<2> {
+    fn score(&self, groups: &[PackedGroup<'_>], distribution: &Distribution<'_>) -> Tensor<2> {
         let packing = self.packing(groups);
         let hidden = self.predicting_rows(groups, &packing);
-        packing.unpack(self.decoder.target_logprobs(hidden, &packing.targets)).squeeze_dim(2)
+        let logprobs = self.decoder.target_logprobs(hidden, &packing.targets, distribution);
+        packing.unpack(logprobs).squeeze_dim(2)
     }
 
-    fn score_with_hidden(&self, groups: &[PackedGroup<'_>]) -> (Tensor<2>, Tensor<3>) {
+    fn score_with_hidden(
+        &self,
+        groups: &[PackedGroup<'_>],
+        distribution: &Distribution<'_>,
+    ) -> (Tensor<2>, Tensor<3>) {
         let packing = self.packing(groups);
         let hidden = self.predicting_rows(groups, &packing);
-        let logprobs = self.decoder.target_logprobs(hidden.clone(), &packing.targets);
+        let logprobs = self.decoder.target_logprobs(hidden.clone(), &packing.targets, distribution);
         (packing.unpack(logprobs).squeeze_dim(2), packing.unpack(self.decoder.normed(hidden)))
     }
 
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         self.decoder.project(hidden)
+    }
+
+    fn set_dropout(&mut self, seed: Option<u64>) {
+        self.set_adapter_dropout(seed);
     }
 
     fn device(&self) -> Device {

@@ -7,8 +7,8 @@ use burn::{
     optim::GradientsParams,
     tensor::{Gradients, Int, Tensor},
 };
-use kyoka_core::{AudioInput, CutScore, ImageInput, ModalityEncoder, PackedGroup, Recompute};
-use kyoka_nn::{AttentionLayout, indices, packed_attention};
+use kyoka_core::{AudioInput, CutScore, Distribution, ImageInput, ModalityEncoder, PackedGroup, Recompute};
+use kyoka_nn::{AttentionLayout, Linears, indices, packed_attention};
 
 use crate::{Decoder, MultimodalLm, packing::Packing};
 
@@ -51,12 +51,17 @@ fn backward(output: Tensor<2>, slope: Tensor<2>) -> Option<Gradients> {
 
 impl<I, A> Recompute for MultimodalLm<I, A>
 where
-    I: ModalityEncoder<Input = ImageInput> + ModuleDisplay,
-    A: ModalityEncoder<Input = AudioInput> + ModuleDisplay,
+    I: ModalityEncoder<Input = ImageInput> + Linears + ModuleDisplay,
+    A: ModalityEncoder<Input = AudioInput> + Linears + ModuleDisplay,
 {
     type Saved = SavedPass;
 
-    fn score_cut(&self, groups: &[PackedGroup<'_>], with_hidden: bool) -> CutScore<SavedPass> {
+    fn score_cut(
+        &self,
+        groups: &[PackedGroup<'_>],
+        distribution: &Distribution<'_>,
+        with_hidden: bool,
+    ) -> CutScore<SavedPass> {
         let packing = self.packing(groups);
         let plain = self.valid();
         let mut rows = plain.pass_input(groups, &packing);
@@ -69,7 +74,7 @@ where
             rows = plain.decoder.packed_layer(index, rows, &layout, &wanted);
         }
         let output = rows.autodiff().require_grad();
-        let logprobs = self.decoder.target_logprobs(output.clone(), &packing.targets);
+        let logprobs = self.decoder.target_logprobs(output.clone(), &packing.targets, distribution);
         let logprobs = packing.unpack(logprobs).squeeze_dim(2);
         let hidden = with_hidden.then(|| packing.unpack(self.decoder.normed(output.clone())));
         CutScore { logprobs, hidden, saved: SavedPass { packing, layout, wanted, inputs, output } }

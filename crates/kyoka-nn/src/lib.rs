@@ -3,6 +3,7 @@
 mod attention;
 mod cache;
 mod checkpoint;
+mod dropout;
 mod encoder_layer;
 pub mod fused;
 mod host_kv;
@@ -21,6 +22,7 @@ pub use checkpoint::{
     CheckpointError, CheckpointFiles, CheckpointLayout, ConfigError, ConfigFields, DiskTensor, Dtype, Fit,
     TensorFault, TensorInfo, write_checkpoint, write_tensors,
 };
+pub use dropout::SeededDropout;
 pub use encoder_layer::{EncoderLayer, EncoderLayerConfig};
 pub use host_kv::{HostKv, StepRow, caches_on_host};
 pub use init::WeightInit;

@@ -2,11 +2,13 @@
 
 use burn::{
     module::{Module, Param},
-    nn::{Dropout, DropoutConfig},
     tensor::Tensor,
 };
 
-use crate::WeightInit;
+use kyoka_core::{Stream, stream_rng};
+use rand::Rng;
+
+use crate::{SeededDropout, WeightInit};
 
 /// `x W + b`, and for every adapter `scale (x A) B` added to its columns (LoRA, arXiv 2106.09685).
 ///
@@ -28,7 +30,9 @@ pub struct LowRank {
     pub a: Param<Tensor<2>>,
     /// Shape `[rank, columns]`; starts at zero.
     pub b: Param<Tensor<2>>,
-    dropout: Dropout,
+    /// What is dropped of the input in training.
+    #[module(skip)]
+    pub dropout: SeededDropout,
     scale: f64,
     start: usize,
 }
@@ -49,8 +53,20 @@ pub type NamedLinears<'a> = Vec<(String, &'a mut Linear)>;
 
 /// A module that lends out its linear maps, so that adapters can be put beside them.
 pub trait Linears {
-    /// Adds the linear maps; `prefix` is the path of the module, with a dot behind it unless it is empty.
+    /// Adds the linear maps; `prefix` is the path of the module, with a dot behind it unless it is empty. A module that
+    /// lends out none adds none.
     fn linears<'a>(&'a mut self, prefix: &str, found: &mut NamedLinears<'a>);
+
+    /// Seeds what the adapters drop in training, each in its own way, or lets them drop nothing.
+    fn set_adapter_dropout(&mut self, seed: Option<u64>) {
+        let mut linears = NamedLinears::new();
+        self.linears("", &mut linears);
+        let adapters = linears.iter().flat_map(|(_, linear)| &linear.adapters);
+        for (number, adapter) in adapters.enumerate() {
+            let own = |seed| stream_rng(seed, Stream::Dropout, &[number as u64]).next_u64();
+            adapter.dropout.set(seed.map(own));
+        }
+    }
 }
 
 impl<T: Linears> Linears for Vec<T> {
@@ -76,7 +92,7 @@ impl LowRank {
         Self {
             a: init.uniform([d_input, config.rank], (d_input as f32).sqrt().recip()),
             b: init.zeros([config.rank, columns.len()]),
-            dropout: DropoutConfig::new(config.dropout).init(),
+            dropout: SeededDropout::new(config.dropout),
             scale: config.scale,
             start: columns.start,
         }

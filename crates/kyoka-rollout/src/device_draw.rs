@@ -6,12 +6,9 @@
 //! copying it to the host; top-k and top-p find the least kept logit by halving an interval instead.
 
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use kyoka_core::SamplingConfig;
+use kyoka_core::{Distribution, SamplingConfig};
 
 use crate::sampling::Drawn;
-
-/// What is added to the logit of a banned token.
-const BANNED: f32 = -1e30;
 
 /// Log-weights below this one vanish in f32.
 const VANISHED: f64 = -104.0;
@@ -25,18 +22,15 @@ const BELOW_ONE: f64 = 1.0 - 1.0 / (1 << 22) as f64;
 /// Draws for one request; keeps what every step needs.
 pub(crate) struct DeviceDraw<'a> {
     sampling: &'a SamplingConfig,
-    banned_ids: &'a [u32],
-    /// 0, or [`BANNED`]; shape `[1, V]`.
-    ban: Tensor<2>,
+    policy: Distribution<'a>,
+    /// Added to the logits; see [`Distribution::ban`].
+    ban: Option<Tensor<2>>,
 }
 
 impl<'a> DeviceDraw<'a> {
     pub fn new(sampling: &'a SamplingConfig, banned_ids: &'a [u32], vocab: usize, device: &Device) -> Self {
-        let mut ban = vec![0.0; vocab];
-        for &id in banned_ids.iter().filter(|&&id| (id as usize) < vocab) {
-            ban[id as usize] = BANNED;
-        }
-        Self { sampling, banned_ids, ban: Tensor::from_data(TensorData::new(ban, [1, vocab]), device) }
+        let policy = sampling.distribution(banned_ids);
+        Self { sampling, policy, ban: policy.ban(vocab, device) }
     }
 
     /// One token a row. `uniforms` are numbers in `[0, 1)`, one a row. `None` where logits are not numbers, or all
@@ -47,46 +41,56 @@ impl<'a> DeviceDraw<'a> {
     pub fn draw(&self, logits: Tensor<2>, uniforms: &[f32]) -> Vec<Option<Drawn>> {
         let logits = logits.cast(FloatDType::F32);
         let [rows, _] = logits.dims();
-        let top = logits.clone().max_dim(1);
-        let norm = (logits.clone() - top.clone()).exp().sum_dim(1).log() + top;
-        let allowed = logits.clone() + self.ban.clone();
+        let log_weights = self.log_weights(logits);
+        let weights = log_weights.clone().exp();
+        let total = weights.clone().sum_dim(1);
+        let norm = total.clone().log();
+        let of_weights = weights.clone() * log_weights.clone().clamp_min(VANISHED);
+        let entropy = norm.clone() - of_weights.sum_dim(1) / total;
         let token = if self.sampling.temperature == 0.0 {
-            allowed.argmax(1)
+            log_weights.clone().argmax(1)
         } else {
             let data = TensorData::new(uniforms.to_vec(), [rows, 1]);
-            let uniforms = Tensor::from_data(data, (&logits.device(), DType::F32));
-            inverse_distribution(self.weights(allowed), uniforms)
+            let uniforms = Tensor::from_data(data, (&log_weights.device(), DType::F32));
+            inverse_distribution(self.filtered(weights, &log_weights), uniforms)
         };
-        let logprob = logits.gather(1, token.clone()) - norm;
-        // Ids are exact in f32; together with the log-probabilities they are one wait for the device.
-        let both = Tensor::cat(vec![token.float().cast(FloatDType::F32), logprob], 1);
-        let both: Vec<f32> = both.into_data().try_into_vec_as().unwrap_or_default();
-        let drawn = |pair: &[f32]| {
-            let drawn = Drawn { token: pair[0] as u32, logprob: pair[1] };
-            (drawn.logprob.is_finite() && !self.banned_ids.contains(&drawn.token)).then_some(drawn)
+        let logprob = log_weights.gather(1, token.clone()) - norm;
+        // Ids are exact in f32; together with the other numbers they are one wait for the device.
+        let all = Tensor::cat(vec![token.float().cast(FloatDType::F32), logprob, entropy], 1);
+        let all: Vec<f32> = all.into_data().try_into_vec_as().unwrap_or_default();
+        let drawn = |numbers: &[f32]| {
+            let drawn = Drawn { token: numbers[0] as u32, logprob: numbers[1], entropy: numbers[2] };
+            (drawn.logprob.is_finite() && !self.policy.banned.contains(&drawn.token)).then_some(drawn)
         };
-        let mut drawn: Vec<Option<Drawn>> = both.chunks_exact(2).map(drawn).collect();
+        let mut drawn: Vec<Option<Drawn>> = all.chunks_exact(3).map(drawn).collect();
         drawn.resize(rows, None);
         drawn
     }
 
-    /// Weights relative to the likeliest token, 0 where a token may not be drawn. Temperature, top-k, top-p and min-p
-    /// act in this order, as on the host; of tokens that are equally likely at the edge all stay.
-    fn weights(&self, allowed: Tensor<2>) -> Tensor<2> {
-        let SamplingConfig { temperature, top_k, top_p, min_p, .. } = *self.sampling;
-        let [_, vocab] = allowed.dims();
+    /// Logits below the largest one, divided by the temperature; far below where a token is banned.
+    fn log_weights(&self, logits: Tensor<2>) -> Tensor<2> {
+        let allowed = match &self.ban {
+            Some(ban) => logits + ban.clone(),
+            None => logits,
+        };
         let top = allowed.clone().max_dim(1);
-        let log_weights = (allowed - top) / f64::from(temperature);
-        let mut weights = log_weights.clone().exp();
+        (allowed - top) * (1.0 / f64::from(self.policy.temperature))
+    }
+
+    /// The weights of log-weights, 0 where a token may not be drawn. Top-k, top-p and min-p act in this order, as on the
+    /// host; of tokens that are equally likely at the edge all stay.
+    fn filtered(&self, mut weights: Tensor<2>, log_weights: &Tensor<2>) -> Tensor<2> {
+        let SamplingConfig { top_k, top_p, min_p, .. } = *self.sampling;
+        let [_, vocab] = log_weights.dims();
         if top_k > 0 && top_k < vocab {
             let enough = |kept: Tensor<2>| kept.sum_dim(1).sub_scalar(top_k as f64 - 0.5);
-            weights = weights * at_least(&log_weights, least_kept(&log_weights, enough));
+            weights = weights * at_least(log_weights, least_kept(log_weights, enough));
         }
         if top_p < 1.0 {
             let wanted = weights.clone().sum_dim(1) * f64::from(top_p);
             let enough = |kept: Tensor<2>| (kept * weights.clone()).sum_dim(1) - wanted.clone();
-            let least = least_kept(&log_weights, enough);
-            weights = weights * at_least(&log_weights, least);
+            let least = least_kept(log_weights, enough);
+            weights = weights * at_least(log_weights, least);
         }
         if min_p > 0.0 {
             let floor = log_weights.clone().lower_scalar(f64::from(min_p).ln());
@@ -186,8 +190,9 @@ mod tests {
     }
 
     #[test]
-    fn plain_draws_are_those_of_the_host() {
-        let (sampling, banned) = (SamplingConfig::default(), [3, 36, 99]);
+    fn unfiltered_draws_are_those_of_the_host() {
+        let sampling = SamplingConfig { temperature: 1.6, ..SamplingConfig::default() };
+        let banned = [3, 36, 99];
         let logits = logits(200);
         let rng = |row: u64| stream_rng(9, Stream::Rollout, &[row]);
         let uniforms: Vec<f32> = (0..200).map(|row| rng(row).random::<f64>() as f32).collect();
@@ -197,6 +202,7 @@ mod tests {
             let drawn = drawn.unwrap();
             assert_eq!(drawn.token, expected.token, "row {row}");
             assert!((drawn.logprob - expected.logprob).abs() < 1e-5);
+            assert!((drawn.entropy - expected.entropy).abs() < 1e-5);
         }
     }
 
@@ -227,7 +233,8 @@ mod tests {
             let device = Device::default();
             let allowed: Tensor<2> = Tensor::from_data(TensorData::new(logits.clone(), [5, VOCAB]), &device);
             let draw = DeviceDraw::new(&sampling, &[5], VOCAB, &device);
-            let weights = draw.weights(allowed + draw.ban.clone());
+            let log_weights = draw.log_weights(allowed);
+            let weights = draw.filtered(log_weights.clone().exp(), &log_weights);
             let shares: Vec<f32> = (weights.clone() / weights.sum_dim(1)).into_data().try_into_vec().unwrap();
             for (shares, logits) in shares.chunks_exact(VOCAB).zip(logits.chunks_exact(VOCAB)) {
                 let mut expected = vec![0.0; VOCAB];

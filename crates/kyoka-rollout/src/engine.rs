@@ -41,6 +41,7 @@ struct Row {
     rng: ChaCha8Rng,
     token_ids: Vec<u32>,
     logprobs: Vec<f32>,
+    entropies: Vec<f32>,
 }
 
 impl<M: CausalLm> LocalEngine<M> {
@@ -93,9 +94,10 @@ impl<'a> Stepper<'a> {
     /// Adds the next token to a row; the reason if it ends the row.
     fn push(&self, row: &mut Row, drawn: Option<Drawn>) -> Result<Option<StopReason>, RolloutError> {
         let sampling = self.sampling;
-        let Drawn { token, logprob } = drawn.ok_or(RolloutError::NotFinite { index: row.prompt })?;
+        let Drawn { token, logprob, entropy } = drawn.ok_or(RolloutError::NotFinite { index: row.prompt })?;
         row.token_ids.push(token);
         row.logprobs.push(logprob);
+        row.entropies.push(entropy);
         if self.end_ids.contains(&token) {
             return Ok(Some(StopReason::EndToken));
         }
@@ -136,11 +138,16 @@ impl<M: CausalLm> Generation<'_, M> {
         let row = |index: usize| {
             let (prompt, place) = (first + index / group_size, index % group_size);
             let rng = stream_rng(self.request.seed, Stream::Rollout, &[prompt as u64, place as u64]);
-            Row { prompt, place, rng, token_ids: Vec::new(), logprobs: Vec::new() }
+            let (token_ids, logprobs, entropies) = Default::default();
+            Row { prompt, place, rng, token_ids, logprobs, entropies }
         };
         let rows = (0..count * group_size).map(row).collect();
         // The first tokens of a group come from the prompt's last position.
         let rows = self.draw(rows, (&mut cache, prefill.logits), group_size)?;
+        // Where every completion ended at its first token, nothing joins: the cache still has their rows.
+        if rows.is_empty() {
+            return Ok(());
+        }
         self.open.extend(rows);
         match &mut self.cache {
             Some(running) => model.append(running, cache),
@@ -209,8 +216,8 @@ impl<M: CausalLm> Generation<'_, M> {
                     open.push(row);
                 }
                 Some(stop_reason) => {
-                    let Row { prompt, place, token_ids, logprobs, .. } = row;
-                    self.done[prompt][place] = Some(Rollout { token_ids, logprobs, stop_reason });
+                    let Row { prompt, place, token_ids, logprobs, entropies, .. } = row;
+                    self.done[prompt][place] = Some(Rollout { token_ids, logprobs, entropies, stop_reason });
                 }
             }
         }
@@ -232,6 +239,10 @@ fn repeated(rows: Tensor<2>, count: usize) -> Tensor<2> {
 }
 
 impl<M: CausalLm> RolloutEngine for LocalEngine<M> {
+    fn banned_ids(&self) -> &[u32] {
+        &self.banned_ids
+    }
+
     fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
         self.check(&request)?;
         let num_prompts = request.prompts.len();

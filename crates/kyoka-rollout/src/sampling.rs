@@ -54,11 +54,13 @@ fn normalise(kept: &mut [(u32, f32)]) {
     }
 }
 
-/// A token with its log-probability at temperature 1 over the whole vocabulary.
+/// A token, its log-probability, and the entropy of the policy where it was drawn, both in
+/// [`SamplingConfig::distribution`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Drawn {
     pub token: u32,
     pub logprob: f32,
+    pub entropy: f32,
 }
 
 /// Draws one token from logits. `None` if they are not numbers, or all tokens are banned.
@@ -68,60 +70,43 @@ pub(crate) fn draw(
     banned: &[u32],
     rng: &mut impl Rng,
 ) -> Option<Drawn> {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // The sum of weights relative to the likeliest token, and with it the norm of the whole distribution.
+    let policy = config.distribution(banned);
+    let mut log_weights = logits.to_vec();
+    policy.banned_within(logits.len()).for_each(|id| log_weights[id] = f32::NEG_INFINITY);
+    let top = log_weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sharpness = 1.0 / policy.temperature;
+    // Weights relative to the likeliest token; their running sum, and that of `w log w`, which the entropy is made of.
     let mut cumulative = Vec::with_capacity(logits.len());
-    let mut total = 0.0_f64;
-    for logit in logits {
-        total += f64::from((logit - top).exp());
+    let (mut total, mut weighted) = (0.0_f64, 0.0_f64);
+    for log_weight in &mut log_weights {
+        *log_weight = (*log_weight - top) * sharpness;
+        let weight = f64::from(log_weight.exp());
+        total += weight;
+        if weight > 0.0 {
+            weighted += weight * f64::from(*log_weight);
+        }
         cumulative.push(total);
     }
-    if !(total.is_finite() && top.is_finite()) {
+    // Logits that are no numbers may hide behind a ban or below a largest one.
+    if !(total.is_finite() && top.is_finite() && logits.iter().all(|logit| *logit < f32::INFINITY)) {
         return None;
     }
-    let norm = top + total.ln() as f32;
-    let plain = config.temperature == 1.0 && config.top_k == 0 && config.top_p == 1.0 && config.min_p == 0.0;
-    let allowed = |&(id, _): &(u32, &f32)| !banned.contains(&id);
-    let likeliest = |best: f32, (_, logit): (u32, &f32)| best.max(*logit);
-    let top_allowed = (0_u32..).zip(logits).filter(allowed).fold(f32::NEG_INFINITY, likeliest);
-    let token = if plain && top_allowed == top {
-        draw_plain(&cumulative, banned, rng)?
-    } else if plain {
-        // A banned token is the likeliest: weights relative to it may all vanish.
-        let mut total = 0.0;
-        let weights = (0_u32..).zip(logits).map(|entry| {
-            total += if allowed(&entry) { f64::from((entry.1 - top_allowed).exp()) } else { 0.0 };
-            total
-        });
-        draw_plain(&weights.collect::<Vec<f64>>(), banned, rng)?
-    } else {
-        draw_filtered(logits, config, banned, rng)?
+    let token = match config.draws_from_the_whole_distribution() {
+        true => draw_from(&cumulative, rng)?,
+        false => draw_filtered(logits, config, banned, rng)?,
     };
-    Some(Drawn { token, logprob: logits[token as usize] - norm })
+    let norm = total.ln();
+    let logprob = (f64::from(log_weights[token as usize]) - norm) as f32;
+    Some(Drawn { token, logprob, entropy: (norm - weighted / total) as f32 })
 }
 
-/// Inverse distribution function over the whole vocabulary, without sorting; banned tokens are stepped over.
-fn draw_plain(cumulative: &[f64], banned: &[u32], rng: &mut impl Rng) -> Option<u32> {
-    let mass = |id: usize| cumulative[id] - if id == 0 { 0.0 } else { cumulative[id - 1] };
-    let mut skipped: Vec<usize> =
-        banned.iter().map(|&id| id as usize).filter(|&id| id < cumulative.len()).collect();
-    skipped.sort_unstable();
-    skipped.dedup();
-    let total = cumulative.last()? - skipped.iter().map(|&id| mass(id)).sum::<f64>();
-    let mut target = rng.random::<f64>() * total;
-    for &id in &skipped {
-        // Everything before the banned token holds the target, or its mass is stepped over.
-        if cumulative[id] - mass(id) <= target {
-            target += mass(id);
-        }
-    }
-    let index = cumulative.partition_point(|&sum| sum <= target).min(cumulative.len() - 1);
-    if skipped.binary_search(&index).is_err() {
-        return Some(index as u32);
-    }
-    // Rounding may end on a banned token: its nearest neighbour with a weight stands in.
-    let weighs = |&id: &usize| skipped.binary_search(&id).is_err() && mass(id) > 0.0;
-    (0..index).rev().find(weighs).or_else(|| (index..cumulative.len()).find(weighs)).map(|id| id as u32)
+/// Inverse distribution function over the whole vocabulary, without sorting.
+fn draw_from(cumulative: &[f64], rng: &mut impl Rng) -> Option<u32> {
+    let target = rng.random::<f64>() * cumulative.last()?;
+    let index = cumulative.partition_point(|&sum| sum <= target);
+    // Rounding may step over the end: the last token with a weight stands in.
+    let last = || cumulative.partition_point(|&sum| sum < cumulative[cumulative.len() - 1]);
+    Some(if index < cumulative.len() { index } else { last() } as u32)
 }
 
 fn draw_filtered(logits: &[f32], config: &SamplingConfig, banned: &[u32], rng: &mut impl Rng) -> Option<u32> {
@@ -171,19 +156,32 @@ mod tests {
 
     #[test]
     fn draws_follow_the_distribution_and_never_hit_a_banned_token() {
-        for config in [SamplingConfig::default(), SamplingConfig { top_k: 4, ..SamplingConfig::default() }] {
+        let base = SamplingConfig { temperature: 0.5, ..SamplingConfig::default() };
+        for config in [base.clone(), SamplingConfig { top_k: 4, ..base }] {
             let mut rng = stream_rng(1, Stream::Rollout, &[]);
             let mut counts = [0; 4];
+            // 0.1, 0.4 and 0.2 squared are left.
+            let shares = [1.0 / 21.0, 16.0 / 21.0, 0.0, 4.0 / 21.0_f64];
+            let entropy = -shares.iter().filter(|&&p| p > 0.0).map(|p| p * p.ln()).sum::<f64>();
             for _ in 0..20_000 {
-                let drawn = draw(&LOGPROBS, &config, &[2], &mut rng).unwrap();
-                assert!((drawn.logprob - LOGPROBS[drawn.token as usize]).abs() < 1e-5);
+                let drawn = draw(&LOGPROBS, &config, &[2, 9], &mut rng).unwrap();
+                assert!((f64::from(drawn.logprob) - shares[drawn.token as usize].ln()).abs() < 1e-5);
+                assert!((f64::from(drawn.entropy) - entropy).abs() < 1e-5);
                 counts[drawn.token as usize] += 1;
             }
-            assert_eq!(counts[2], 0);
-            for (count, share) in [(counts[0], 1.0 / 7.0), (counts[1], 4.0 / 7.0), (counts[3], 2.0 / 7.0)] {
+            for (count, share) in counts.into_iter().zip(shares) {
                 assert!((f64::from(count) / 20_000.0 - share).abs() < 0.015, "{counts:?}");
             }
+            assert_eq!(counts[2], 0);
         }
+    }
+
+    #[test]
+    fn the_likeliest_token_has_the_log_probability_of_temperature_1() {
+        let mut rng = stream_rng(1, Stream::Rollout, &[]);
+        let drawn = draw(&LOGPROBS, &SamplingConfig::greedy(1), &[1], &mut rng).unwrap();
+        assert_eq!(drawn.token, 2);
+        assert!((drawn.logprob - 0.5_f32.ln()).abs() < 1e-5, "{drawn:?}");
     }
 
     #[test]

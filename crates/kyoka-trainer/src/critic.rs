@@ -5,7 +5,7 @@ use burn::{
     nn::Linear,
     tensor::{FloatDType, Tensor, TensorData},
 };
-use kyoka_core::PackedGroup;
+use kyoka_core::{Distribution, PackedGroup};
 
 use crate::{AdamW, AdamWConfig, TrainableLm};
 
@@ -46,7 +46,9 @@ impl<M: TrainableLm> Critic<M> {
     /// # Shapes
     /// - output: `[R, T]`
     pub fn evaluate(&self, policy: &M, groups: &[PackedGroup<'_>]) -> Tensor<2> {
-        let (_, hidden) = self.trunk.as_ref().unwrap_or(policy).score_with_hidden(groups);
+        let trunk = self.trunk.as_ref().unwrap_or(policy);
+        // Hidden rows come before any distribution over tokens.
+        let (_, hidden) = trunk.score_with_hidden(groups, &Distribution::default());
         self.values(hidden)
     }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use kyoka_core::{AdvantageError, ParameterError, RewardError, RolloutError};
 
+use crate::SettingError;
+
 /// Why training stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -56,6 +58,25 @@ pub enum TrainError {
         /// Where to resume from.
         checkpoint: String,
     },
+    /// An update would make weights that are no numbers; those in memory and on disk are of before it.
+    #[error(
+        "{stage}, step {step}: the update of {parameter} is not finite and was not made. Rows of the batch: {rows}. Last good checkpoint: {checkpoint}"
+    )]
+    NotFiniteUpdate {
+        /// The stage.
+        stage: &'static str,
+        /// The step.
+        step: usize,
+        /// The first such parameter.
+        parameter: String,
+        /// Ids of the batch's rows.
+        rows: String,
+        /// Where to resume from.
+        checkpoint: String,
+    },
+    /// A stage's settings are out of range or do not go together.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// A setting is out of range.
     #[error("{field}: expected {expected}, got {got}")]
     Config {

@@ -5,13 +5,15 @@ use burn::{
     optim::{GradientsAccumulator, GradientsParams},
     tensor::{Gradients, Tensor},
 };
-use kyoka_core::{CutScore, PackedGroup};
+use kyoka_core::{CutScore, Distribution, PackedGroup};
 
 use crate::{TrainableLm, gradients::widened};
 
 /// How a pass is run.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PassKind {
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PassKind<'a> {
+    /// What the log-probabilities mean; by default those of supervised learning.
+    pub distribution: Distribution<'a>,
     /// Whether the loss reads hidden rows.
     pub with_hidden: bool,
     /// Whether layers are computed again on the way back instead of kept.
@@ -30,17 +32,18 @@ pub(crate) struct Pass<'a, M: TrainableLm> {
 }
 
 impl<'a, M: TrainableLm> Pass<'a, M> {
-    pub fn new(model: &'a M, groups: &'a [PackedGroup<'a>], kind: PassKind) -> Self {
+    pub fn new(model: &'a M, groups: &'a [PackedGroup<'a>], kind: PassKind<'_>) -> Self {
         if kind.recompute {
-            let CutScore { logprobs, hidden, saved } = model.score_cut(groups, kind.with_hidden);
+            let CutScore { logprobs, hidden, saved } =
+                model.score_cut(groups, &kind.distribution, kind.with_hidden);
             return Self { model, groups, logprobs, hidden, saved: Some(saved) };
         }
         let (logprobs, hidden) = match kind.with_hidden {
             true => {
-                let (logprobs, hidden) = model.score_with_hidden(groups);
+                let (logprobs, hidden) = model.score_with_hidden(groups, &kind.distribution);
                 (logprobs, Some(hidden))
             }
-            false => (model.score(groups), None),
+            false => (model.score(groups, &kind.distribution), None),
         };
         Self { model, groups, logprobs, hidden, saved: None }
     }

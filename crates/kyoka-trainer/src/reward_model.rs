@@ -8,14 +8,15 @@ use burn::{
     tensor::{Tensor, TensorData},
 };
 use kyoka_algorithms::preference::BradleyTerry;
-use kyoka_core::{Metrics, PackedGroup, Prompt};
+use kyoka_core::{Distribution, Metrics, PackedGroup, Prompt};
 use kyoka_data::{PreferenceRow, Shuffled};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdamWConfig, Critic, LearningRate, Pass, PassKind, Session, Stage, StepReport, Task, TrainError,
-    TrainableLm,
+    AdamWConfig, Critic, LearningRate, Pass, PassKind, Session, SettingError, Stage, StepReport, Task,
+    TrainError, TrainableLm,
     preference::{Comparison, micro_batches, numbers, pair_groups, sides},
+    range::{at_least_1, number},
     sft::default_budget,
 };
 
@@ -27,17 +28,20 @@ pub struct RewardModelConfig {
     pub data: String,
     /// Optimizer steps.
     pub steps: usize,
-    /// Pairs a step.
+    /// Pairs a step; at least 1.
     pub batch_size: usize,
     /// Weight of the term that pulls rewards to a mean of 0; at least 0. Default 0.01.
     #[serde(default = "hundredth")]
     pub center_coef: f64,
+    /// Wanted lead of the preferred completion's reward (Llama 2, arXiv 2307.09288, equation 2); at least 0. Default 0.
+    #[serde(default)]
+    pub margin: f64,
     /// Learning rate.
     pub learning_rate: LearningRate,
     /// Optimizer.
     #[serde(default)]
     pub optimizer: AdamWConfig,
-    /// Most tokens a micro-batch; a pair is never split. Default 8192.
+    /// Most tokens a micro-batch, at least 1; a pair is never split. Default 8192.
     #[serde(default = "default_budget")]
     pub tokens_per_micro_batch: usize,
     /// Steps between evaluations; 0 evaluates at the end only.
@@ -47,6 +51,24 @@ pub struct RewardModelConfig {
 
 fn hundredth() -> f64 {
     0.01
+}
+
+impl RewardModelConfig {
+    /// Checks the ranges; `stage` is the stage's name in the recipe.
+    ///
+    /// # Errors
+    /// Names the setting, its range and the value.
+    pub fn check(&self, stage: &str) -> Result<(), SettingError> {
+        let counts =
+            [("batch_size", self.batch_size), ("tokens_per_micro_batch", self.tokens_per_micro_batch)];
+        at_least_1(stage, &counts)?;
+        for (field, value) in [("center_coef", self.center_coef), ("margin", self.margin)] {
+            let holds = value.is_finite() && value >= 0.0;
+            number(stage, (field, value), holds, "a finite number of at least 0")?;
+        }
+        self.learning_rate.check(&format!("{stage}.learning_rate"))?;
+        self.optimizer.check(&format!("{stage}.optimizer"))
+    }
 }
 
 /// Trains a reward model that starts from the policy; the policy stays as it is.
@@ -70,14 +92,7 @@ impl<'a> RewardModelStage<'a> {
         rows: &'a [PreferenceRow],
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let bad = |field, expected, got: String| Err(TrainError::Config { field, expected, got });
-        if config.batch_size == 0 {
-            return bad("reward_model.batch_size", "at least 1", "0".into());
-        }
-        let coef = config.center_coef;
-        if !(coef.is_finite() && coef >= 0.0) {
-            return bad("reward_model.center_coef", "a finite number of at least 0", coef.to_string());
-        }
+        config.check("reward_model")?;
         Ok(Self { config, task, rows, order: Shuffled::new(rows.len(), seed) })
     }
 }
@@ -95,7 +110,7 @@ impl<M: TrainableLm> Critic<M> {
     /// The value before the last token of every completion, `[R]`.
     fn last_values(&self, groups: &[PackedGroup<'_>]) -> Tensor<1> {
         let trunk = self.trunk.as_ref().expect("a reward model has a trunk of its own");
-        self.at_last(groups, trunk.score_with_hidden(groups).1)
+        self.at_last(groups, trunk.score_with_hidden(groups, &Distribution::default()).1)
     }
 
     /// The value before the last token of every completion from the trunk's hidden rows.
@@ -136,12 +151,15 @@ fn evaluate<M: TrainableLm>(
     let mut scores = Scores { loss: 0.0, gradients, chosen: Vec::new(), rejected: Vec::new() };
     for places in micro_batches(batch, config.tokens_per_micro_batch) {
         let groups = pair_groups(batch, &places);
-        let mut pass = Pass::new(trunk, &groups, PassKind { with_hidden: true, recompute });
+        let mut pass =
+            Pass::new(trunk, &groups, PassKind { with_hidden: true, recompute, ..PassKind::default() });
         let hidden = pass.hidden.take().expect("hidden rows were asked for");
         let (chosen, rejected) = sides(critic.at_last(&groups, hidden));
         scores.chosen.extend(numbers(chosen.clone()));
         scores.rejected.extend(numbers(rejected.clone()));
-        let total = bradley_terry.evaluate(chosen, rejected, None).sum() * (1.0 / batch.len() as f64);
+        let margins = (config.margin > 0.0).then(|| chosen.clone().inner().full_like(config.margin));
+        let losses = bradley_terry.evaluate(chosen, rejected, margins);
+        let total = losses.sum() * (1.0 / batch.len() as f64);
         scores.loss += f64::from(total.clone().into_scalar::<f32>());
         pass.accumulate(total.backward(), (critic, &mut accumulator));
     }
@@ -197,9 +215,10 @@ impl<M: TrainableLm> Stage<M> for RewardModelStage<'_> {
         metrics.set("learning_rate", learning_rate);
         metrics.set("tokens", batch.iter().map(Comparison::num_tokens).sum::<usize>() as f64);
         metrics.set("time/train_s", started.elapsed().as_secs_f64());
-        let (step, total_steps) = (step + 1, self.config.steps);
-        let stage = "reward_model";
-        Ok(StepReport { stage, step, total_steps, metrics, samples: Vec::new(), warning: None })
+        let total_steps = self.config.steps;
+        let warning = if step == 0 { self.config.learning_rate.warning(total_steps) } else { None };
+        let (stage, step) = ("reward_model", step + 1);
+        Ok(StepReport { stage, step, total_steps, metrics, samples: Vec::new(), warning })
     }
 }
 

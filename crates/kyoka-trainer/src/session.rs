@@ -10,12 +10,13 @@ use std::{
 };
 
 use burn::optim::GradientsParams;
-use kyoka_core::Metrics;
+use kyoka_core::{Metrics, Stream, stream_rng};
+use rand::Rng;
 use serde::Serialize;
 
 use crate::{
-    AdamW, AdamWConfig, Checkpoint, CheckpointStore, CriticState, EvalReport, LearningRate, Progress,
-    TrainError, TrainableLm, checkpoint::SavedState, global_norm, scale_gradients,
+    AdamW, AdamWConfig, Checkpoint, CheckpointStore, CriticState, EvalReport, LearningRate, NotFiniteUpdate,
+    Progress, TrainError, TrainableLm, checkpoint::SavedState, global_norm, scale_gradients,
 };
 
 /// A sampled completion, for the log.
@@ -92,6 +93,12 @@ pub trait Stage<M: TrainableLm> {
     /// Whether a critic is wanted, and if so, whether with a trunk of its own.
     fn critic(&self) -> Option<bool> {
         None
+    }
+
+    /// Whether adapters drop values in training, as their settings say. A stage that samples has none: what learns must be
+    /// what samples.
+    fn has_dropout(&self) -> bool {
+        true
     }
 
     /// What the stage itself must remember to go on after a restart, for `stage.json` of a checkpoint.
@@ -217,6 +224,11 @@ impl<M: TrainableLm> Session<M> {
         }
         while !stage.is_done(&self.progress) {
             let started = Instant::now();
+            // What a step drops at random is a function of its place, so that a resumed run drops the same.
+            let place = [self.progress.stage as u64, self.progress.step as u64];
+            let seed = || stream_rng(self.seed, Stream::Dropout, &place).next_u64();
+            let seed = stage.has_dropout().then(seed);
+            self.model.set_dropout(seed);
             let report = stage.step(self)?;
             self.progress.step += 1;
             for phase in ["rollout", "reward", "train"] {
@@ -294,7 +306,8 @@ impl<M: TrainableLm> Session<M> {
     /// Clips the gradients and takes one optimizer step; returns the norm before clipping.
     ///
     /// # Errors
-    /// If the gradient is not finite: nothing is changed, and the error names the step and the rows.
+    /// If the gradient or a weight after the step is not finite: no weight is changed, and the error names the step, the
+    /// parameter and the rows.
     pub(crate) fn update(
         &mut self,
         stage: &'static str,
@@ -310,7 +323,8 @@ impl<M: TrainableLm> Session<M> {
         if norm > limit {
             scale_gradients(&self.model, &mut gradients, limit / norm);
         }
-        self.model = self.optimizer.step(learning_rate, self.model.clone(), gradients);
+        let updated = self.optimizer.step(learning_rate, self.model.clone(), gradients);
+        self.model = updated.map_err(|error| self.not_finite_update(stage, error, rows()))?;
         Ok(norm)
     }
 
@@ -321,7 +335,7 @@ impl<M: TrainableLm> Session<M> {
         mut gradients: GradientsParams,
         rows: &dyn Fn() -> String,
     ) -> Result<(), TrainError> {
-        let Some(mut state) = self.critic.take() else { return Ok(()) };
+        let Some(state) = &mut self.critic else { return Ok(()) };
         let norm = global_norm(&state.critic, &mut gradients);
         if !norm.is_finite() {
             return Err(self.not_finite("rl", "critic's gradient", rows()));
@@ -330,9 +344,18 @@ impl<M: TrainableLm> Session<M> {
         if norm > limit {
             scale_gradients(&state.critic, &mut gradients, limit / norm);
         }
-        state.critic = state.optimizer.step(learning_rate, state.critic, gradients);
-        self.critic = Some(state);
+        match state.optimizer.step(learning_rate, state.critic.clone(), gradients) {
+            Ok(critic) => state.critic = critic,
+            Err(error) => return Err(self.not_finite_update("rl", error, rows())),
+        }
         Ok(())
+    }
+
+    fn not_finite_update(&self, stage: &'static str, error: NotFiniteUpdate, rows: String) -> TrainError {
+        let latest = self.checkpoints.latest();
+        let checkpoint = latest.map_or("none yet".to_owned(), |path| path.display().to_string());
+        let (step, parameter) = (self.progress.step + 1, error.parameter);
+        TrainError::NotFiniteUpdate { stage, step, parameter, rows, checkpoint }
     }
 
     pub(crate) fn not_finite(&self, stage: &'static str, what: &'static str, rows: String) -> TrainError {

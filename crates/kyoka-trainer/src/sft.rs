@@ -8,8 +8,8 @@ use kyoka_data::Shuffled;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdamWConfig, LearningRate, PackItem, Pass, PassKind, Session, Stage, StepReport, Task, TrainError,
-    TrainableLm, evaluate::row_error, plan_micro_batches,
+    AdamWConfig, LearningRate, PackItem, Pass, PassKind, Session, SettingError, Stage, StepReport, Task,
+    TrainError, TrainableLm, evaluate::row_error, plan_micro_batches, range::at_least_1,
 };
 
 /// Settings of the stage.
@@ -20,7 +20,7 @@ pub struct SftConfig {
     pub data: String,
     /// Optimizer steps.
     pub steps: usize,
-    /// Rows a step.
+    /// Rows a step; at least 1.
     pub batch_size: usize,
     /// Learning rate.
     pub learning_rate: LearningRate,
@@ -30,7 +30,7 @@ pub struct SftConfig {
     /// Random changes of pictures and sounds. Default true.
     #[serde(default = "yes")]
     pub augment: bool,
-    /// Most tokens a micro-batch. Default 8192.
+    /// Most tokens a micro-batch; at least 1. Default 8192.
     #[serde(default = "default_budget")]
     pub tokens_per_micro_batch: usize,
     /// Steps between evaluations; 0 evaluates at the end only.
@@ -46,6 +46,20 @@ pub(crate) fn default_budget() -> usize {
     8192
 }
 
+impl SftConfig {
+    /// Checks the ranges; `stage` is the stage's name in the recipe.
+    ///
+    /// # Errors
+    /// Names the setting, its range and the value.
+    pub fn check(&self, stage: &str) -> Result<(), SettingError> {
+        let counts =
+            [("batch_size", self.batch_size), ("tokens_per_micro_batch", self.tokens_per_micro_batch)];
+        at_least_1(stage, &counts)?;
+        self.learning_rate.check(&format!("{stage}.learning_rate"))?;
+        self.optimizer.check(&format!("{stage}.optimizer"))
+    }
+}
+
 /// Maximises the log-probability of worked completions, every token of the batch counting the same.
 pub struct SftStage<'a> {
     name: &'static str,
@@ -59,7 +73,7 @@ impl<'a> SftStage<'a> {
     /// A stage called `name` over `samples`, in an order that `seed` decides.
     ///
     /// # Errors
-    /// If the batch size is 0.
+    /// If a setting is out of range.
     pub fn new(
         name: &'static str,
         config: &'a SftConfig,
@@ -67,13 +81,7 @@ impl<'a> SftStage<'a> {
         samples: &'a [Sample],
         seed: u64,
     ) -> Result<Self, TrainError> {
-        if config.batch_size == 0 {
-            return Err(TrainError::Config {
-                field: "sft.batch_size",
-                expected: "at least 1",
-                got: "0".into(),
-            });
-        }
+        config.check(name)?;
         Ok(Self { name, config, task, samples, order: Shuffled::new(samples.len(), seed) })
     }
 }
@@ -131,7 +139,7 @@ impl<M: TrainableLm> Stage<M> for SftStage<'_> {
             total_steps: self.config.steps,
             metrics,
             samples: Vec::new(),
-            warning: None,
+            warning: if step == 0 { self.config.learning_rate.warning(self.config.steps) } else { None },
         })
     }
 }
@@ -154,7 +162,7 @@ pub(crate) fn nll_gradients<M: TrainableLm>(
             .iter()
             .map(|&(item, _)| PackedGroup { prompt: &batch[item].0, completions: vec![&batch[item].1] })
             .collect();
-        let pass = Pass::new(model, &groups, PassKind { with_hidden: false, recompute });
+        let pass = Pass::new(model, &groups, PassKind { recompute, ..PassKind::default() });
         let loss = pass.logprobs.clone().sum() * (-1.0 / num_tokens as f64);
         total += f64::from(loss.clone().into_scalar::<f32>());
         pass.accumulate(loss.backward(), (model, &mut accumulator));

@@ -24,7 +24,8 @@ pub struct LoraSettings {
     pub rank: usize,
     /// The change is multiplied by alpha over the rank. Default 32.
     pub alpha: f64,
-    /// Share of the input dropped in training, in [0, 1). Default 0.
+    /// Share of the input dropped in SFT, preference and reward-model stages, in [0, 1); an RL stage trains the policy
+    /// that samples and drops nothing. Default 0.
     pub dropout: f64,
     /// Modules that get an adapter: names or ends of names as the checkpoint has them, `*` for anything. Default the
     /// decoder's projections.

@@ -9,8 +9,8 @@ use burn::{
 };
 use kyoka_audio::LogMel;
 use kyoka_core::{
-    CausalLm, PackedGroup, Prompt, Recompute, RolloutEngine, RolloutGroup, RolloutRequest, SamplingConfig,
-    named_parameters,
+    CausalLm, Distribution, PackedGroup, Prompt, Recompute, RolloutEngine, RolloutGroup, RolloutRequest,
+    SamplingConfig, named_parameters,
 };
 use kyoka_rollout::LocalEngine;
 use kyoka_trainer::{
@@ -32,6 +32,9 @@ const VOCAB: usize = 96;
 const END: u32 = VOCAB as u32 - 3;
 const IMAGE: u32 = VOCAB as u32 - 2;
 const AUDIO: u32 = VOCAB as u32 - 1;
+
+/// What given completions are scored in.
+const SCORED: Distribution<'static> = Distribution { temperature: 0.8, banned: &[IMAGE, AUDIO] };
 
 const PROMPTS: usize = 2;
 const GROUP: usize = 3;
@@ -69,12 +72,13 @@ pub fn check_device(name: &str) -> Result<Vec<Comparison>, Error> {
         Comparison::new("gradients", farthest(&ours.gradients, &theirs.gradients)),
         Comparison::new("gradients with layers recomputed", farthest(&ours.recomputed, &theirs.recomputed)),
     ];
-    for (ours, theirs) in ours.sampled.iter().zip(&theirs.sampled) {
+    let samplings = Subject::samplings();
+    for ((ours, theirs), sampling) in ours.sampled.iter().zip(&theirs.sampled).zip(&samplings) {
         comparisons
             .push(Comparison::new("share of completions drawn otherwise", drawn_otherwise(ours, theirs)));
         comparisons.push(Comparison::new(
             "log-probabilities as sampled",
-            largest(&logprobs(ours), &subject.scored(&cpu, ours)),
+            largest(&logprobs(ours), &subject.scored(&cpu, (ours, sampling))),
         ));
     }
     comparisons
@@ -130,7 +134,7 @@ struct Results {
     logprobs: Vec<f32>,
     gradients: Vec<Vec<f32>>,
     recomputed: Vec<Vec<f32>>,
-    /// Without a filter, and with top-k and top-p.
+    /// In the order of [`Subject::samplings`].
     sampled: Vec<Vec<RolloutGroup>>,
     step: Vec<f32>,
     changes: Vec<Vec<f32>>,
@@ -177,12 +181,11 @@ impl Subject {
         let policy = self.config.build(3, &device.clone().autodiff());
         let plain = policy.valid();
         let prompts: Vec<&Prompt> = self.prompts.iter().collect();
-        let sampling = SamplingConfig { max_new_tokens: NEW_TOKENS, ..SamplingConfig::default() };
-        let filtered = SamplingConfig { top_k: 20, top_p: 0.9, temperature: 0.8, ..sampling.clone() };
+        let [sampling, filtered] = Self::samplings();
         let (step, changes) = self.step(policy.clone())?;
         Ok(Results {
             logits: values(plain.prefill(&prompts).logits),
-            logprobs: values(plain.score(&self.groups())),
+            logprobs: values(plain.score(&self.groups(), &SCORED)),
             gradients: self.gradients(&policy),
             recomputed: self.recomputed_gradients(&policy),
             sampled: vec![self.sample(&plain, &sampling, false)?, self.sample(&plain, &filtered, true)?],
@@ -191,14 +194,21 @@ impl Subject {
         })
     }
 
+    /// Without a filter, and with top-k and top-p.
+    fn samplings() -> [SamplingConfig; 2] {
+        let sampling = SamplingConfig { max_new_tokens: NEW_TOKENS, ..SamplingConfig::default() };
+        let filtered = SamplingConfig { top_k: 20, top_p: 0.9, temperature: 0.8, ..sampling.clone() };
+        [sampling, filtered]
+    }
+
     fn gradients(&self, policy: &Policy) -> Vec<Vec<f32>> {
-        let gradients = policy.score(&self.groups()).mean().backward();
+        let gradients = policy.score(&self.groups(), &SCORED).mean().backward();
         collected(policy, GradientsParams::from_grads(gradients, policy))
     }
 
     fn recomputed_gradients(&self, policy: &Policy) -> Vec<Vec<f32>> {
         let groups = self.groups();
-        let cut = policy.score_cut(&groups, false);
+        let cut = policy.score_cut(&groups, &SCORED, false);
         let mut gradients = cut.logprobs.mean().backward();
         let mut accumulator = GradientsAccumulator::new();
         policy.backward_cut(&groups, cut.saved, &mut gradients, &mut |part| {
@@ -209,7 +219,7 @@ impl Subject {
     }
 
     fn engine(policy: Policy) -> LocalEngine<Policy> {
-        LocalEngine::new(policy, END, vec![IMAGE, AUDIO])
+        LocalEngine::new(policy, END, SCORED.banned.to_vec())
     }
 
     /// Completions of every prompt. With `in_turn`, one prompt after the other and drawn by tensor operations on every
@@ -231,17 +241,17 @@ impl Subject {
     }
 
     /// Log-probabilities of given completions on a device, as a policy without gradients scores them.
-    fn scored(&self, device: &Device, groups: &[RolloutGroup]) -> Vec<f32> {
+    fn scored(&self, device: &Device, (groups, sampling): (&[RolloutGroup], &SamplingConfig)) -> Vec<f32> {
         let policy = self.config.build(3, device);
         let ids = |group: &RolloutGroup| -> Vec<Vec<u32>> {
             group.rollouts.iter().map(|rollout| rollout.token_ids.clone()).collect()
         };
+        let distribution = sampling.distribution(SCORED.banned);
         let mut scores = Vec::new();
         for group in groups {
             for ids in ids(group) {
-                scores.extend(values(
-                    policy.score(&[PackedGroup { prompt: &group.prompt, completions: vec![&ids] }]),
-                ));
+                let group = PackedGroup { prompt: &group.prompt, completions: vec![&ids] };
+                scores.extend(values(policy.score(&[group], &distribution)));
             }
         }
         scores

@@ -25,6 +25,7 @@ mod random_task;
 mod recipe;
 mod roofline;
 mod run;
+mod setting_checks;
 mod task;
 mod training;
 

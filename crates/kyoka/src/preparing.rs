@@ -24,11 +24,16 @@ pub(crate) struct Prepared {
     pub opened: Opened,
 }
 
-/// Reads the data, checks every row, and builds the task.
+/// Checks the settings, reads the data, checks every row, and builds the task.
 pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> {
+    settings.check()?;
     let folder = dataset_folder(&settings.data.dataset)?;
     let opened = settings.model.open(&folder)?;
     let config = &opened.config;
+    if let Some(adapters) = &config.adapters {
+        let refused = |reason| Error::file(settings.model.adapter.clone().unwrap_or_default(), reason);
+        settings.check_dropout(adapters.lora.dropout).map_err(refused)?;
+    }
     let task = MultimodalTask::new(opened.tokenizer.clone(), config.clone(), settings.augment, seed)
         .with_template(opened.template.clone());
     let mut splits = BTreeMap::new();

@@ -94,7 +94,7 @@ pub struct RewardConfig {
     /// Names of the parts of `step_accuracy`. Default `["steps"]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
-    /// Buffer of `soft_overlong` in tokens.
+    /// Buffer of `soft_overlong` in tokens; at least 1 and at most the limit of a completion. Default 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buffer_tokens: Option<usize>,
     /// Tolerance of `numeric_answer`.
@@ -140,9 +140,7 @@ impl RewardConfig {
             }
             RewardKind::StepAccuracy => Box::new(StepAccuracy { names: self.names.clone() }),
             RewardKind::RunningCount => Box::new(RunningCount),
-            RewardKind::SoftOverlong => {
-                Box::new(SoftOverlong { buffer_tokens: self.buffer_tokens.unwrap_or(16) })
-            }
+            RewardKind::SoftOverlong => Box::new(SoftOverlong { buffer_tokens: self.buffer_tokens() }),
             RewardKind::Learned => {
                 let folder = self.model.as_deref().expect("checked when the recipe was read");
                 Box::new(LearnedReward::load(folder, device)?)
@@ -151,7 +149,27 @@ impl RewardConfig {
     }
 }
 
+impl RewardKind {
+    /// The name in recipes.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ExactAnswer => "exact_answer",
+            Self::NumericAnswer => "numeric_answer",
+            Self::Format => "format",
+            Self::StepAccuracy => "step_accuracy",
+            Self::RunningCount => "running_count",
+            Self::SoftOverlong => "soft_overlong",
+            Self::Learned => "learned",
+        }
+    }
+}
+
 impl RewardConfig {
+    /// Buffer of `soft_overlong` in tokens.
+    pub(crate) fn buffer_tokens(&self) -> usize {
+        self.buffer_tokens.unwrap_or(16)
+    }
+
     /// The field a row lacks for this reward, and the reward's name.
     pub(crate) fn missing_field(&self, sample: &Sample) -> Option<(&'static str, &'static str)> {
         match self.kind {
@@ -208,6 +226,11 @@ impl Recipe {
             .iter()
             .map(|&(name, text)| Ok((name, Self::parse(name, text)?.settings()?.description)))
             .collect()
+    }
+
+    /// The recipe as written.
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
     }
 
     /// The name in run folders and summaries.
@@ -306,13 +329,15 @@ impl Settings {
                 return Err(format!("{field}: expected a finite number of at least 0, got {value}"));
             }
         }
-        let dropout = self.model.lora.as_ref().map_or(0.0, |lora| lora.dropout);
-        if self.gradient_checkpointing && dropout > 0.0 {
-            let reason = "layers that are computed again would drop other values";
-            return Err(format!(
-                "gradient_checkpointing: expected model.lora.dropout = 0, got {dropout}: {reason}"
-            ));
+        if let Some(rl) = &self.rl {
+            rl.check_sampling().map_err(|error| error.to_string())?;
         }
+        let dropout = self.model.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        if dropout > 0.0 && !self.has_dropout() {
+            let reason = "completions are sampled without dropout, and what learns must be what samples";
+            return Err(format!("model.lora.dropout: expected 0 with [rl] alone, got {dropout}: {reason}"));
+        }
+        self.check_dropout(dropout)?;
         if let Some(reward) = self.reward.iter().find(|reward| !reward.weight.is_finite()) {
             return Err(format!("reward {:?}: expected a finite weight, got {}", reward.kind, reward.weight));
         }
@@ -327,6 +352,23 @@ impl Settings {
             return Err(
                 "reward: exact_answer and numeric_answer both measure `accuracy`; keep one".to_owned()
             );
+        }
+        Ok(())
+    }
+
+    /// Whether a stage trains with dropout.
+    fn has_dropout(&self) -> bool {
+        let sft = self.sft.is_some() || self.sft_continued.is_some();
+        sft || self.preference.is_some() || self.reward_model.is_some()
+    }
+
+    /// Refuses adapters that drop this share, from the recipe or from an adapter's files, where layers are computed again.
+    pub(crate) fn check_dropout(&self, dropout: f64) -> Result<(), String> {
+        if self.gradient_checkpointing && dropout > 0.0 && self.has_dropout() {
+            let reason = "layers that are computed again would drop other values";
+            return Err(format!(
+                "gradient_checkpointing: expected model.lora.dropout = 0, got {dropout}: {reason}"
+            ));
         }
         Ok(())
     }
@@ -387,6 +429,29 @@ mod tests {
         recipe.set("model.lora={ rank = 4 }").unwrap();
         let error = recipe.set("model.lora.dropout=0.1").unwrap_err().to_string();
         assert!(error.contains("model.lora.dropout = 0, got 0.1"), "{error}");
+    }
+
+    #[test]
+    fn dropout_is_refused_where_no_stage_has_any() {
+        let mut recipe = Recipe::named("spoken-count").unwrap();
+        recipe.set("model.lora={ rank = 4, dropout = 0.1 }").unwrap();
+        recipe.table.remove("sft");
+        let error = recipe.set("model.lora.dropout=0.2").unwrap_err().to_string();
+        assert!(error.contains("model.lora.dropout: expected 0 with [rl] alone, got 0.2"), "{error}");
+    }
+
+    #[test]
+    fn training_draws_from_the_policy_that_it_trains() {
+        for (setting, expected) in [
+            ("rl.sampling.temperature=0", "rl.sampling.temperature: expected at least 0.01"),
+            ("rl.sampling.top_k=20", "rl.sampling.top_k: expected top_k = 0, top_p = 1 and min_p = 0"),
+            ("rl.sampling.top_p=0.9", "rl.sampling.top_p: expected top_k = 0"),
+            ("rl.sampling.min_p=0.1", "rl.sampling.min_p: expected top_k = 0"),
+        ] {
+            let error = Recipe::named("spoken-count").unwrap().set(setting).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        Recipe::named("spoken-count").unwrap().set("rl.sampling.temperature=0.6").unwrap();
     }
 
     #[test]

@@ -79,6 +79,10 @@ impl Observer for Quiet {
 /// loss is not finite. What was written until then is whole, and the run can be resumed.
 pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observer) -> Result<Outcome, Error> {
     let settings = recipe.settings()?;
+    // A run's own recipe holds every default, read or not.
+    if options.resume.is_none() {
+        recipe.check()?;
+    }
     if i64::try_from(options.seed).is_err() {
         let reason = format!("seed: expected at most {}, got {}", i64::MAX, options.seed);
         return Err(Error::Recipe { name: recipe.name().to_owned(), reason });

@@ -9,7 +9,7 @@ use burn::{
 use kyoka::{
     MediaAugment, MultimodalTask, Policy, PolicyConfig,
     core::{
-        CausalLm, MediaRef, Modality, PackedGroup, ParameterPath, Part, Prompt, RolloutEngine,
+        CausalLm, Distribution, MediaRef, Modality, PackedGroup, ParameterPath, Part, Prompt, RolloutEngine,
         RolloutRequest, Sample, SamplingConfig,
     },
     rollout::LocalEngine,
@@ -53,10 +53,10 @@ fn setup(device: &Device) -> Setup {
 }
 
 /// Token ids and sampled log-probabilities, group by group.
-fn sample(setup: &Setup, group_size: usize) -> Vec<Vec<(Vec<u32>, Vec<f32>)>> {
+fn sample(setup: &Setup, group_size: usize, temperature: f32) -> Vec<Vec<(Vec<u32>, Vec<f32>)>> {
     let tokenizer = setup.task.tokenizer();
     let engine = LocalEngine::new(setup.policy.valid(), tokenizer.end_id(), tokenizer.banned_ids());
-    let sampling = SamplingConfig { max_new_tokens: 12, top_p: 0.999, ..SamplingConfig::default() };
+    let sampling = SamplingConfig { temperature, max_new_tokens: 12, ..SamplingConfig::default() };
     let request = RolloutRequest {
         prompts: &setup.prompts,
         group_size,
@@ -84,8 +84,8 @@ fn packed<'a>(setup: &'a Setup, sampled: &'a [Vec<(Vec<u32>, Vec<f32>)>]) -> Vec
     groups.map(|(prompt, rows)| PackedGroup { prompt, completions: completions(rows) }).collect()
 }
 
-fn score(policy: &Policy, groups: &[PackedGroup<'_>]) -> Vec<Vec<f32>> {
-    let scored = policy.score(groups);
+fn score(policy: &Policy, groups: &[PackedGroup<'_>], distribution: &Distribution<'_>) -> Vec<Vec<f32>> {
+    let scored = policy.score(groups, distribution);
     let [rows, width] = scored.dims();
     let flat: Vec<f32> = scored.into_data().try_to_vec().unwrap();
     (0..rows).map(|row| flat[row * width..(row + 1) * width].to_vec()).collect()
@@ -93,25 +93,38 @@ fn score(policy: &Policy, groups: &[PackedGroup<'_>]) -> Vec<Vec<f32>> {
 
 #[test]
 fn trainer_and_sampler_agree_for_every_kind_of_prompt_and_every_split() {
+    for temperature in [1.0, 0.4, 2.5] {
+        assert_agree(temperature);
+    }
+}
+
+/// Placeholders and other special tokens are banned, as in every recipe.
+fn assert_agree(temperature: f32) {
     let setup = setup(&Device::flex());
-    let sampled = sample(&setup, 4);
+    let banned = setup.task.tokenizer().banned_ids();
+    assert!(!banned.is_empty());
+    let distribution = Distribution { temperature, banned: &banned };
+    let sampled = sample(&setup, 4, temperature);
     let all = packed(&setup, &sampled);
-    let together = score(&setup.policy, &all);
-    let by_group: Vec<Vec<f32>> =
-        all.iter().flat_map(|group| score(&setup.policy, std::slice::from_ref(group))).collect();
+    let score = |groups: &[PackedGroup<'_>]| score(&setup.policy, groups, &distribution);
+    let together = score(&all);
+    let by_group: Vec<Vec<f32>> = all.iter().flat_map(|group| score(std::slice::from_ref(group))).collect();
     let one_by_one: Vec<Vec<f32>> = all
         .iter()
         .flat_map(|group| {
             group.completions.iter().map(|&ids| PackedGroup { prompt: group.prompt, completions: vec![ids] })
         })
-        .flat_map(|single| score(&setup.policy, &[single]))
+        .flat_map(|single| score(&[single]))
         .collect();
     let mut tokens = 0;
     for (name, scored) in [("together", together), ("by group", by_group), ("one by one", one_by_one)] {
         for ((ids, sampled), scored) in sampled.iter().flatten().zip(&scored) {
             for (place, (old, new)) in sampled.iter().zip(scored).enumerate() {
                 let ratio = (new - old).exp();
-                assert!((ratio - 1.0).abs() < 1e-5, "{name}: token {place} of {ids:?}: ratio {ratio}");
+                assert!(
+                    (ratio - 1.0).abs() < 1e-5,
+                    "{name}, temperature {temperature}: token {place} of {ids:?}: ratio {ratio}"
+                );
                 tokens += 1;
             }
             assert!(scored[ids.len()..].iter().all(|&padding| padding == 0.0), "padding must hold 0");
@@ -145,7 +158,7 @@ fn completions_do_not_depend_on_how_prompts_are_batched() {
 fn sampled_tokens_are_never_placeholders() {
     let setup = setup(&Device::flex());
     let banned = setup.task.tokenizer().banned_ids();
-    for (ids, _) in sample(&setup, 8).into_iter().flatten() {
+    for (ids, _) in sample(&setup, 8, 1.0).into_iter().flatten() {
         assert!(ids.iter().all(|id| !banned.contains(id)));
     }
 }
@@ -177,15 +190,17 @@ fn gradients(policy: &Policy, gradients: &Gradients) -> Vec<(String, Vec<f32>)> 
 #[test]
 fn shared_prefix_training_gives_the_gradients_of_plain_training() {
     let setup = setup(&Device::flex().autodiff());
-    let sampled = sample(&setup, 3);
+    let sampled = sample(&setup, 3, 0.8);
     let groups = packed(&setup, &sampled);
-    let shared = setup.policy.score(&groups).sum();
+    let banned = setup.task.tokenizer().banned_ids();
+    let distribution = Distribution { temperature: 0.8, banned: &banned };
+    let shared = setup.policy.score(&groups, &distribution).sum();
     let plain = groups
         .iter()
         .flat_map(|group| {
             group.completions.iter().map(|&ids| PackedGroup { prompt: group.prompt, completions: vec![ids] })
         })
-        .map(|single| setup.policy.score(&[single]).sum())
+        .map(|single| setup.policy.score(&[single], &distribution).sum())
         .reduce(|a, b| a + b)
         .unwrap();
     let shared = gradients(&setup.policy, &shared.backward());
@@ -201,19 +216,20 @@ fn shared_prefix_training_gives_the_gradients_of_plain_training() {
 #[test]
 fn kept_features_of_frozen_encoders_change_nothing_and_every_medium_is_encoded_once() {
     let setup = setup(&Device::flex().autodiff());
-    let sampled = sample(&setup, 2);
+    let sampled = sample(&setup, 2, 1.0);
     let groups = packed(&setup, &sampled);
-    let expected = score(&setup.policy.valid(), &groups);
+    let distribution = Distribution::default();
+    let expected = score(&setup.policy.valid(), &groups, &distribution);
     let kept = setup.policy.clone().with_feature_cache(1 << 20);
     // Prefill, two passes of a policy without gradients and one with them: as sampling and two epochs do.
     let prompts: Vec<&Prompt> = setup.prompts.iter().collect();
     kept.valid().prefill(&prompts);
-    assert_eq!(score(&kept.valid(), &groups), expected);
-    let loss = kept.score(&groups).sum();
+    assert_eq!(score(&kept.valid(), &groups, &distribution), expected);
+    let loss = kept.score(&groups, &distribution).sum();
     // All pictures of the setup are one file, and so are the sounds.
     assert_eq!(kept.num_encoded(), [1, 1]);
     let gradients = loss.backward();
-    let plain = setup.policy.score(&groups).sum().backward();
+    let plain = setup.policy.score(&groups, &distribution).sum().backward();
     let projector = |policy: &Policy, gradients: &Gradients| -> Vec<f32> {
         let tower = policy.image.as_ref().unwrap();
         let weight = &tower.projector.mlp.as_ref().unwrap().fc1.weight;

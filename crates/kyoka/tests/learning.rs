@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use kyoka::{
-    algorithms::{AlgorithmConfig, AlgorithmOverrides, Preset},
+    algorithms::{AlgorithmConfig, AlgorithmOverrides, Preset, Reduction},
     core::{
         AudioInput, Completion, ImageInput, Metrics, Prompt, Reward, RewardContext, RewardError, RewardFn,
         Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, Sample, SamplingConfig,
@@ -23,8 +23,11 @@ use kyoka::{
 
 type Policy = MultimodalLm<NoEncoder<ImageInput>, NoEncoder<AudioInput>>;
 
-/// All tokens are words; none ends a completion.
+/// The first tokens are words; none ends a completion.
 const WORDS: u32 = 8;
+/// Tokens that are never drawn: a policy that scored them would move its mass there.
+const BANNED: [u32; 2] = [8, 9];
+const VOCAB: usize = 10;
 const NEW_TOKENS: usize = 3;
 
 /// Shows a word; the completion's text is its token ids.
@@ -103,7 +106,7 @@ fn policy() -> Policy {
         d_head: 16,
         d_hidden: 48,
         tie_embeddings: false,
-        ..DecoderConfig::tiny(WORDS as usize)
+        ..DecoderConfig::tiny(VOCAB)
     };
     let device = Device::flex().autodiff();
     Policy::text_only(Decoder::new(&config, &mut WeightInit::new(5, &device)))
@@ -132,11 +135,12 @@ fn config(algorithm: AlgorithmOverrides, steps: usize) -> RlConfig {
     }
 }
 
+fn engine(policy: Policy) -> Box<dyn RolloutEngine> {
+    Box::new(LocalEngine::new(policy, u32::MAX, BANNED.to_vec()))
+}
+
 /// Runs, or goes on with, a stage whose checkpoints lie in `folder`; gives the policy and the curves.
 fn run_in(folder: &Path, config: &RlConfig, every: usize) -> (Policy, Curves) {
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(LocalEngine::new(policy, u32::MAX, Vec::new()))
-    };
     let samples = samples();
     let mut stage = RlStage::new(config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
     let store = CheckpointStore::new(folder.to_owned(), CheckpointPolicy { every, keep_last: 9 }, Vec::new());
@@ -233,10 +237,44 @@ fn every_preference_loss_teaches_which_completion_is_better() {
         let gap = |of: &dyn Fn(&str) -> f64| of("logprob/chosen") - of("logprob/rejected");
         assert!(gap(&last) > gap(&first) + 2.0, "{algorithm}: {} -> {}", gap(&first), gap(&last));
         assert!(last("loss") < first("loss"), "{algorithm}: {} -> {}", first("loss"), last("loss"));
-        if !algorithm.contains("simpo") {
-            assert_eq!(last("preference/accuracy"), 1.0, "{algorithm}");
+        assert_eq!(last("preference/accuracy"), 1.0, "{algorithm}");
+    }
+}
+
+#[test]
+fn margins_without_a_reference_are_what_the_loss_compares() {
+    // Completions of three and of two tokens.
+    for (algorithm, scales) in [
+        ("'simpo'", [2.0 / 3.0, 2.0 / 2.0]),
+        ("{ reference_free = true, beta = 0.5 }", [0.5, 0.5]),
+        ("{ reference_free = true, length_normalised = true, beta = 0.5 }", [0.5 / 3.0, 0.5 / 2.0]),
+    ] {
+        let steps = prefer_in(tempfile::tempdir().unwrap().path(), &preference(algorithm, 2), 0).1;
+        for metrics in steps {
+            let of = |name: &str| metrics.get(name).unwrap();
+            let expected = scales[0] * of("logprob/chosen") - scales[1] * of("logprob/rejected");
+            let got = of("preference/margin");
+            assert!((got - expected).abs() < 1e-5, "{algorithm}: expected {expected}, got {got}");
         }
     }
+}
+
+#[test]
+fn a_reward_model_can_be_asked_for_a_margin() {
+    let config: RewardModelConfig = toml::from_str(
+        "data = 'pairs'\nsteps = 1\nbatch_size = 6\nmargin = 1.0\nlearning_rate = { peak = 1e-3 }",
+    )
+    .unwrap();
+    let rows = pair_rows();
+    let mut stage = RewardModelStage::new(&config, &Echo, &rows, 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
+    let mut session = Session::new(policy(), 1, store);
+    let mut steps = Steps(Vec::new());
+    session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
+    // All rewards are 0 at first: -log sigmoid(-1).
+    let loss = steps.0[0].get("loss").unwrap();
+    assert!((loss - (1.0 + 1.0_f64.exp()).ln()).abs() < 1e-5, "{loss}");
 }
 
 #[test]
@@ -267,10 +305,10 @@ fn assert_learns(preset: Preset) {
         critic_pretrain_steps: critic.then_some(10),
         critic_learning_rate: critic.then_some(1e-2),
         // VAPO's lambda is 0 for completions of three tokens; this makes it 5 / 6.
-        length_alpha: critic.then_some(2.0),
+        length_alpha: (preset == Preset::Vapo).then_some(2.0),
         ..AlgorithmOverrides::default()
     };
-    let curves = run(overrides, if critic { 260 } else { 160 });
+    let curves = run(overrides, if critic { 250 } else { 160 });
     let (first, last) = (mean(&curves.reward[..3]), mean(&curves.reward[curves.reward.len() - 10..]));
     assert!(first < 0.3, "{preset:?} starts at chance, got {first}");
     assert!(last >= 0.9, "{preset:?} ends at {last}");
@@ -319,7 +357,7 @@ learns! {
 
 #[test]
 fn settings_besides_the_preset_train_too() {
-    let settings: [(&str, AlgorithmOverrides); 17] = [
+    let settings: [(&str, AlgorithmOverrides); 23] = [
         ("shared critic", toml::from_str("preset = 'ppo'\ncritic = 'shared'").unwrap()),
         ("correction", toml::from_str("preset = 'grpo'\ncorrection = 'truncate_token'").unwrap()),
         ("geometric", toml::from_str("preset = 'grpo'\ncorrection = 'mask_geometric'").unwrap()),
@@ -338,6 +376,22 @@ fn settings_besides_the_preset_train_too() {
                 "preset = 'reinforce_plus_plus'\nkl_coef = 0.01\nkl_estimator = 'full'\nkl_placement = 'reward'",
             )
             .unwrap(),
+        ),
+        (
+            "rejection",
+            toml::from_str("correction = 'truncate_token'\nrejection = 'k1'\nrejection_level = 'sequence_mean'")
+                .unwrap(),
+        ),
+        ("GDPO by completions", toml::from_str("preset = 'gdpo'\nwhitening = 'sequences'").unwrap()),
+        (
+            "mini-batches and epochs",
+            toml::from_str("preset = 'grpo'\nmini_batches = 4\nupdates_per_batch = 2").unwrap(),
+        ),
+        ("GSPO as in its paper", toml::from_str("preset = 'gspo'\nmini_batches = 4").unwrap()),
+        ("DAPO as in its paper", toml::from_str("preset = 'dapo'\nmini_batches = 16").unwrap()),
+        (
+            "PPO in mini-batches",
+            toml::from_str("preset = 'ppo'\nmini_batches = 4\ncritic_learning_rate = 1e-2").unwrap(),
         ),
         ("pass@k", toml::from_str("advantage = 'pass_at_k'\npass_k = 2\nreduction = 'token_mean'").unwrap()),
         ("Clip-Cov", toml::from_str("loss = 'clip_cov'").unwrap()),
@@ -389,7 +443,7 @@ fn assert_resumes(algorithm: &str) {
     let straight = weights(&run_in(folder.path(), &config, 3).0);
     keep_only_step_3(folder.path());
     let (policy, curves) = run_in(folder.path(), &config, 3);
-    assert_eq!(curves.reward.len(), 3, "it goes on after step 3");
+    assert_eq!(curves.reward.len(), config.total_steps() - 3, "it goes on after step 3");
     assert!(weights(&policy) == straight, "the weights must be the same");
 }
 
@@ -403,6 +457,18 @@ fn a_run_with_critic_and_moving_reference_resumes_to_the_same_bits() {
 #[test]
 fn a_run_that_replays_resumes_to_the_same_bits() {
     assert_resumes("preset = 'grpo'\nreplay_share = 0.5\nreplay_capacity = 48");
+}
+
+#[test]
+fn a_run_of_mini_batches_resumes_to_the_same_bits() {
+    assert_resumes("preset = 'ppo'\nmini_batches = 3\nupdates_per_batch = 2\ncritic_pretrain_steps = 1");
+}
+
+#[test]
+fn replay_with_a_correction_resumes_to_the_same_bits() {
+    assert_resumes(
+        "replay_share = 0.5\nreplay_capacity = 48\ncorrection = 'truncate_token'\nrejection = 'k3'\nmini_batches = 2",
+    );
 }
 
 #[test]
@@ -430,24 +496,37 @@ fn what_the_trainer_cannot_do_is_refused() {
     assert!(refused("preset = 'ppo'\nreplay_share = 0.5").contains("value targets"));
     assert!(refused("preset = 'remax'\nreplay_share = 0.5").contains("no ratio"));
     assert!(refused("advantage = 'gae'").contains("needs a critic"));
+    let refused = |sampling: SamplingConfig| {
+        let config = RlConfig { sampling, ..toml::from_str(BARE).unwrap() };
+        let engine = |_: Policy| -> Box<dyn RolloutEngine> { unreachable!("nothing runs") };
+        let samples = samples();
+        let stage = RlStage::<Policy>::new(&config, &Echo, (&Repeats, &engine), &samples, 1);
+        stage.err().unwrap().to_string()
+    };
+    let base = SamplingConfig::default();
+    assert!(refused(SamplingConfig { top_k: 5, ..base.clone() }).starts_with("rl.sampling.top_k"));
+    assert!(refused(SamplingConfig { top_p: 0.5, ..base.clone() }).starts_with("rl.sampling.top_p"));
+    assert!(refused(SamplingConfig { min_p: 0.5, ..base }).starts_with("rl.sampling.min_p"));
+    assert!(refused(SamplingConfig::greedy(4)).starts_with("rl.sampling.temperature"));
+}
+
+/// What the first step said, and the policy after it.
+fn first_step(config: &RlConfig) -> (Metrics, Policy) {
+    let samples = samples();
+    let mut stage = RlStage::new(config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
+    let mut session = Session::new(policy(), 1, store);
+    let mut steps = Steps(Vec::new());
+    session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
+    (steps.0.remove(0), session.model)
 }
 
 #[test]
 fn a_step_is_the_same_however_it_is_split_into_micro_batches() {
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(LocalEngine::new(policy, u32::MAX, Vec::new()))
-    };
-    let samples = samples();
     let first_step = |algorithm: &str, tokens_per_micro_batch| {
         let algorithm = toml::from_str(algorithm).unwrap();
-        let config = RlConfig { tokens_per_micro_batch, ..config(algorithm, 1) };
-        let mut stage = RlStage::new(&config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
-        let mut session = Session::new(policy(), 1, store);
-        let mut steps = Steps(Vec::new());
-        session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
-        steps.0.remove(0)
+        first_step(&RlConfig { tokens_per_micro_batch, ..config(algorithm, 1) }).0
     };
     for algorithm in [
         "preset = 'grpo'\nkl_coef = 0.1",
@@ -464,6 +543,228 @@ fn a_step_is_the_same_however_it_is_split_into_micro_batches() {
             assert!(close, "{algorithm}: {name} {apart} apart, {together} together");
         }
     }
+}
+
+#[test]
+fn what_learns_is_what_samples_at_every_temperature() {
+    for temperature in [0.02, 0.3, 1.0, 3.0] {
+        for algorithm in [
+            "preset = 'grpo'\nkl_coef = 0.1",
+            "preset = 'grpo'\nentropy_coef = 0.01\ncorrection = 'mask_token'",
+            "preset = 'reinforce'",
+        ] {
+            let mut config = config(toml::from_str(algorithm).unwrap(), 1);
+            config.sampling.temperature = temperature;
+            let metrics = first_step(&config).0;
+            let get = |name: &str| metrics.get(name).unwrap_or_else(|| panic!("{algorithm}: no {name}"));
+            let drift = get("ratio/max_abs_log");
+            // Rounding of the logits, divided by the temperature.
+            let bound = if temperature < 0.1 { 1e-4 } else { 1e-5 };
+            assert!(drift < bound, "{algorithm}, temperature {temperature}: |log ratio| up to {drift}");
+            if algorithm.contains("kl_coef") {
+                assert!(get("kl").abs() < 1e-6, "the reference is the policy: {}", get("kl"));
+            }
+            if algorithm.contains("correction") {
+                assert!(get("mismatch/max_abs_log") < bound);
+                let (sampled, trained) = (get("entropy"), get("entropy/policy"));
+                assert!((sampled - trained).abs() < 1e-4, "{sampled} sampled, {trained} trained");
+            }
+            let entropy = get("entropy");
+            assert!(
+                (0.0..8.0_f64.ln() + 1e-6).contains(&entropy),
+                "{temperature}: {entropy} nats of 8 words"
+            );
+            assert!(metrics.get("entropy_estimate").is_none());
+        }
+    }
+}
+
+#[test]
+fn a_hot_policy_is_taught_as_a_cold_one_is() {
+    for (temperature, least) in [(0.5, 0.9), (1.5, 0.9)] {
+        let mut config = config(toml::from_str("preset = 'reinforce'").unwrap(), 160);
+        config.sampling.temperature = temperature;
+        let curves = run_in(tempfile::tempdir().unwrap().path(), &config, 0).1;
+        let last = mean(&curves.reward[150..]);
+        assert!(last >= least, "temperature {temperature} ends at {last}");
+    }
+}
+
+#[test]
+fn an_engine_that_cannot_tell_the_entropy_leaves_an_estimate() {
+    struct Remote(LocalEngine<Policy>);
+    impl RolloutEngine for Remote {
+        fn banned_ids(&self) -> &[u32] {
+            self.0.banned_ids()
+        }
+        fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
+            let mut groups = self.0.generate(request)?;
+            groups.iter_mut().flat_map(|group| &mut group.rollouts).for_each(|r| r.entropies.clear());
+            Ok(groups)
+        }
+    }
+    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
+        Box::new(Remote(LocalEngine::new(policy, u32::MAX, BANNED.to_vec())))
+    };
+    let (config, samples) = (config(AlgorithmOverrides::default(), 1), samples());
+    let mut stage = RlStage::new(&config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
+    let mut session = Session::new(policy(), 1, store);
+    let mut steps = Steps(Vec::new());
+    session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
+    let estimate = steps.0[0].get("entropy_estimate").unwrap();
+    assert!(steps.0[0].get("entropy").is_none());
+    let exact = first_step(&config).0.get("entropy").unwrap();
+    assert!((estimate - exact).abs() < 0.1, "{estimate} estimated, {exact} exactly");
+}
+
+/// As in the paper and in TRL, the tokens left out still count in the denominators.
+#[test]
+fn the_share_of_uncertain_tokens_changes_no_denominator() {
+    let step = |share: f64| {
+        let algorithm = format!("preset = 'dapo'\ndynamic_sampling = false\ntop_entropy_share = {share}");
+        first_step(&config(toml::from_str(&algorithm).unwrap(), 1)).0
+    };
+    // 64 completions of 3 tokens: before the first update, a token's loss is -advantage / 192. Completions of a group
+    // share their first distribution, so that the most uncertain one is that of up to 8 tokens.
+    let metrics = step(1e-6);
+    let (loss, tokens) = (metrics.get("loss").unwrap().abs(), metrics.get("trained_tokens").unwrap());
+    assert!((1.0..=8.0).contains(&tokens), "{tokens} tokens");
+    assert!(loss <= tokens * 2.7 / 192.0, "{loss} from {tokens} tokens");
+    let norm = |share: f64| step(share).get("grad_norm").unwrap();
+    let (few, half, all) = (norm(1e-6), norm(0.5), norm(1.0));
+    assert!(few > 0.0 && few < 0.2 * all && half < 1.2 * all, "gradients of {few}, {half} and {all}");
+}
+
+/// Runs a stage with some judge; gives the policy and what each step said.
+fn steps_of(config: &RlConfig, reward: &dyn RewardFn) -> (Policy, Vec<Metrics>) {
+    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
+        Box::new(LocalEngine::new(policy, u32::MAX, BANNED.to_vec()))
+    };
+    let samples = samples();
+    let mut stage = RlStage::new(config, &Echo, (reward, &engine), &samples, 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
+    let mut session = Session::new(policy(), 1, store);
+    let mut steps = Steps(Vec::new());
+    session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
+    (session.model, steps.0)
+}
+
+/// How far every weight went from the start.
+fn changes(policy: &Policy) -> Vec<f32> {
+    let (after, before) = (weights(policy), weights(&self::policy()));
+    let of = |((_, after), (_, before)): (&(String, Vec<f32>), &(String, Vec<f32>))| -> Vec<f32> {
+        after.iter().zip(before).map(|(after, before)| after - before).collect()
+    };
+    after.iter().zip(&before).flat_map(of).collect()
+}
+
+/// With the same denominators, the gradients of the mini-batches add up to that of the batch. An optimizer without memory
+/// and with a large epsilon takes steps in proportion to its gradients, here so small ones that the policy hardly moves in
+/// between.
+#[test]
+fn mini_batches_with_the_denominators_of_the_batch_add_up_to_the_batch() {
+    let optimizer = AdamWConfig {
+        beta_1: 0.0,
+        beta_2: 0.0,
+        epsilon: 1e3,
+        weight_decay: 0.0,
+        max_grad_norm: f64::INFINITY,
+    };
+    let moved = |mini_batches: usize| {
+        // `token_sum` has no denominator.
+        let algorithm = AlgorithmOverrides {
+            reduction: Some(Reduction::TokenSum),
+            mini_batches: Some(mini_batches),
+            ..AlgorithmOverrides::default()
+        };
+        changes(&steps_of(&RlConfig { optimizer, ..config(algorithm, 1) }, &Repeats).0)
+    };
+    let (whole, norm) = (moved(1), |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt());
+    assert!(norm(&whole) > 0.0);
+    for mini_batches in [2, 3, 8] {
+        let apart: Vec<f32> = moved(mini_batches).iter().zip(&whole).map(|(a, b)| a - b).collect();
+        let share = norm(&apart) / norm(&whole);
+        assert!(share < 0.01, "{mini_batches} mini-batches move {share} of the batch's step elsewhere");
+    }
+}
+
+#[test]
+fn a_critic_is_pre_trained_before_the_steps_of_the_policy() {
+    let algorithm = AlgorithmOverrides { preset: Some(Preset::Vapo), ..AlgorithmOverrides::default() };
+    // 50 steps of the critic alone is the preset's.
+    let few = RlConfig {
+        learning_rate: LearningRate { warmup_steps: 2, ..config(algorithm.clone(), 3).learning_rate },
+        ..config(AlgorithmOverrides { critic_pretrain_steps: Some(4), ..algorithm.clone() }, 3)
+    };
+    assert_eq!(config(algorithm, 3).total_steps(), 53);
+    let (policy, steps) = steps_of(&few, &Repeats);
+    let of = |name: &str| steps.iter().map(|step| step.get(name).unwrap()).collect::<Vec<f64>>();
+    assert_eq!(of("learning_rate"), [0.0, 0.0, 0.0, 0.0, 1.5e-3, 3e-3, 3e-3]);
+    assert_eq!(of("critic_learning_rate"), [1.5e-3, 3e-3, 3e-3, 3e-3, 3e-3, 3e-3, 3e-3]);
+    assert!(changes(&policy).iter().any(|change| *change != 0.0), "the policy must learn");
+}
+
+#[test]
+fn a_critic_learns_beside_a_policy_that_stands_still() {
+    let algorithm = toml::from_str("preset = 'ppo'\ncritic_learning_rate = 1e-2").unwrap();
+    let mut config = config(algorithm, 12);
+    config.learning_rate.peak = 0.0;
+    let (policy, steps) = steps_of(&config, &Repeats);
+    assert!(changes(&policy).iter().all(|change| *change == 0.0));
+    let last = steps.last().unwrap();
+    assert_eq!((last.get("learning_rate"), last.get("critic_learning_rate")), (Some(0.0), Some(1e-2)));
+    let loss = |step: &Metrics| step.get("value_loss").unwrap();
+    assert!(loss(last) < 0.9 * loss(&steps[0]), "{} -> {}", loss(&steps[0]), loss(last));
+}
+
+/// Repetition counts for even words; all completions of an odd word are right.
+struct OddAreRight;
+
+impl RewardFn for OddAreRight {
+    fn name(&self) -> &str {
+        "odd"
+    }
+
+    fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
+        let odd = context.sample.answer.as_deref().unwrap().parse::<u32>().unwrap() % 2 == 1;
+        if odd {
+            Ok(Reward { total: Some(1.0), ..Reward::default() })
+        } else {
+            Repeats.score(context, completion)
+        }
+    }
+}
+
+#[test]
+fn groups_without_credit_are_replaced_with_every_kind_of_baseline() {
+    for algorithm in [
+        "preset = 'dapo'",
+        "preset = 'ppo'\ndynamic_sampling = true",
+        "preset = 'vapo'\ncritic_pretrain_steps = 0\ndynamic_sampling = true",
+    ] {
+        let config = config(toml::from_str(algorithm).unwrap(), 1);
+        let (_, steps) = steps_of(&config, &OddAreRight);
+        assert!(
+            steps[0].get("refills").unwrap() > 0.0,
+            "{algorithm}: half of the prompts earn the same throughout"
+        );
+        // 8 groups of 8 completions of 3 tokens, none of them of an odd word.
+        assert_eq!(steps[0].get("trained_tokens"), Some(8.0 * 8.0 * 3.0), "{algorithm}");
+    }
+}
+
+#[test]
+fn replayed_completions_keep_their_ratio_beside_a_correction() {
+    let algorithm = toml::from_str("replay_share = 0.5\ncorrection = 'truncate_token'").unwrap();
+    let steps = steps_of(&config(algorithm, 5), &Repeats).1;
+    let last = steps.last().unwrap();
+    assert!(last.get("replayed").unwrap() > 0.0);
+    // The sampler is the trainer here; the policy of some steps ago is not.
+    assert!(last.get("mismatch/max_abs_log").unwrap() < 1e-4, "{last:?}");
+    assert!(last.get("ratio/max_abs_log").unwrap() > 1e-3, "{last:?}");
 }
 
 /// One step of GRPO with another judge and another engine; what stopped it.
@@ -490,9 +791,6 @@ fn a_reward_that_is_no_number_stops_the_run_and_names_the_row() {
             Ok(Reward { total: Some(if bad { self.0 } else { 1.0 }), ..Reward::default() })
         }
     }
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(LocalEngine::new(policy, u32::MAX, Vec::new()))
-    };
     for value in [f32::NAN, f32::INFINITY] {
         let message = stopped(&Broken(value), &engine);
         assert_eq!(message, format!("reward broken: row 5: expected a finite number, got {value}"));
@@ -503,6 +801,9 @@ fn a_reward_that_is_no_number_stops_the_run_and_names_the_row() {
 fn an_engine_without_logprobs_is_refused() {
     struct Silent(LocalEngine<Policy>);
     impl RolloutEngine for Silent {
+        fn banned_ids(&self) -> &[u32] {
+            self.0.banned_ids()
+        }
         fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
             let mut groups = self.0.generate(request)?;
             groups[2].rollouts[1].logprobs.clear();
@@ -510,7 +811,7 @@ fn an_engine_without_logprobs_is_refused() {
         }
     }
     let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(Silent(LocalEngine::new(policy, u32::MAX, Vec::new())))
+        Box::new(Silent(LocalEngine::new(policy, u32::MAX, BANNED.to_vec())))
     };
     let message = stopped(&Repeats, &engine);
     assert!(message.contains("prompt 2: expected 3 log-probabilities"), "{message}");

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
-use kyoka_algorithms::preference::{BradleyTerry, Dpo, DpoForm, Ipo, Kto, KtoInput, Mpo, Pairs, Simpo};
+use kyoka_algorithms::preference::{
+    BradleyTerry, Dpo, DpoForm, Ipo, Kto, KtoInput, Mpo, Pairs, PreferenceLoss, Simpo, reward_metrics,
+};
 
 use super::{
     case::{Case, numbers_of, vector},
@@ -61,7 +63,9 @@ fn pairwise(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
         rejected_lengths: at("rejected_len")?,
     };
     if case.has("reward_accuracy") {
-        let (accuracy, margin) = pairs.reward_metrics(case.parameter("beta")?);
+        let dpo = PreferenceLoss::Dpo(Dpo { beta: case.parameter("beta")?, ..Dpo::default() });
+        let (chosen, rejected) = dpo.rewards(&pairs);
+        let (accuracy, margin) = reward_metrics(&numbers_of(chosen), &numbers_of(rejected));
         checks.number("reward_accuracy", accuracy, case.number("reward_accuracy")?, Precision::Double);
         checks.number("reward_margin_mean", margin, case.number("reward_margin_mean")?, Precision::Double);
     }

@@ -8,7 +8,7 @@ mod replay;
 mod top_entropy;
 
 pub use cppo::strongest;
-pub use dynamic_sampling::is_informative;
+pub use dynamic_sampling::{gives_credit, is_informative};
 pub use off_policy_mask::keeps_on_policy;
 pub use overlong::without_overlong;
 pub use replay::ReplayBuffer;

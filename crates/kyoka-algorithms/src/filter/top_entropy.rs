@@ -1,4 +1,5 @@
-//! Only the tokens where the policy hesitates are trained (arXiv 2506.01939, section 5).
+//! Only the tokens where the policy hesitates are trained (arXiv 2506.01939, section 5). The others lose their surrogate,
+//! not their place in the denominators: the paper's sum is over an indicator, its normaliser over all tokens.
 
 /// True at the `share` of all tokens of the batch with the highest entropy (default 0.2), at least one.
 ///

@@ -22,6 +22,33 @@ impl PreferenceLoss {
         matches!(self, Self::Kto(_))
     }
 
+    /// The implicit rewards of preferred and rejected completions, as the loss compares them: `beta` times what the
+    /// completion's log-probability gained on the reference, per token where the loss divides by lengths, and without
+    /// reference where the loss has none (SimPO: `beta log p(y) / |y|`).
+    ///
+    /// # Shapes
+    /// - outputs: `[N]`
+    pub fn rewards(&self, pairs: &Pairs) -> (Tensor<1>, Tensor<1>) {
+        let (beta, per_token, with_reference) = match self {
+            Self::Dpo(dpo) => (dpo.beta, dpo.length_normalised, !dpo.reference_free),
+            Self::Ipo(ipo) => (ipo.beta, ipo.length_normalised, true),
+            Self::Simpo(simpo) => (simpo.beta, true, false),
+            Self::Kto(kto) => (kto.beta, false, true),
+            Self::Mpo(mpo) => (mpo.beta, false, true),
+        };
+        let (chosen, rejected) = match with_reference {
+            true => pairs.log_ratios(),
+            false => (pairs.chosen_logprobs.clone(), pairs.rejected_logprobs.clone()),
+        };
+        match per_token {
+            true => (
+                chosen / pairs.chosen_lengths.clone() * beta,
+                rejected / pairs.rejected_lengths.clone() * beta,
+            ),
+            false => (chosen * beta, rejected * beta),
+        }
+    }
+
     /// The loss of each pair; KTO, which knows no pairs, gives the mean over both completions.
     ///
     /// # Shapes
@@ -105,10 +132,47 @@ mod tests {
     }
 
     #[test]
+    fn rewards_are_what_the_loss_compares() {
+        // Log-ratios 1 and -1, log-probabilities -1 and -3, lengths 2 and 4.
+        let cases: [(&str, [f32; 2]); 5] = [
+            ("dpo", [0.5, -0.5]),
+            ("length-normalised dpo", [0.25, -0.125]),
+            ("reference-free dpo", [-0.5, -1.5]),
+            ("simpo", [-0.25, -0.375]),
+            ("kto", [0.5, -0.5]),
+        ];
+        let dpo = Dpo { beta: 0.5, ..Dpo::default() };
+        let losses = [
+            PreferenceLoss::Dpo(dpo),
+            PreferenceLoss::Dpo(Dpo { length_normalised: true, ..dpo }),
+            PreferenceLoss::Dpo(Dpo { reference_free: true, ..dpo }),
+            PreferenceLoss::Simpo(Simpo { beta: 0.5, gamma: 0.0 }),
+            PreferenceLoss::Kto(Kto { beta: 0.5, ..Kto::default() }),
+        ];
+        for (loss, (name, expected)) in losses.into_iter().zip(cases) {
+            let at = |place: usize| column(&[PAIR[place]]);
+            let (chosen, rejected) = loss.rewards(&Pairs {
+                chosen_logprobs: at(0),
+                rejected_logprobs: at(1),
+                reference_chosen: at(2),
+                reference_rejected: at(3),
+                chosen_lengths: at(4),
+                rejected_lengths: at(5),
+            });
+            let got = [chosen.into_scalar::<f32>(), rejected.into_scalar::<f32>()];
+            assert!(got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{name}: {got:?}");
+        }
+    }
+
+    #[test]
     fn every_preset_pulls_the_pair_apart() {
-        for preset in
-            [PreferencePreset::Dpo, PreferencePreset::Ipo, PreferencePreset::Kto, PreferencePreset::Mpo]
-        {
+        for preset in [
+            PreferencePreset::Dpo,
+            PreferencePreset::Ipo,
+            PreferencePreset::Kto,
+            PreferencePreset::Mpo,
+            PreferencePreset::Simpo,
+        ] {
             let loss = PreferenceConfig::preset(preset).build().unwrap();
             let (_, chosen, rejected) = evaluate(|pairs| loss.evaluate(pairs, column(&[0.0])), &[PAIR]);
             assert!(chosen[0] < 0.0 && rejected[0] > 0.0, "{preset:?} {chosen:?} {rejected:?}");

@@ -20,7 +20,7 @@ pub use ipo::Ipo;
 pub use kto::{Kto, KtoInput};
 pub use loss::PreferenceLoss;
 pub use mpo::Mpo;
-pub use pairs::Pairs;
+pub use pairs::{Pairs, reward_metrics};
 pub use simpo::Simpo;
 
 #[cfg(test)]

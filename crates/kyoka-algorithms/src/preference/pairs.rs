@@ -43,14 +43,6 @@ impl Pairs {
         }
     }
 
-    /// For the log: share of pairs with `h > 0`, and the mean of `beta h`. Without a pair both are 0.
-    pub fn reward_metrics(&self, beta: f64) -> (f64, f64) {
-        let margins: Vec<f64> = self.margin(false).into_data().iter::<f64>().collect();
-        let count = margins.len().max(1) as f64;
-        let right = margins.iter().filter(|&&margin| margin > 0.0).count() as f64;
-        (right / count, beta * margins.iter().sum::<f64>() / count)
-    }
-
     pub(super) fn check(&self) {
         let expected = self.chosen_logprobs.dims();
         let check = |name, tensor: &Tensor<1>| {
@@ -63,4 +55,16 @@ impl Pairs {
         check("chosen_lengths", &self.chosen_lengths);
         check("rejected_lengths", &self.rejected_lengths);
     }
+}
+
+/// For the log: the share of pairs whose preferred completion has the higher implicit reward
+/// ([`PreferenceLoss::rewards`](super::PreferenceLoss::rewards)), and the mean difference. Without a pair both are 0.
+///
+/// # Panics
+/// If there are not as many rewards on both sides.
+pub fn reward_metrics(chosen: &[f64], rejected: &[f64]) -> (f64, f64) {
+    assert_eq!(rejected.len(), chosen.len(), "rejected: expected {}, got {}", chosen.len(), rejected.len());
+    let margins = || chosen.iter().zip(rejected).map(|(chosen, rejected)| chosen - rejected);
+    let count = chosen.len().max(1) as f64;
+    (margins().filter(|&margin| margin > 0.0).count() as f64 / count, margins().sum::<f64>() / count)
 }

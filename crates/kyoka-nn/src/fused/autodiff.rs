@@ -12,7 +12,10 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
-use super::ops::{FusedBackward, FusedOps};
+use super::{
+    Targets,
+    ops::{FusedBackward, FusedOps},
+};
 use crate::AttentionLayout;
 
 /// Hands each parent its gradient.
@@ -143,12 +146,12 @@ impl<B: Backend + FusedBackward, C: CheckpointStrategy> FusedOps for Autodiff<B,
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         tied: bool,
-        targets: Arc<[usize]>,
+        targets: Arc<Targets>,
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct HeadLogprobs;
         impl<B: Backend + FusedBackward> Backward<B, 2> for HeadLogprobs {
-            type State = ([B::FloatTensorPrimitive; 2], bool, Arc<[usize]>);
+            type State = ([B::FloatTensorPrimitive; 2], bool, Arc<Targets>);
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
                 let (inputs, tied, targets) = ops.state;

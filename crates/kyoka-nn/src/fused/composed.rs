@@ -1,6 +1,8 @@
 //! The same operations from Burn's own, for every device.
 
-use burn::tensor::{FloatDType, Int, Tensor, TensorData, activation};
+use burn::tensor::{Int, Tensor, TensorData, activation};
+
+use super::Targets;
 
 pub fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
     let inner = (x.clone() + x.clone().powi_scalar(3) * 0.044_715) * (2.0 / std::f64::consts::PI).sqrt();
@@ -13,11 +15,14 @@ pub fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
     activation::silu(gate) * gate_up.narrow(1, d_both / 2, d_both / 2)
 }
 
-pub fn head_logprobs(hidden: Tensor<2>, weight: Tensor<2>, tied: bool, targets: &[usize]) -> Tensor<2> {
-    // Probabilities of a large vocabulary need more digits than bf16 has.
-    let logits = hidden.matmul(if tied { weight.transpose() } else { weight }).cast(FloatDType::F32);
-    let ids: Vec<i64> = targets.iter().map(|&target| target as i64).collect();
-    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [targets.len(), 1]), &logits.device());
+pub fn head_logprobs(hidden: Tensor<2>, weight: Tensor<2>, tied: bool, targets: &Targets) -> Tensor<2> {
+    target_logprobs(hidden.matmul(if tied { weight.transpose() } else { weight }), targets)
+}
+
+pub fn target_logprobs(logits: Tensor<2>, targets: &Targets) -> Tensor<2> {
+    let logits = targets.distribution().logits(logits);
+    let ids: Vec<i64> = targets.ids.iter().map(|&target| target as i64).collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [targets.ids.len(), 1]), &logits.device());
     activation::log_softmax(logits, 1).gather(1, ids)
 }
 

@@ -8,7 +8,7 @@ use burn::{
 };
 
 use super::{
-    attention, head, kernels,
+    Targets, attention, head, kernels,
     ops::{FusedBackward, FusedOps},
 };
 
@@ -65,10 +65,10 @@ impl FusedOps for Flex {
         tensor(kernels::softmax(values(&scores), width), scores.shape())
     }
 
-    fn head_logprobs(hidden: Flat, weight: Flat, tied: bool, targets: Arc<[usize]>) -> Flat {
+    fn head_logprobs(hidden: Flat, weight: Flat, tied: bool, targets: Arc<Targets>) -> Flat {
         let (hidden, weight) = (hidden.to_contiguous(), weight.to_contiguous());
         let out = head::logprobs(output_head(&hidden, &weight, tied), values(&hidden), &targets);
-        tensor(out, [targets.len(), 1])
+        tensor(out, [targets.ids.len(), 1])
     }
 
     fn fused_attention(qkv: Flat, layout: Arc<AttentionLayout>) -> Flat {
@@ -133,7 +133,7 @@ impl FusedBackward for Flex {
     fn head_logprobs_backward(
         [hidden, weight]: [Flat; 2],
         tied: bool,
-        targets: Arc<[usize]>,
+        targets: Arc<Targets>,
         grad: Flat,
     ) -> [Flat; 2] {
         let (hidden, weight, grad) = (hidden.to_contiguous(), weight.to_contiguous(), grad.to_contiguous());

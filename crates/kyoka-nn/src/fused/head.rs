@@ -5,6 +5,7 @@
 //! third more products in the head for memory that does not grow with the batch.
 
 use super::{
+    Targets,
     gemm::{View, multiply_on_all_cores},
     kernels,
 };
@@ -33,23 +34,30 @@ impl<'a> Head<'a> {
         (CHUNK / self.vocab.max(1)).max(16)
     }
 
-    /// Logits of some rows.
-    fn logits(&self, hidden: &[f32], logits: &mut Vec<f32>) {
+    /// Logits of some rows, minus infinity where a token is banned.
+    fn logits(&self, hidden: &[f32], banned: &[usize], logits: &mut Vec<f32>) {
         let rows = hidden.len() / self.d_model;
         logits.resize(rows * self.vocab, 0.0);
         let hidden = View::new(hidden, rows, self.d_model, self.d_model);
         multiply_on_all_cores(logits, self.vocab, false, (hidden, self.columns()));
+        set(logits, self.vocab, banned, f32::NEG_INFINITY);
     }
 }
 
+/// Sets some columns of a table with rows of `width`.
+fn set(table: &mut [f32], width: usize, columns: &[usize], value: f32) {
+    table.chunks_exact_mut(width).for_each(|row| columns.iter().for_each(|&column| row[column] = value));
+}
+
 /// Log-probability of one target a row of `hidden`.
-pub fn logprobs(head: Head<'_>, hidden: &[f32], targets: &[usize]) -> Vec<f32> {
-    let rows = head.rows_at_once();
+pub fn logprobs(head: Head<'_>, hidden: &[f32], targets: &Targets) -> Vec<f32> {
+    let (rows, sharpness) = (head.rows_at_once(), 1.0 / targets.temperature);
+    let banned: Vec<usize> = targets.distribution().banned_within(head.vocab).collect();
     let mut logits = Vec::new();
-    let mut out = Vec::with_capacity(targets.len());
-    for (hidden, targets) in hidden.chunks(rows * head.d_model).zip(targets.chunks(rows)) {
-        head.logits(hidden, &mut logits);
-        out.extend(kernels::token_logprobs(&logits, targets, head.vocab));
+    let mut out = Vec::with_capacity(targets.ids.len());
+    for (hidden, ids) in hidden.chunks(rows * head.d_model).zip(targets.ids.chunks(rows)) {
+        head.logits(hidden, &banned, &mut logits);
+        out.extend(kernels::token_logprobs(&logits, ids, head.vocab, sharpness));
     }
     out
 }
@@ -58,19 +66,23 @@ pub fn logprobs(head: Head<'_>, hidden: &[f32], targets: &[usize]) -> Vec<f32> {
 pub fn logprobs_backward(
     head: Head<'_>,
     hidden: &[f32],
-    targets: &[usize],
+    targets: &Targets,
     grad: &[f32],
 ) -> (Vec<f32>, Vec<f32>) {
     let (rows, d_model, vocab) = (head.rows_at_once(), head.d_model, head.vocab);
+    let sharpness = 1.0 / targets.temperature;
+    let banned: Vec<usize> = targets.distribution().banned_within(vocab).collect();
     let mut logits = Vec::new();
     let mut dhidden = vec![0.0; hidden.len()];
     let mut dweight = vec![0.0; head.weight.len()];
     let chunks = hidden.chunks(rows * d_model).zip(dhidden.chunks_mut(rows * d_model));
-    for ((hidden, dhidden), (targets, grad)) in chunks.zip(targets.chunks(rows).zip(grad.chunks(rows))) {
-        head.logits(hidden, &mut logits);
-        let slopes = kernels::token_logprobs_backward(&logits, targets, grad, vocab);
-        let slopes = View::new(&slopes, targets.len(), vocab, vocab);
-        let hidden = View::new(hidden, targets.len(), d_model, d_model);
+    for ((hidden, dhidden), (ids, grad)) in chunks.zip(targets.ids.chunks(rows).zip(grad.chunks(rows))) {
+        head.logits(hidden, &banned, &mut logits);
+        let mut slopes = kernels::token_logprobs_backward(&logits, (ids, grad), vocab, sharpness);
+        // The kernels' exp never quite reaches 0.
+        set(&mut slopes, vocab, &banned, 0.0);
+        let slopes = View::new(&slopes, ids.len(), vocab, vocab);
+        let hidden = View::new(hidden, ids.len(), d_model, d_model);
         multiply_on_all_cores(dhidden, d_model, false, (slopes, head.columns().transposed()));
         match head.tied {
             false => multiply_on_all_cores(&mut dweight, vocab, true, (hidden.transposed(), slopes)),

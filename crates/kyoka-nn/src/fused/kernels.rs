@@ -374,53 +374,62 @@ fn softmax_backward_rows(weights: &[f32], grad: &[f32], width: usize, out: &mut 
     }
 }
 
-/// Largest logit and `ln` of the sum of `exp` above it.
+/// Largest logit, and `ln` of the sum of `exp` of what the others are below it, times `sharpness`.
 #[inline(always)]
-fn log_sum(row: &[f32]) -> (f32, f32) {
+fn log_sum(row: &[f32], sharpness: f32) -> (f32, f32) {
     let top = largest(row);
-    (top, sum2(row, row, |a, _| exp(a - top)).ln())
+    (top, sum2(row, row, |a, _| exp((a - top) * sharpness)).ln())
 }
 
-pub fn token_logprobs(logits: &[f32], targets: &[usize], width: usize) -> Vec<f32> {
+/// Log-probabilities of the targets under the softmax of the logits times `sharpness`, the inverse of a temperature.
+pub fn token_logprobs(logits: &[f32], targets: &[usize], width: usize, sharpness: f32) -> Vec<f32> {
     let mut out = vec![0.0; targets.len()];
     let rows = rows_per_block(width);
     let blocks = out.par_chunks_mut(rows).zip(targets.par_chunks(rows)).zip(logits.par_chunks(rows * width));
-    blocks.for_each(|((out, targets), logits)| token_logprobs_rows(logits, targets, width, out));
+    blocks.for_each(|((out, targets), logits)| token_logprobs_rows(logits, targets, sharpness, out));
     out
 }
 
 #[multiversion(targets = "simd")]
-fn token_logprobs_rows(logits: &[f32], targets: &[usize], width: usize, out: &mut [f32]) {
+fn token_logprobs_rows(logits: &[f32], targets: &[usize], sharpness: f32, out: &mut [f32]) {
+    let width = logits.len() / targets.len();
     for ((row, &target), out) in logits.chunks_exact(width).zip(targets).zip(out) {
-        let (top, rest) = log_sum(row);
-        *out = row[target] - top - rest;
+        let (top, rest) = log_sum(row, sharpness);
+        // The largest logit first: a sharp policy makes large numbers of small ones.
+        *out = (row[target] - top) * sharpness - rest;
     }
 }
 
-/// `grad (onehot - softmax(logits))`.
-pub fn token_logprobs_backward(logits: &[f32], targets: &[usize], grad: &[f32], width: usize) -> Vec<f32> {
+/// `grad sharpness (onehot - softmax(sharpness logits))`, of targets with their gradients.
+pub fn token_logprobs_backward(
+    logits: &[f32],
+    (targets, grad): (&[usize], &[f32]),
+    width: usize,
+    sharpness: f32,
+) -> Vec<f32> {
     fill(targets.len(), width, |first, out| {
-        token_logprobs_backward_rows(&logits[first * width..], &targets[first..], &grad[first..], width, out);
+        let targets = (&targets[first..], &grad[first..]);
+        token_logprobs_backward_rows(&logits[first * width..], targets, (width, sharpness), out);
     })
 }
 
 #[multiversion(targets = "simd")]
 fn token_logprobs_backward_rows(
     logits: &[f32],
-    targets: &[usize],
-    grad: &[f32],
-    width: usize,
+    (targets, grad): (&[usize], &[f32]),
+    (width, sharpness): (usize, f32),
     out: &mut [f32],
 ) {
     let rows = logits.chunks_exact(width).zip(targets).zip(grad);
     for (((row, &target), &grad), out) in
         rows.zip(out.chunks_exact_mut(width)).filter(|((_, grad), _)| **grad != 0.0)
     {
-        let (top, rest) = log_sum(row);
+        let (top, rest) = log_sum(row, sharpness);
+        let slope = grad * sharpness;
         for (logit, out) in row.iter().zip(out.iter_mut()) {
-            *out = -grad * exp(logit - top - rest);
+            *out = -slope * exp((logit - top) * sharpness - rest);
         }
-        out[target] += grad;
+        out[target] += slope;
     }
 }
 

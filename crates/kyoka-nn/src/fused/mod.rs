@@ -24,6 +24,7 @@ mod ops;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
+use kyoka_core::Distribution;
 
 use crate::AttentionLayout;
 
@@ -117,8 +118,29 @@ pub fn softmax<const D: usize>(scores: Tensor<D>) -> Tensor<D> {
     )
 }
 
-/// Log-probability of one target a row, `log_softmax(hidden weight)[target]`. On the CPU logits exist for a few rows at
-/// a time only, forward and backward.
+/// The token that each row is scored for, and the distribution it is scored in.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    ids: Vec<usize>,
+    temperature: f32,
+    banned: Vec<u32>,
+}
+
+impl Targets {
+    fn new(ids: &[usize], distribution: &Distribution<'_>) -> Self {
+        let Distribution { temperature, banned } = *distribution;
+        assert!(temperature > 0.0, "head: expected a temperature above 0, got {temperature}");
+        Self { ids: ids.to_vec(), temperature, banned: banned.to_vec() }
+    }
+
+    fn distribution(&self) -> Distribution<'_> {
+        Distribution { temperature: self.temperature, banned: &self.banned }
+    }
+}
+
+/// Log-probability of one target a row, `log_softmax(z)[target]` with the logits `z = hidden weight` divided by the
+/// temperature and without the banned tokens. On the CPU logits exist for a few rows at a time only, forward and
+/// backward. A banned target has no finite log-probability.
 ///
 /// # Shapes
 /// - hidden: `[N, D]`
@@ -126,18 +148,34 @@ pub fn softmax<const D: usize>(scores: Tensor<D>) -> Tensor<D> {
 /// - output: `[N, 1]`
 ///
 /// # Panics
-/// If there is not one target a row, or a target is outside the vocabulary.
-pub fn head_logprobs(hidden: Tensor<2>, weight: Tensor<2>, tied: bool, targets: &[usize]) -> Tensor<2> {
+/// If there is not one target a row, a target is outside the vocabulary, or the temperature is not above 0.
+pub fn head_logprobs(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    tied: bool,
+    targets: &[usize],
+    distribution: &Distribution<'_>,
+) -> Tensor<2> {
     let ([n, d_model], [rows, columns]) = (hidden.dims(), weight.dims());
     let (inner, vocab) = if tied { (columns, rows) } else { (rows, columns) };
     assert_eq!(inner, d_model, "head: expected a weight that fits hidden rows of {d_model}");
     assert_eq!(targets.len(), n, "head: expected one target a row");
     assert!(targets.iter().all(|&target| target < vocab), "head: expected targets below {vocab}");
+    let targets = Targets::new(targets, distribution);
     fused_or_composed!(
         hidden,
-        Dispatch::head_logprobs(hidden.into_dispatch(), weight.into_dispatch(), tied, targets.into()),
-        composed::head_logprobs(hidden, weight, tied, targets)
+        Dispatch::head_logprobs(hidden.into_dispatch(), weight.into_dispatch(), tied, Arc::new(targets)),
+        composed::head_logprobs(hidden, weight, tied, &targets)
     )
+}
+
+/// Log-probability of one target a row from logits that are there in full.
+///
+/// # Shapes
+/// - logits: `[N, V]`
+/// - output: `[N, 1]`
+pub fn target_logprobs(logits: Tensor<2>, targets: &[usize], distribution: &Distribution<'_>) -> Tensor<2> {
+    composed::target_logprobs(logits, &Targets::new(targets, distribution))
 }
 
 /// See [`crate::packed_attention`].
@@ -169,13 +207,13 @@ pub(crate) fn rotate(heads: Tensor<3>, cos: &Tensor<3>, sin: &Tensor<3>) -> Tens
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Distribution, Tolerance};
+    use burn::tensor::Tolerance;
 
     use super::*;
     use crate::WeightInit;
 
     fn random<const D: usize>(dims: [usize; D]) -> Tensor<D> {
-        Tensor::random(dims, Distribution::Uniform(-3.0, 3.0), &Device::flex())
+        Tensor::random(dims, burn::tensor::Distribution::Uniform(-3.0, 3.0), &Device::flex())
     }
 
     /// Values, and gradients of a weighted sum, of the fused and of the composed form.
@@ -271,28 +309,51 @@ mod tests {
     fn head_logprobs_equal_the_composed_form() {
         // The vocabulary is so large that the rows take several chunks.
         let (n, d, vocab) = (150, 6, 70_001);
-        let targets: Vec<usize> = (0..n).map(|i| i * 701 % vocab).collect();
-        for tied in [false, true] {
-            let shape = if tied { [vocab, d] } else { [d, vocab] };
-            let weight = random(shape) * 0.3;
-            let hidden = random([n, d]);
+        let ids: Vec<usize> = (0..n).map(|i| i * 701 % vocab).collect();
+        let banned = [1, 69_999, 80_000];
+        let hidden = random([n, d]);
+        for (tied, temperature, banned) in
+            [(false, 1.0, &[][..]), (true, 0.7, &banned), (false, 3.0, &banned)]
+        {
+            let distribution = Distribution { temperature, banned };
+            let targets = Targets::new(&ids, &distribution);
+            let weight = random(if tied { [vocab, d] } else { [d, vocab] }) * 0.3;
             assert_same(
                 hidden.clone(),
-                |x| head_logprobs(x, weight.clone(), tied, &targets),
+                |x| head_logprobs(x, weight.clone(), tied, &ids, &distribution),
                 |x| composed::head_logprobs(x, weight.clone(), tied, &targets),
             );
             assert_same(
                 weight,
-                |w| head_logprobs(hidden.clone(), w, tied, &targets),
+                |w| head_logprobs(hidden.clone(), w, tied, &ids, &distribution),
                 |w| composed::head_logprobs(hidden.clone(), w, tied, &targets),
             );
         }
     }
 
     #[test]
+    fn banned_tokens_get_no_gradient_and_no_share() {
+        let (hidden, weight) = (random([3, 5]), random([5, 7]).autodiff().require_grad());
+        let distribution = Distribution { temperature: 0.5, banned: &[2, 6] };
+        let of = |id: usize| {
+            head_logprobs(hidden.clone().autodiff(), weight.clone(), false, &[id; 3], &distribution)
+        };
+        let total = [0, 1, 3, 4, 5].into_iter().map(|id| of(id).exp()).reduce(|a, b| a + b).unwrap();
+        let near = Tolerance::<f32>::absolute(1e-5);
+        total.into_data().assert_approx_eq(&Tensor::<2>::ones([3, 1], &Device::flex()).into_data(), near);
+        let gradient = weight.grad(&of(3).sum().backward()).unwrap();
+        for id in [2, 6] {
+            assert_eq!(gradient.clone().narrow(1, id, 1).abs().sum().into_scalar::<f32>(), 0.0);
+        }
+    }
+
+    #[test]
     fn rows_without_gradient_move_nothing() {
         let hidden = random([2, 5]).autodiff().require_grad();
-        let kept = head_logprobs(hidden.clone(), random([5, 7]).autodiff(), false, &[1, 2]).narrow(0, 0, 1);
+        let kept = {
+            let weight = random([5, 7]).autodiff();
+            head_logprobs(hidden.clone(), weight, false, &[1, 2], &Distribution::default()).narrow(0, 0, 1)
+        };
         let gradient = hidden.grad(&kept.sum().backward()).unwrap();
         assert_eq!(gradient.narrow(0, 1, 1).abs().sum().into_scalar::<f32>(), 0.0);
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 
+use super::Targets;
 use crate::AttentionLayout;
 
 /// Fused forward passes; tensors are contiguous rows of f32.
@@ -31,7 +32,7 @@ pub trait FusedOps: Backend {
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         tied: bool,
-        targets: Arc<[usize]>,
+        targets: Arc<Targets>,
     ) -> FloatTensor<Self>;
 
     /// See [`crate::packed_attention`].
@@ -82,7 +83,7 @@ pub trait FusedBackward: FusedOps {
     fn head_logprobs_backward(
         inputs: [FloatTensor<Self>; 2],
         tied: bool,
-        targets: Arc<[usize]>,
+        targets: Arc<Targets>,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 2];
 }

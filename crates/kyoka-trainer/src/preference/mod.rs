@@ -10,7 +10,7 @@ use burn::{
     optim::{GradientsAccumulator, GradientsParams},
     tensor::{Device, Tensor},
 };
-use kyoka_algorithms::preference::{Pairs, PreferenceConfig, PreferenceLoss};
+use kyoka_algorithms::preference::{Pairs, PreferenceConfig, PreferenceLoss, reward_metrics};
 use kyoka_core::Metrics;
 use kyoka_data::{PreferenceRow, Shuffled};
 
@@ -21,8 +21,8 @@ use self::{
     reference::{ReferenceLogprobs, ReferenceTable, reference_logprobs},
 };
 use crate::{
-    AdamWConfig, LearningRate, Pass, PassKind, Session, Stage, StepReport, Task, TrainError, TrainableLm,
-    averaged,
+    AdamWConfig, LearningRate, Pass, PassKind, Session, SettingError, Stage, StepReport, Task, TrainError,
+    TrainableLm, averaged,
 };
 
 /// Trains the policy on pairs of a preferred and a rejected completion.
@@ -48,22 +48,9 @@ impl<'a> PreferenceStage<'a> {
         rows: &'a [PreferenceRow],
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let bad = |field, expected, got: String| TrainError::Config { field, expected, got };
-        if config.batch_size == 0 {
-            return Err(bad("preference.batch_size", "at least 1", "0".into()));
-        }
-        let decay = config.reference_decay;
-        if !(0.0..1.0).contains(&decay) {
-            return Err(bad("preference.reference_decay", "a number in [0, 1)", decay.to_string()));
-        }
+        config.check("preference")?;
         let algorithm = config.algorithm.resolve();
-        let loss = algorithm.build();
-        let loss =
-            loss.map_err(|e| bad("preference.algorithm", "a combination that works", e.to_string()))?;
-        if config.reference_every > 0 && !algorithm.needs_reference() {
-            let got = config.reference_every.to_string();
-            return Err(bad("preference.reference_every", "0: the loss reads no reference", got));
-        }
+        let loss = config.algorithm.build().map_err(SettingError::algorithm("preference"))?;
         let order = Shuffled::new(rows.len(), seed);
         Ok(Self { config, algorithm, loss, task, rows, order, table: ReferenceTable::default() })
     }
@@ -134,9 +121,9 @@ struct Scores {
     gradients: GradientsParams,
     chosen_logprobs: Vec<f32>,
     rejected_logprobs: Vec<f32>,
-    /// `log p / p_ref` of both sides.
-    chosen_log_ratios: Vec<f32>,
-    rejected_log_ratios: Vec<f32>,
+    /// Implicit rewards of both sides, as the loss compares them.
+    chosen_rewards: Vec<f64>,
+    rejected_rewards: Vec<f64>,
     /// KTO's reference point.
     reference_point: Option<f64>,
 }
@@ -183,8 +170,8 @@ impl Batch<'_> {
             gradients: GradientsParams::new(),
             chosen_logprobs: Vec::new(),
             rejected_logprobs: Vec::new(),
-            chosen_log_ratios: Vec::new(),
-            rejected_log_ratios: Vec::new(),
+            chosen_rewards: Vec::new(),
+            rejected_rewards: Vec::new(),
             reference_point: None,
         };
         let device = model.device().without_autodiff();
@@ -200,14 +187,15 @@ impl Batch<'_> {
         }
         for places in micro_batches(self.pairs, self.token_budget) {
             let groups = pair_groups(self.pairs, &places);
-            let pass = Pass::new(model, &groups, PassKind { with_hidden: false, recompute: self.recompute });
+            let pass =
+                Pass::new(model, &groups, PassKind { recompute: self.recompute, ..PassKind::default() });
             let (chosen, rejected) = sides(pass.logprobs.clone().sum_dim(1));
             scores.chosen_logprobs.extend(numbers(chosen.clone()));
             scores.rejected_logprobs.extend(numbers(rejected.clone()));
             let pairs = self.pairs(&device, &places, [chosen, rejected]);
-            let (chosen, rejected) = pairs.log_ratios();
-            scores.chosen_log_ratios.extend(numbers(chosen));
-            scores.rejected_log_ratios.extend(numbers(rejected));
+            let (chosen, rejected) = loss.rewards(&pairs);
+            scores.chosen_rewards.extend(numbers(chosen).into_iter().map(f64::from));
+            scores.rejected_rewards.extend(numbers(rejected).into_iter().map(f64::from));
             let total = loss.evaluate(pairs, mismatched.clone()).sum() * (1.0 / self.pairs.len() as f64);
             scores.loss += f64::from(total.clone().into_scalar::<f32>());
             pass.accumulate(total.backward(), (model, &mut accumulator));
@@ -218,16 +206,14 @@ impl Batch<'_> {
 }
 
 impl Scores {
-    fn report(&self, beta: f64, metrics: &mut Metrics) {
+    fn report(&self, metrics: &mut Metrics) {
         let mean = |values: &[f32]| {
             values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len().max(1) as f64
         };
-        let sides = self.chosen_log_ratios.iter().zip(&self.rejected_log_ratios);
-        let right = sides.filter(|(chosen, rejected)| chosen > rejected).count();
+        let (accuracy, margin) = reward_metrics(&self.chosen_rewards, &self.rejected_rewards);
         metrics.set("loss", self.loss);
-        metrics.set("preference/accuracy", right as f64 / self.chosen_log_ratios.len().max(1) as f64);
-        let margin = mean(&self.chosen_log_ratios) - mean(&self.rejected_log_ratios);
-        metrics.set("preference/margin", beta * margin);
+        metrics.set("preference/accuracy", accuracy);
+        metrics.set("preference/margin", margin);
         metrics.set("logprob/chosen", mean(&self.chosen_logprobs));
         metrics.set("logprob/rejected", mean(&self.rejected_logprobs));
         if let Some(point) = self.reference_point {
@@ -285,10 +271,10 @@ impl<M: TrainableLm> Stage<M> for PreferenceStage<'_> {
             return Err(session.not_finite("preference", "loss", names()));
         }
         let mut metrics = Metrics::default();
-        scores.report(self.algorithm.beta, &mut metrics);
+        scores.report(&mut metrics);
         if let PreferenceLoss::Mpo(mpo) = loss {
-            let ratios = scores.chosen_log_ratios.iter().chain(&scores.rejected_log_ratios);
-            let ratios: Vec<f64> = ratios.map(|&ratio| f64::from(ratio)).collect();
+            let rewards = scores.chosen_rewards.iter().chain(&scores.rejected_rewards);
+            let ratios: Vec<f64> = rewards.map(|reward| reward / mpo.beta).collect();
             session.progress.coefs.insert(REWARD_SHIFT.to_owned(), mpo.next_reward_shift(&ratios));
         }
         let learning_rate = self.config.learning_rate.at(step, self.config.steps);
@@ -305,7 +291,9 @@ impl<M: TrainableLm> Stage<M> for PreferenceStage<'_> {
         metrics.set("learning_rate", learning_rate);
         metrics.set("tokens", pairs.iter().map(Comparison::num_tokens).sum::<usize>() as f64);
         metrics.set("time/train_s", started.elapsed().as_secs_f64());
-        let (step, total_steps) = (step + 1, self.config.steps);
-        Ok(StepReport { stage: "preference", step, total_steps, metrics, samples: Vec::new(), warning: None })
+        let total_steps = self.config.steps;
+        let warning = if step == 0 { self.config.learning_rate.warning(total_steps) } else { None };
+        let (stage, step) = ("preference", step + 1);
+        Ok(StepReport { stage, step, total_steps, metrics, samples: Vec::new(), warning })
     }
 }

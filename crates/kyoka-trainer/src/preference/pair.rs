@@ -1,7 +1,7 @@
 //! Comparisons as token ids, scored in micro-batches that never split a pair.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kyoka_core::{CausalLm, PackedGroup, Prompt};
+use kyoka_core::{CausalLm, Distribution, PackedGroup, Prompt};
 use kyoka_data::PreferenceRow;
 
 use crate::{PackItem, Task, TrainError, evaluate::row_error, plan_micro_batches};
@@ -81,7 +81,7 @@ pub(crate) fn score_pairs<M: CausalLm>(
     batch: &[Comparison],
     places: &[usize],
 ) -> (Tensor<1>, Tensor<1>) {
-    sides(model.score(&pair_groups(batch, places)).sum_dim(1))
+    sides(model.score(&pair_groups(batch, places), &Distribution::default()).sum_dim(1))
 }
 
 /// Log-probabilities of the mismatched completions at `places`; those without one are left out.
@@ -94,7 +94,7 @@ pub(crate) fn score_mismatched<M: CausalLm>(model: &M, batch: &[Comparison], pla
     if groups.is_empty() {
         return Vec::new();
     }
-    numbers(model.score(&groups).sum_dim(1).reshape([groups.len()]))
+    numbers(model.score(&groups, &Distribution::default()).sum_dim(1).reshape([groups.len()]))
 }
 
 pub(crate) fn numbers(tensor: Tensor<1>) -> Vec<f32> {

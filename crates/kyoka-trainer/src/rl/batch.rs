@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 use kyoka_algorithms::Algorithm;
-use kyoka_core::{PackedGroup, Rollout};
+use kyoka_core::{Distribution, PackedGroup, Rollout};
 
 use super::groups::JudgedGroup;
 use crate::{PackItem, plan_micro_batches};
@@ -11,9 +11,18 @@ use crate::{PackItem, plan_micro_batches};
 pub(super) struct Rows<'a> {
     groups: &'a [JudgedGroup<'a>],
     first_row: Vec<usize>,
-    token_budget: usize,
+    scoring: Scoring<'a>,
+}
+
+/// How the completions of a step are scored.
+#[derive(Clone, Copy)]
+pub(super) struct Scoring<'a> {
+    /// Most tokens a micro-batch.
+    pub token_budget: usize,
     /// Whether layers are computed again on the way back.
-    recompute: bool,
+    pub recompute: bool,
+    /// What the completions were drawn from.
+    pub distribution: Distribution<'a>,
 }
 
 /// A completion of a micro-batch.
@@ -28,20 +37,22 @@ pub(super) struct Row<'a> {
 pub(super) struct MicroBatch<'a> {
     pub rows: Vec<Row<'a>>,
     pub packed: Vec<PackedGroup<'a>>,
+    /// What every log-probability, divergence and entropy of the completions is of.
+    pub distribution: Distribution<'a>,
 }
 
 impl<'a> Rows<'a> {
-    pub fn new(groups: &'a [JudgedGroup<'a>], token_budget: usize, recompute: bool) -> Self {
+    pub fn new(groups: &'a [JudgedGroup<'a>], scoring: Scoring<'a>) -> Self {
         let first = groups.iter().scan(0, |next, group| {
             *next += group.rollouts.len();
             Some(*next - group.rollouts.len())
         });
-        Self { groups, first_row: first.collect(), token_budget, recompute }
+        Self { groups, first_row: first.collect(), scoring }
     }
 
     /// Whether layers are computed again on the way back.
     pub fn recompute(&self) -> bool {
-        self.recompute
+        self.scoring.recompute
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &'a Rollout> {
@@ -67,7 +78,8 @@ impl<'a> Rows<'a> {
             })
             .collect();
         let micro_batch = |parts: Vec<(usize, Vec<usize>)>| {
-            let mut batch = MicroBatch { rows: Vec::new(), packed: Vec::new() };
+            let distribution = self.scoring.distribution;
+            let mut batch = MicroBatch { rows: Vec::new(), packed: Vec::new(), distribution };
             for (item, chosen) in parts {
                 let (group, places) = &items[item];
                 let rows = chosen.iter().map(|&at| Row {
@@ -81,7 +93,7 @@ impl<'a> Rows<'a> {
             }
             batch
         };
-        plan_micro_batches(&pack_items, self.token_budget).into_iter().map(micro_batch).collect()
+        plan_micro_batches(&pack_items, self.scoring.token_budget).into_iter().map(micro_batch).collect()
     }
 
     /// A number for every token of every completion, without gradient: `evaluate` gives `[R, T]` for a micro-batch.
@@ -122,14 +134,23 @@ impl MicroBatch<'_> {
 #[derive(Default)]
 pub(super) struct Credited {
     pub advantages: Vec<Vec<f32>>,
-    /// Loss weight of each token of a completion; 0 leaves it out.
+    /// Loss weight of each token of a completion, in the whole batch or in the mini-batch under way; 0 leaves it out.
     pub weights: Vec<f32>,
+    /// Tokens of each completion that the denominators count.
+    pub lengths: Vec<usize>,
+    /// Completions that the policy has left behind in the updates before; they keep their place in the denominators.
+    pub left_behind: Vec<bool>,
+    /// Tokens that a rejection leaves; empty without one.
+    pub kept: Vec<Vec<bool>>,
     /// Which tokens count.
     pub mask: Vec<Vec<bool>>,
     /// Log-probabilities that the ratio is taken against.
     pub old_logprobs: Vec<Vec<f32>>,
-    /// Factors of the loss, where sampler and trainer disagree; empty without a correction.
+    /// Importance weights of every token where sampler and trainer disagree; empty without a correction.
     pub corrections: Vec<Vec<f64>>,
+    /// Factors of the surrogate, 1 for most: importance weights where sampler and trainer disagree, 0 at tokens that a
+    /// filter leaves out. They change no denominator.
+    pub factors: Vec<Vec<f64>>,
     /// Values at the start of the batch, and what they should have been; empty without a critic.
     pub values: Vec<Vec<f32>>,
     pub value_targets: Vec<Vec<f32>>,
@@ -149,10 +170,14 @@ impl Credited {
             && (penalised || imitated || self.advantages[row].iter().any(|&advantage| advantage != 0.0))
     }
 
-    /// Tokens that move the policy.
+    /// Tokens that move the policy: of what counts, without penalties, those that the surrogate does not leave out.
     pub fn trained_tokens(&self, algorithm: &Algorithm) -> usize {
-        let rows = (0..self.weights.len()).filter(|&row| self.trains(row, algorithm));
-        rows.map(|row| self.counted(row)).sum()
+        let penalised = algorithm.kl.is_some() || algorithm.entropy.is_some();
+        let moves = |row: usize| {
+            let tokens = self.mask[row].iter().zip(&self.factors[row]);
+            tokens.filter(|&(&counts, &factor)| counts && (penalised || factor != 0.0)).count()
+        };
+        (0..self.weights.len()).filter(|&row| self.trains(row, algorithm)).map(moves).sum()
     }
 
     /// Tokens of a completion that count.

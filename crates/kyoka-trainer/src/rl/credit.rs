@@ -2,13 +2,14 @@
 
 use burn::{module::Module, tensor::Tensor};
 use kyoka_algorithms::{
-    Algorithm, Kl, KlEstimator, KlInput, KlPlacement, MismatchMetrics, advantage::Gae, filter, full_kl,
+    Algorithm, Kl, KlEstimator, KlInput, KlPlacement, MismatchMetrics, Rejection, advantage::Gae,
+    correction::keep_mask, filter, full_kl,
 };
 use kyoka_core::{AdvantageError, AdvantageEstimator, GroupRewards, Metrics, StopReason};
 
 use super::{
     batch::{Credited, MicroBatch, Rows},
-    groups::JudgedGroup,
+    groups::{JudgedGroup, sampled_entropy},
     loss::{entropies, log_distribution},
     replay::{Replayed, magnitude},
 };
@@ -34,11 +35,10 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
     pub fn credit(&self, metrics: &mut Metrics) -> Result<Credited, AdvantageError> {
         let (algorithm, rows) = (self.algorithm, self.rows);
         let model = self.session.model.valid();
-        let sampled: Vec<Vec<f32>> = rows.iter().map(|rollout| rollout.logprobs.clone()).collect();
         let kl_coef = self.coef("kl", algorithm.kl.map_or(0.0, |kl| kl.kl_coef));
-        let entropy_coef = algorithm.entropy.map_or(0.0, |bonus| {
-            bonus.weight(self.coef("entropy", bonus.coef), metrics.get("entropy").unwrap_or(0.0))
-        });
+        let entropy_coef = algorithm
+            .entropy
+            .map_or(0.0, |bonus| bonus.weight(self.coef("entropy", bonus.coef), sampled_entropy(metrics)));
         let values = self.session.critic.as_ref().map(|state| {
             let critic: Critic<M> = state.critic.valid();
             rows.tokens(|batch| critic.evaluate(&model, &batch.packed))
@@ -69,12 +69,13 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
             entropy_coef,
             ..Credited::default()
         };
-        self.correct_mismatch(&model, sampled, &mut credited, metrics);
-        self.filter(&model, &mut credited);
+        self.correct_mismatch(&model, &mut credited, metrics);
+        self.mask(&mut credited);
         self.keep_strongest(&mut credited);
-        let lengths: Vec<usize> =
-            credited.mask.iter().map(|row| row.iter().filter(|&&counts| counts).count()).collect();
-        credited.weights = algorithm.reduction.weights(&lengths, self.max_new_tokens);
+        credited.lengths = (0..credited.mask.len()).map(|row| credited.counted(row)).collect();
+        self.leave_out_certain_tokens(&model, &mut credited);
+        credited.left_behind = vec![false; credited.lengths.len()];
+        credited.weights = algorithm.reduction.weights(&credited.lengths, self.max_new_tokens);
         Ok(credited)
     }
 
@@ -101,47 +102,88 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         }
     }
 
-    /// Weights for what the sampler drew with other probabilities than the trainer would have.
-    fn correct_mismatch(
-        &self,
-        model: &M,
-        sampled: Vec<Vec<f32>>,
-        credited: &mut Credited,
-        metrics: &mut Metrics,
-    ) {
-        let Some(correction) = self.algorithm.correction else {
-            credited.old_logprobs = sampled;
+    /// Weights and rejections for what the sampler drew with other probabilities than the trainer would have.
+    ///
+    /// Replayed completions keep those of the step that sampled them: what the policy has moved since is the ratio's to
+    /// say, and no mismatch.
+    fn correct_mismatch(&self, model: &M, credited: &mut Credited, metrics: &mut Metrics) {
+        let replayed = || self.replayed.iter();
+        let of_then = replayed().map(|item| item.old_logprobs.clone());
+        let sampled = self.fresh.iter().flat_map(|group| &group.rollouts).map(|rollout| &rollout.logprobs);
+        let Algorithm { correction, rejection, .. } = self.algorithm;
+        credited.factors = self.rows.iter().map(|rollout| vec![1.0; rollout.logprobs.len()]).collect();
+        if correction.is_none() && rejection.is_none() {
+            credited.old_logprobs = sampled.cloned().chain(of_then).collect();
             return;
-        };
-        let trained = self.rows.tokens(|batch| model.score(&batch.packed));
-        let difference = |(trained, sampled): (&Vec<f32>, &Vec<f32>)| -> Vec<f64> {
-            trained.iter().zip(sampled).map(|(a, b)| f64::from(a - b)).collect()
+        }
+        let sampled: Vec<&Vec<f32>> = sampled.collect();
+        let mut trained = self.rows.tokens(|batch| model.score(&batch.packed, &batch.distribution));
+        trained.truncate(sampled.len());
+        let difference = |(trained, sampled): (&Vec<f32>, &&Vec<f32>)| -> Vec<f64> {
+            trained.iter().zip(*sampled).map(|(&a, &b)| f64::from(a) - f64::from(b)).collect()
         };
         let log_ratios: Vec<Vec<f64>> = trained.iter().zip(&sampled).map(difference).collect();
         let mismatch = MismatchMetrics::new(&log_ratios);
         metrics.set("mismatch/kl", mismatch.kl);
         metrics.set("mismatch/effective_sample_share", mismatch.effective_sample_share);
         metrics.set("mismatch/max_abs_log", mismatch.max_abs_log_ratio);
-        credited.corrections = correction.weights(&log_ratios);
-        credited.old_logprobs = trained;
+        if let Some(Rejection { rule, level }) = *rejection {
+            let kept = keep_mask(rule, level, &log_ratios);
+            let (all, left) =
+                (kept.iter().flatten().count(), kept.iter().flatten().filter(|kept| **kept).count());
+            metrics.set("mismatch/kept_share", left as f64 / all.max(1) as f64);
+            let of_then = replayed().map(|item| or_all(&item.kept, item.advantages.len(), true));
+            credited.kept = kept.into_iter().chain(of_then).collect();
+        }
+        let old = match correction {
+            Some(correction) => {
+                let weights = correction.weights(&log_ratios).into_iter();
+                let of_then = replayed().map(|item| or_all(&item.corrections, item.advantages.len(), 1.0));
+                credited.corrections = weights.chain(of_then).collect();
+                credited.factors.clone_from(&credited.corrections);
+                trained
+            }
+            None => sampled.into_iter().cloned().collect(),
+        };
+        credited.old_logprobs = old.into_iter().chain(of_then).collect();
     }
 
-    /// Which tokens count: not those of completions cut off, and only the most uncertain ones, as the algorithm says.
-    fn filter(&self, model: &M, credited: &mut Credited) {
-        let filters = self.algorithm.filters;
+    /// Which tokens count: not those of completions cut off, nor what the rejection drops, as the algorithm says.
+    fn mask(&self, credited: &mut Credited) {
+        let mask_overlong = self.algorithm.filters.mask_overlong;
         let lengths: Vec<usize> = credited.advantages.iter().map(Vec::len).collect();
-        let finished = |stop: StopReason| !filters.mask_overlong || stop != StopReason::Length;
+        let finished = |stop: StopReason| !mask_overlong || stop != StopReason::Length;
         let finished: Vec<bool> = self.rows.iter().map(|rollout| finished(rollout.stop_reason)).collect();
         let counted = filter::without_overlong(&lengths, &finished);
         credited.mask = lengths.iter().zip(&counted).map(|(&len, &count)| vec![count > 0; len]).collect();
-        if filters.top_entropy_share < 1.0 {
-            let entropies = self.rows.tokens(|batch| {
-                let (logprobs, hidden) = model.score_with_hidden(&batch.packed);
-                entropies(model, hidden, batch.mask(&logprobs.device(), &|_, _| true))
-            });
-            let uncertain = filter::top_entropy_mask(&entropies, filters.top_entropy_share);
-            for (mask, uncertain) in credited.mask.iter_mut().zip(uncertain) {
-                mask.iter_mut().zip(uncertain).for_each(|(counts, uncertain)| *counts &= uncertain);
+        for (mask, kept) in credited.mask.iter_mut().zip(&credited.kept) {
+            mask.iter_mut().zip(kept).for_each(|(counts, kept)| *counts &= kept);
+        }
+    }
+
+    /// Takes all but the most uncertain tokens of the step out of the surrogate. They still count: denominators,
+    /// divergence and entropy bonus are those of all tokens.
+    fn leave_out_certain_tokens(&self, model: &M, credited: &mut Credited) {
+        let share = self.algorithm.filters.top_entropy_share;
+        if share >= 1.0 {
+            return;
+        }
+        let entropies = self.rows.tokens(|batch| {
+            let (logprobs, hidden) = model.score_with_hidden(&batch.packed, &batch.distribution);
+            let mask = batch.mask(&logprobs.device(), &|_, _| true);
+            entropies((model, &batch.distribution), hidden, mask)
+        });
+        let of_counted = |(row, mask): (&Vec<f32>, &Vec<bool>)| -> Vec<f32> {
+            row.iter().zip(mask).filter(|(_, counts)| **counts).map(|(&entropy, _)| entropy).collect()
+        };
+        let counted: Vec<Vec<f32>> = entropies.iter().zip(&credited.mask).map(of_counted).collect();
+        let uncertain = filter::top_entropy_mask(&counted, share);
+        for ((factors, mask), uncertain) in credited.factors.iter_mut().zip(&credited.mask).zip(uncertain) {
+            let counted = factors.iter_mut().zip(mask).filter(|(_, counts)| **counts);
+            for ((factor, _), uncertain) in counted.zip(uncertain) {
+                if !uncertain {
+                    *factor = 0.0;
+                }
             }
         }
     }
@@ -158,11 +200,17 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
             first = rows.end;
             let sizes: Vec<f32> =
                 credited.advantages[rows.clone()].iter().map(|row| magnitude(row)).collect();
-            let kept = filter::strongest(&sizes, share);
+            let candidates: Vec<bool> = rows.clone().map(|row| credited.counted(row) > 0).collect();
+            let kept = filter::strongest(&sizes, &candidates, share);
             let dropped = (0..sizes.len()).filter(|place| !kept.contains(place));
             dropped.for_each(|place| credited.mask[rows.start + place].fill(false));
         }
     }
+}
+
+/// What was kept of a completion, or the same for each of its tokens.
+fn or_all<T: Clone>(kept: &[T], length: usize, otherwise: T) -> Vec<T> {
+    if kept.is_empty() { vec![otherwise; length] } else { kept.to_vec() }
 }
 
 /// The divergence of the policy that sampled from the reference, at every token.
@@ -170,10 +218,13 @@ fn divergence<M: TrainableLm>(kl: Kl, (model, reference): (&M, &M), batch: &Micr
     let device = model.device();
     let loss_mask = batch.mask(&device, &|_, _| true);
     if kl.estimator == KlEstimator::Full {
-        let distribution = |model: &M| log_distribution(model, model.score_with_hidden(&batch.packed).1);
+        let distribution = |model: &M| {
+            let (_, hidden) = model.score_with_hidden(&batch.packed, &batch.distribution);
+            log_distribution((model, &batch.distribution), hidden)
+        };
         return full_kl(distribution(model), distribution(reference), loss_mask);
     }
-    let reference_logprobs = reference.score(&batch.packed);
+    let reference_logprobs = reference.score(&batch.packed, &batch.distribution);
     let policy_logprobs = batch.table(&device, &|row, t| row.rollout.logprobs[t]);
     let old_logprobs = policy_logprobs.clone();
     kl.estimator.evaluate(KlInput { policy_logprobs, reference_logprobs, old_logprobs, loss_mask })

@@ -13,6 +13,13 @@ use super::{
 };
 use crate::{Session, TrainError, TrainableLm, evaluate::row_error};
 
+/// The groups of a step.
+pub(super) struct Gathered<'a> {
+    pub groups: Vec<JudgedGroup<'a>>,
+    /// Tokens that the engine never draws.
+    pub banned: Vec<u32>,
+}
+
 /// One round, not yet judged.
 struct Sampled {
     /// Row and place of each group.
@@ -20,6 +27,7 @@ struct Sampled {
     groups: Vec<RolloutGroup>,
     /// A greedy completion of each prompt, or nothing.
     likeliest: Vec<RolloutGroup>,
+    banned: Vec<u32>,
 }
 
 impl Sampled {
@@ -43,7 +51,7 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         session: &mut Session<M>,
         round: (usize, usize),
         metrics: &mut Metrics,
-    ) -> Result<Vec<JudgedGroup<'a>>, TrainError> {
+    ) -> Result<Gathered<'a>, TrainError> {
         let started = Instant::now();
         let sampled = self.sample(session, round)?;
         let tokens = sampled.num_tokens();
@@ -66,7 +74,7 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         let fewest = self.algorithm.advantage.min_group_size();
         let greedy = self.algorithm.advantage.needs_greedy_rollout();
         judged.retain(|group| group.rollouts.len() >= fewest && (!greedy || group.greedy_total.is_some()));
-        Ok(judged)
+        Ok(Gathered { groups: judged, banned: sampled.banned })
     }
 
     /// Completions of the next `count` rows, and the likeliest one of each where the credit wants it.
@@ -99,7 +107,7 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
             true => generate(1, &SamplingConfig { temperature: 0.0, ..self.config.sampling.clone() })?,
             false => Vec::new(),
         };
-        Ok(Sampled { places, groups, likeliest })
+        Ok(Sampled { places, groups, likeliest, banned: engine.banned_ids().to_vec() })
     }
 
     /// A group with its rewards, and how many completions were left out because nothing could be said of them.
@@ -152,9 +160,9 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         &self,
         session: &mut Session<M>,
         metrics: &mut Metrics,
-    ) -> Result<Vec<JudgedGroup<'a>>, TrainError> {
+    ) -> Result<Gathered<'a>, TrainError> {
         let wanted = self.config.prompts_per_step;
-        let mut groups = self.round(session, (0, wanted), metrics)?;
+        let Gathered { mut groups, banned } = self.round(session, (0, wanted), metrics)?;
         log_rewards(&groups, metrics);
         if self.algorithm.dynamic_sampling {
             groups.retain(|group| !group.is_useless(&self.algorithm));
@@ -162,12 +170,12 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
             while groups.len() < wanted && refills < self.config.max_refills {
                 refills += 1;
                 let fresh = self.round(session, (refills, wanted), metrics)?;
-                groups.extend(fresh.into_iter().filter(|group| !group.is_useless(&self.algorithm)));
+                groups.extend(fresh.groups.into_iter().filter(|group| !group.is_useless(&self.algorithm)));
             }
             groups.truncate(wanted);
             metrics.set("refills", refills as f64);
         }
-        Ok(groups)
+        Ok(Gathered { groups, banned })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use kyoka_algorithms::Algorithm;
+use kyoka_algorithms::{Algorithm, filter};
 use kyoka_core::{
     Completion, CreditedStep, GroupRewards, Metrics, Modality, Prompt, Reward, RewardError, Rollout,
     RolloutError, RolloutGroup, Sample,
@@ -34,8 +34,7 @@ impl JudgedGroup<'_> {
 
     /// Whether all completions earned the same.
     pub fn is_flat(&self) -> bool {
-        let totals = self.totals();
-        totals.windows(2).all(|pair| pair[0] == pair[1])
+        !filter::is_informative(&self.totals())
     }
 
     /// Whether a completion is right: by its accuracy, else by earning something.
@@ -44,13 +43,10 @@ impl JudgedGroup<'_> {
         accuracy.map_or(reward.total.unwrap_or(0.0) > 0.0, |accuracy| accuracy >= 1.0)
     }
 
-    /// Whether nothing tells the completions apart: neither the totals nor, for a credit that looks at them, the steps.
+    /// Whether no completion gets credit under the algorithm's estimator.
     pub fn is_useless(&self, algorithm: &Algorithm) -> bool {
-        match algorithm.advantage.estimate(&[self.group_rewards()]) {
-            Ok(advantages) => advantages.per_token.iter().flatten().all(|&advantage| advantage == 0.0),
-            // An error is for the step to report, with its place.
-            Err(_) => false,
-        }
+        // An error is for the step to report, with its place.
+        !filter::gives_credit(algorithm.advantage.as_ref(), &self.group_rewards()).unwrap_or(true)
     }
 
     pub fn group_rewards(&self) -> GroupRewards {
@@ -124,12 +120,27 @@ pub(super) fn log_rewards(groups: &[JudgedGroup<'_>], metrics: &mut Metrics) {
         means.add("completion_length", rollout.token_ids.len() as f64);
     }
     means.finish().into_iter().for_each(|(name, value)| metrics.set(name, value));
-    let tokens: usize = rollouts.iter().map(|(rollout, _)| rollout.logprobs.len()).sum();
-    let logprobs = rollouts.iter().flat_map(|(rollout, _)| &rollout.logprobs).map(|&value| f64::from(value));
-    // The mean of -log p over tokens drawn at temperature 1 estimates the entropy.
-    metrics.set("entropy", -logprobs.sum::<f64>() / tokens.max(1) as f64);
+    let told = rollouts.iter().all(|(rollout, _)| rollout.entropies.len() == rollout.token_ids.len());
+    if told {
+        let entropies = rollouts.iter().flat_map(|(rollout, _)| &rollout.entropies);
+        metrics.set("entropy", mean(entropies));
+    } else {
+        let logprobs = rollouts.iter().flat_map(|(rollout, _)| &rollout.logprobs);
+        metrics.set("entropy_estimate", -mean(logprobs));
+    }
     let flat = groups.iter().filter(|group| group.is_flat()).count();
     metrics.set("zero_variance_share", flat as f64 / groups.len().max(1) as f64);
+}
+
+/// The mean entropy of the policy where the tokens were drawn; from an engine that cannot tell, the mean of `-log p` of
+/// what was drawn, which estimates it.
+pub(super) fn sampled_entropy(metrics: &Metrics) -> f64 {
+    metrics.get("entropy").or(metrics.get("entropy_estimate")).unwrap_or(0.0)
+}
+
+fn mean<'a>(values: impl Iterator<Item = &'a f32>) -> f64 {
+    let (count, sum) = values.fold((0, 0.0), |(count, sum), &value| (count + 1, sum + f64::from(value)));
+    sum / f64::max(f64::from(count), 1.0)
 }
 
 /// A completion for the log.

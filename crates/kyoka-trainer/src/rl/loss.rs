@@ -2,13 +2,13 @@
 
 use burn::{
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Bool, FloatDType, Tensor, activation::log_softmax},
+    tensor::{Bool, Tensor, TensorData, activation::log_softmax},
 };
 use kyoka_algorithms::{
     Algorithm, CriticKind, CriticSettings, Kl, KlEstimator, KlInput, KlPlacement, ValueLossInput, entropy,
-    full_kl, value_loss,
+    full_kl, positive_nll, value_loss,
 };
-use kyoka_core::{CausalLm, Metrics, PolicyLossInput};
+use kyoka_core::{CausalLm, Distribution, Metrics, PolicyLossInput};
 
 use super::batch::{Credited, MicroBatch, Row, Rows};
 use crate::{Critic, Pass, PassKind, TrainableLm};
@@ -61,9 +61,11 @@ impl<M: TrainableLm> Objective<'_, M> {
         let mut policy = GradientsAccumulator::new();
         let mut head = GradientsAccumulator::new();
         let mut sums = Sums::default();
-        let trains = |row: usize| self.shared.is_some() || self.credited.trains(row, self.algorithm);
+        let values = |row: usize| self.shared.is_some() && self.credited.weights[row] > 0.0;
+        let trains = |row: usize| values(row) || self.credited.trains(row, self.algorithm);
         for batch in rows.micro_batches(trains) {
-            let kind = PassKind { with_hidden: self.reads_hidden(), recompute: rows.recompute() };
+            let (with_hidden, recompute) = (self.reads_hidden(), rows.recompute());
+            let kind = PassKind { distribution: batch.distribution, with_hidden, recompute };
             let mut pass = Pass::new(self.model, &batch.packed, kind);
             let scored = self.score(&batch, (pass.logprobs.clone(), pass.hidden.take()));
             let loss = self.loss(&scored, &mut sums);
@@ -115,7 +117,8 @@ impl<M: TrainableLm> Objective<'_, M> {
             per_token = per_token + divergence * self.credited.kl_coef;
         }
         if let (Some(_), Some(hidden)) = (self.algorithm.entropy, &scored.hidden) {
-            let entropies = entropies(self.model, hidden.clone(), scored.loss_mask.clone());
+            let policy = (self.model, &scored.batch.distribution);
+            let entropies = entropies(policy, hidden.clone(), scored.loss_mask.clone());
             sums.entropy += sum(entropies.clone());
             per_token = per_token - entropies * self.credited.entropy_coef;
         }
@@ -133,7 +136,7 @@ impl<M: TrainableLm> Objective<'_, M> {
         }
     }
 
-    /// The surrogate of every token, corrected for what the sampler drew.
+    /// The surrogate of every token, times its factor.
     fn surrogate(&self, scored: &Scored<'_, '_>, sums: &mut Sums) -> Tensor<2> {
         let Scored { batch, policy_logprobs, old_logprobs, loss_mask, .. } = scored;
         let (credited, device) = (self.credited, old_logprobs.device());
@@ -149,10 +152,7 @@ impl<M: TrainableLm> Objective<'_, M> {
         sums.clipped += sum(output.clipped.float());
         sums.drift = f64::max(sums.drift, f64::from(drift.abs().max().into_scalar::<f32>()));
         sums.tokens += batch.rows.iter().map(|row| credited.counted(row.number)).sum::<usize>() as f64;
-        if credited.corrections.is_empty() {
-            return output.per_token;
-        }
-        output.per_token * batch.table(&device, &|row, t| credited.corrections[row.number][t] as f32)
+        output.per_token * batch.table(&device, &|row, t| credited.factors[row.number][t] as f32)
     }
 
     fn full_divergence(&self) -> bool {
@@ -161,33 +161,38 @@ impl<M: TrainableLm> Objective<'_, M> {
     }
 
     fn divergence(&self, kl: Kl, reference: &M, scored: &Scored<'_, '_>) -> Tensor<2> {
+        let MicroBatch { packed, distribution, .. } = scored.batch;
         match (&scored.hidden, kl.estimator) {
             (Some(hidden), KlEstimator::Full) => {
-                let policy = log_distribution(self.model, hidden.clone());
-                let (_, hidden) = reference.score_with_hidden(&scored.batch.packed);
-                full_kl(policy, log_distribution(reference, hidden), scored.loss_mask.clone())
+                let policy = log_distribution((self.model, distribution), hidden.clone());
+                let (_, hidden) = reference.score_with_hidden(packed, distribution);
+                let reference = log_distribution((reference, distribution), hidden);
+                full_kl(policy, reference, scored.loss_mask.clone())
             }
             _ => kl.estimator.evaluate(KlInput {
                 policy_logprobs: scored.policy_logprobs.clone(),
-                reference_logprobs: reference.score(&scored.batch.packed),
+                reference_logprobs: reference.score(packed, distribution),
                 old_logprobs: scored.old_logprobs.clone(),
                 loss_mask: scored.loss_mask.clone(),
             }),
         }
     }
 
-    /// VAPO's likelihood of right completions: a mean over their tokens in the whole step.
+    /// VAPO's likelihood of right completions: a mean over their tokens in the whole batch or mini-batch.
     fn imitation(&self, scored: &Scored<'_, '_>) -> Option<Tensor<1>> {
-        let Credited { right, mask, .. } = self.credited;
+        let Credited { right, weights, .. } = self.credited;
+        let imitated = |row: usize| right[row] && weights[row] > 0.0;
         let tokens: usize =
-            (0..right.len()).filter(|&row| right[row]).map(|row| self.credited.counted(row)).sum();
+            (0..right.len()).filter(|&row| imitated(row)).map(|row| self.credited.counted(row)).sum();
         if self.algorithm.nll_coef == 0.0 || tokens == 0 {
             return None;
         }
         let device = scored.old_logprobs.device();
-        let imitated = scored.batch.mask(&device, &|row, t| right[row.number] && mask[row.number][t]);
-        let likelihood = scored.policy_logprobs.clone().mask_fill(imitated.bool_not(), 0.0).sum();
-        Some(likelihood * (-self.algorithm.nll_coef / tokens as f64))
+        let positive: Vec<bool> = scored.batch.rows.iter().map(|row| imitated(row.number)).collect();
+        let count = positive.len();
+        let positive = Tensor::<1, Bool>::from_data(TensorData::new(positive, [count]), &device);
+        let nll = positive_nll(scored.policy_logprobs.clone(), scored.loss_mask.clone(), positive);
+        Some(nll.sum() * (self.algorithm.nll_coef / tokens as f64))
     }
 
     fn report(&self, sums: &Sums, metrics: &mut Metrics) {
@@ -217,12 +222,16 @@ pub(super) fn critic_gradients<M: TrainableLm>(
     let mut accumulator = GradientsAccumulator::new();
     let mut total = 0.0;
     for batch in rows.micro_batches(|row| credited.weights[row] > 0.0) {
-        let kind = PassKind { with_hidden: true, recompute: rows.recompute() };
+        let kind =
+            PassKind { distribution: batch.distribution, with_hidden: true, recompute: rows.recompute() };
         let mut pass = critic.trunk.as_ref().map(|trunk| Pass::new(trunk, &batch.packed, kind));
         let own = pass.as_mut().and_then(|pass| pass.hidden.take());
         let values = match own {
             Some(hidden) => critic.values(hidden),
-            None => critic.values(model.score_with_hidden(&batch.packed).1.detach()),
+            None => {
+                let (_, hidden) = model.score_with_hidden(&batch.packed, &batch.distribution);
+                critic.values(hidden.detach())
+            }
         };
         let device = values.device().without_autodiff();
         let losses = value_losses(values, &batch, credited, settings.value_clip);
@@ -246,22 +255,30 @@ pub(super) fn own_trunk(algorithm: &Algorithm) -> Option<bool> {
     algorithm.critic.map(|critic| critic.kind == CriticKind::Separate)
 }
 
-/// Logits of hidden rows `[R, T, D]`: `[R, T, V]`.
-fn logits<M: CausalLm>(model: &M, hidden: Tensor<3>) -> Tensor<3> {
+/// A model, and the distribution that is made of its logits.
+type Policy<'a, M> = (&'a M, &'a Distribution<'a>);
+
+/// The distribution's logits of hidden rows `[R, T, D]`: `[R, T, V]`.
+fn logits<M: CausalLm>((model, distribution): Policy<'_, M>, hidden: Tensor<3>) -> Tensor<3> {
     let [r, t, d] = hidden.dims();
-    let logits = model.logits(hidden.reshape([r * t, d])).cast(FloatDType::F32);
+    let logits = distribution.logits(model.logits(hidden.reshape([r * t, d])));
     let [_, vocab] = logits.dims();
     logits.reshape([r, t, vocab])
 }
 
 /// Log-probabilities of the whole vocabulary at every token, `[R, T, V]`.
-pub(super) fn log_distribution<M: CausalLm>(model: &M, hidden: Tensor<3>) -> Tensor<3> {
-    log_softmax(logits(model, hidden), 2)
+pub(super) fn log_distribution<M: CausalLm>(policy: Policy<'_, M>, hidden: Tensor<3>) -> Tensor<3> {
+    log_softmax(logits(policy, hidden), 2)
 }
 
 /// Entropies of the policy at every token, `[R, T]`.
-pub(super) fn entropies<M: CausalLm>(model: &M, hidden: Tensor<3>, mask: Tensor<2, Bool>) -> Tensor<2> {
-    entropy(logits(model, hidden), mask, 1.0)
+pub(super) fn entropies<M: CausalLm>(
+    policy: Policy<'_, M>,
+    hidden: Tensor<3>,
+    mask: Tensor<2, Bool>,
+) -> Tensor<2> {
+    // The temperature is in the logits.
+    entropy(logits(policy, hidden), mask, 1.0)
 }
 
 fn value_losses(

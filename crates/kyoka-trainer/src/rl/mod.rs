@@ -6,6 +6,7 @@ mod credit;
 mod gather;
 mod groups;
 mod loss;
+mod mini_batches;
 mod replay;
 
 use std::time::Instant;
@@ -17,15 +18,17 @@ use kyoka_data::Shuffled;
 pub use self::config::RlConfig;
 pub(crate) use self::groups::record;
 use self::{
-    batch::{Credited, Rows},
+    batch::{Credited, Rows, Scoring},
     credit::StepState,
-    groups::JudgedGroup,
+    gather::Gathered,
+    groups::{JudgedGroup, sampled_entropy},
     loss::{Objective, critic_gradients, own_trunk},
+    mini_batches::UpdateMetrics,
     replay::{Replay, Replayed},
 };
 use crate::{
-    AdamWConfig, EngineFactory, LearningRate, Progress, Session, Stage, StepReport, Task, TrainError,
-    TrainableLm, averaged,
+    AdamWConfig, EngineFactory, LearningRate, Progress, Session, SettingError, Stage, StepReport, Task,
+    TrainError, TrainableLm, averaged,
 };
 
 /// The stage: policy, rewards and algorithm meet here.
@@ -52,14 +55,8 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         samples: &'a [Sample],
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let bad = |field, expected, got: String| TrainError::Config { field, expected, got };
-        if config.prompts_per_step == 0 {
-            return Err(bad("rl.prompts_per_step", "at least 1", "0".into()));
-        }
-        config.sampling.validate().map_err(|e| bad("rl.sampling", "a valid setting", e.to_string()))?;
-        let algorithm = config.algorithm.resolve().build(config.group_size);
-        let algorithm =
-            algorithm.map_err(|e| bad("rl.algorithm", "a combination that works", e.to_string()))?;
+        config.check("rl")?;
+        let algorithm = config.algorithm.build(config.group_size).map_err(SettingError::algorithm("rl"))?;
         Ok(Self {
             config,
             replay: algorithm.filters.replay.map(Replay::new),
@@ -79,12 +76,12 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
     }
 
     fn total_steps(&self) -> usize {
-        self.config.steps
+        self.config.total_steps()
     }
 
     fn is_done(&self, progress: &Progress) -> bool {
         let limit = self.config.max_generated_tokens;
-        progress.step >= self.config.steps || (limit > 0 && progress.generated_tokens >= limit)
+        progress.step >= self.config.total_steps() || (limit > 0 && progress.generated_tokens >= limit)
     }
 
     fn eval_every(&self) -> usize {
@@ -93,6 +90,10 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
 
     fn optimization(&self) -> (LearningRate, AdamWConfig) {
         (self.config.learning_rate, self.config.optimizer)
+    }
+
+    fn has_dropout(&self) -> bool {
+        false
     }
 
     fn state(&self) -> Option<Vec<u8>> {
@@ -114,17 +115,21 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
     fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
         let step = session.progress.step;
         let mut metrics = Metrics::default();
-        let mut groups = self.gather(session, &mut metrics)?;
+        let Gathered { mut groups, banned } = self.gather(session, &mut metrics)?;
         let started = Instant::now();
         let num_fresh = groups.len();
         let replayed = self.draw_replayed(session, &groups);
         for item in &replayed {
             groups.push(item.group(&self.samples[item.row], self.prompt(item.row, &item.place)?));
         }
-        let budget = self.config.tokens_per_micro_batch;
-        let rows = Rows::new(&groups, budget, session.gradient_checkpointing);
+        let scoring = Scoring {
+            token_budget: self.config.tokens_per_micro_batch,
+            recompute: session.gradient_checkpointing,
+            distribution: self.config.sampling.distribution(&banned),
+        };
+        let rows = Rows::new(&groups, scoring);
         let fresh = &groups[..num_fresh];
-        let pretraining = self.algorithm.critic.is_some_and(|critic| step < critic.pretrain_steps);
+        let pretraining = step < self.config.pretrain_steps();
         let state = StepState {
             algorithm: &self.algorithm,
             session,
@@ -144,16 +149,20 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         metrics.set("trained_tokens", trained_tokens as f64);
         session.progress.trained_tokens += trained_tokens as u64;
         let names = || groups.iter().map(|group| group.sample.id.as_str()).collect::<Vec<_>>().join(" ");
-        let plan = Plan { pretraining, trains: trained_tokens > 0, names: &names };
+        let num_rows = rows.iter().count();
+        let parts =
+            mini_batches::split(num_rows - replayed.len(), replayed.len(), self.algorithm.mini_batches);
+        let plan = Plan { pretraining, parts: &parts, names: &names };
         self.updates(session, (&rows, &mut credited), &plan, &mut metrics)?;
-        self.adapt(session, rows.iter().count(), &mut metrics);
+        self.adapt(session, num_rows, &mut metrics);
         metrics.set("time/train_s", started.elapsed().as_secs_f64());
         let samples = fresh.iter().take(2).map(|g| record(g.sample, &g.completions[0], &g.rewards[0]));
         let idle = trained_tokens == 0 && !pretraining;
         let warning = idle.then(|| {
             "all completions of every prompt earned the same; nothing to learn from this step".to_owned()
         });
-        let (samples, total_steps) = (samples.collect(), self.config.steps);
+        let warning = warning.or_else(|| self.schedule_warning(step));
+        let (samples, total_steps) = (samples.collect(), self.config.total_steps());
         Ok(StepReport { stage: "rl", step: step + 1, total_steps, metrics, samples, warning })
     }
 }
@@ -162,8 +171,8 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
 struct Plan<'a> {
     /// The critic learns alone.
     pretraining: bool,
-    /// Whether any completion moves the policy.
-    trains: bool,
+    /// Rows of the mini-batches.
+    parts: &'a [Vec<usize>],
     /// Rows of the step, for messages.
     names: &'a dyn Fn() -> String,
 }
@@ -173,11 +182,36 @@ struct Update<'a> {
     rows: &'a Rows<'a>,
     credited: &'a Credited,
     learning_rate: f64,
+    critic_rate: f64,
     /// Rows of the step, for messages.
     names: &'a dyn Fn() -> String,
 }
 
 impl<M: TrainableLm> RlStage<'_, M> {
+    /// Optimizer updates of a step.
+    fn updates_per_step(&self) -> usize {
+        self.algorithm.updates_per_batch * self.algorithm.mini_batches
+    }
+
+    /// Rates of policy and critic in update `number` of a step: each counts its own updates.
+    fn rates(&self, step: usize, number: usize) -> (f64, f64) {
+        let (per_step, pretrain) = (self.updates_per_step(), self.config.pretrain_steps());
+        let policy = self.config.learning_rate;
+        let own = self.algorithm.critic.and_then(|critic| critic.learning_rate);
+        let critic = LearningRate { peak: own.unwrap_or(policy.peak), ..policy };
+        let critic = critic.at(step * per_step + number, self.config.total_steps() * per_step);
+        match step.checked_sub(pretrain) {
+            Some(step) => (policy.at(step * per_step + number, self.config.steps * per_step), critic),
+            None => (0.0, critic),
+        }
+    }
+
+    /// What there is to say of the schedule, once, at the first step of the policy.
+    fn schedule_warning(&self, step: usize) -> Option<String> {
+        let total = self.config.steps * self.updates_per_step();
+        if step == self.config.pretrain_steps() { self.config.learning_rate.warning(total) } else { None }
+    }
+
     /// All updates on the step's completions.
     fn updates(
         &self,
@@ -190,23 +224,34 @@ impl<M: TrainableLm> RlStage<'_, M> {
             let (values, targets) = (credited.values.concat(), credited.value_targets.concat());
             metrics.set("explained_variance", explained_variance(&values, &targets));
         }
-        let learning_rate = self.config.learning_rate.at(session.progress.step, self.config.steps);
-        metrics.set("learning_rate", learning_rate);
+        metrics.set("learning_rate", self.rates(session.progress.step, 0).0);
         let own_trunk = own_trunk(&self.algorithm);
         // The policy that sampled is the policy of the first update, but not that of replayed completions.
         let drifted = |number| number > 0 || self.replay.is_some();
-        for number in 0..self.algorithm.updates_per_batch {
+        let parts = (0..self.algorithm.updates_per_batch).flat_map(|_| plan.parts);
+        let mut all = UpdateMetrics::default();
+        for (number, part) in parts.enumerate() {
+            credited.restrict(part, self.algorithm.reduction, self.config.sampling.max_new_tokens);
             if drifted(number) {
                 self.drop_left_behind(session, rows, credited);
             }
-            let update = Update { rows, credited, learning_rate, names: plan.names };
+            let mut said = Metrics::default();
+            let (learning_rate, critic_rate) = self.rates(session.progress.step, number);
+            said.set("learning_rate", learning_rate);
+            let update = Update { rows, credited, learning_rate, critic_rate, names: plan.names };
+            if own_trunk.is_some() {
+                said.set("critic_learning_rate", critic_rate);
+            }
             if own_trunk.is_some_and(|own| own || plan.pretraining) {
-                self.update_critic(session, &update, metrics)?;
+                self.update_critic(session, &update, &mut said)?;
             }
-            if !plan.pretraining && (plan.trains || own_trunk == Some(false)) {
-                self.update_policy(session, &update, metrics)?;
+            let trains = credited.trained_tokens(&self.algorithm) > 0;
+            if !plan.pretraining && (trains || own_trunk == Some(false)) {
+                self.update_policy(session, &update, &mut said)?;
             }
+            all.push(said);
         }
+        all.finish(metrics);
         Ok(())
     }
 
@@ -223,7 +268,7 @@ impl<M: TrainableLm> RlStage<'_, M> {
         update: &Update<'_>,
         metrics: &mut Metrics,
     ) -> Result<(), TrainError> {
-        let Update { rows, credited, learning_rate, names } = *update;
+        let Update { rows, credited, learning_rate, critic_rate, names } = *update;
         let critic = session.critic.as_ref().map(|state| &state.critic);
         let objective = Objective {
             model: &session.model,
@@ -240,7 +285,7 @@ impl<M: TrainableLm> RlStage<'_, M> {
         let norm = session.update("rl", learning_rate, gradients.policy, names)?;
         metrics.set("grad_norm", norm);
         match gradients.head {
-            Some(head) => session.update_critic(self.critic_rate(learning_rate), head, names),
+            Some(head) => session.update_critic(critic_rate, head, names),
             None => Ok(()),
         }
     }
@@ -251,7 +296,7 @@ impl<M: TrainableLm> RlStage<'_, M> {
         update: &Update<'_>,
         metrics: &mut Metrics,
     ) -> Result<(), TrainError> {
-        let Update { rows, credited, learning_rate, names } = *update;
+        let Update { rows, credited, critic_rate, names, .. } = *update;
         let state = session.critic.as_ref().expect("the stage asked for a critic");
         let settings = self.algorithm.critic.expect("the stage asked for a critic");
         let models = (&state.critic, &session.model);
@@ -260,25 +305,28 @@ impl<M: TrainableLm> RlStage<'_, M> {
             return Err(session.not_finite("rl", "value loss", names()));
         }
         metrics.set("value_loss", loss);
-        session.update_critic(self.critic_rate(learning_rate), gradients, names)
+        session.update_critic(critic_rate, gradients, names)
     }
 
-    /// The critic's rate: its own peak on the policy's schedule.
-    fn critic_rate(&self, learning_rate: f64) -> f64 {
-        let own = self.algorithm.critic.and_then(|critic| critic.learning_rate);
-        own.map_or(learning_rate, |peak| peak * learning_rate / self.config.learning_rate.peak)
-    }
-
-    /// Drops bad completions that the policy has moved away from in the updates before.
+    /// Drops bad completions of the mini-batch that the policy has moved away from in the updates before.
     fn drop_left_behind(&self, session: &Session<M>, rows: &Rows<'_>, credited: &mut Credited) {
         let Some(threshold) = self.algorithm.filters.off_policy_threshold else { return };
         let model = session.model.valid();
-        let now = rows.tokens(|batch| model.score(&batch.packed));
-        for (row, now) in now.iter().enumerate() {
-            let ratios: Vec<f32> = now.iter().zip(&credited.old_logprobs[row]).map(|(a, b)| a - b).collect();
-            let advantage = credited.advantages[row].iter().sum::<f32>();
-            if !filter::keeps_on_policy(advantage, &ratios, threshold) {
-                credited.weights[row] = 0.0;
+        let micro_batches = rows.micro_batches(|row| credited.weights[row] > 0.0);
+        for batch in micro_batches {
+            let logprobs = model.score(&batch.packed, &batch.distribution);
+            let [_, t] = logprobs.dims();
+            let now: Vec<f32> = logprobs.into_data().try_into_vec_as().expect("numbers of a float tensor");
+            for (row, now) in batch.rows.iter().map(|row| row.number).zip(now.chunks_exact(t.max(1))) {
+                let counted = credited.mask[row].iter().enumerate().filter(|(_, counts)| **counts);
+                let ratios = counted.map(|(token, _)| now[token] - credited.old_logprobs[row][token]);
+                let ratios: Vec<f32> = ratios.collect();
+                let advantages = credited.advantages[row].iter().zip(&credited.mask[row]);
+                let advantage = advantages.filter(|(_, counts)| **counts).map(|(a, _)| a).sum::<f32>();
+                if !filter::keeps_on_policy(advantage, &ratios, threshold) {
+                    credited.left_behind[row] = true;
+                    credited.weights[row] = 0.0;
+                }
             }
         }
     }
@@ -291,7 +339,7 @@ impl<M: TrainableLm> RlStage<'_, M> {
             metrics.set("kl_coef", *coef);
         }
         if let Some(bonus) = self.algorithm.entropy.filter(|bonus| bonus.target.is_some()) {
-            let entropy = metrics.get("entropy/policy").or(metrics.get("entropy")).unwrap_or(0.0);
+            let entropy = metrics.get("entropy/policy").unwrap_or_else(|| sampled_entropy(metrics));
             let coef = session.progress.coefs.entry("entropy".to_owned()).or_insert(bonus.coef);
             *coef = bonus.next_coef(*coef, entropy);
             metrics.set("entropy_coef", bonus.weight(*coef, entropy));

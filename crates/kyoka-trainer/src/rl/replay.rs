@@ -20,6 +20,13 @@ pub(super) struct Replayed {
     pub place: Place,
     pub rollout: Rollout,
     pub advantages: Vec<f32>,
+    /// Log-probabilities that the ratio is taken against: those of the policy that sampled it, as the trainer scored it
+    /// where the mismatch is corrected. What lies between it and the policy of today is drift, which the ratio is for.
+    pub old_logprobs: Vec<f32>,
+    /// Factors of the loss for the mismatch of then; empty without a correction.
+    pub corrections: Vec<f64>,
+    /// Tokens that a rejection left; empty without one.
+    pub kept: Vec<bool>,
     pub right: bool,
 }
 
@@ -31,6 +38,13 @@ struct Stored {
     token_ids: Vec<u32>,
     logprob_bits: Vec<u32>,
     advantage_bits: Vec<u32>,
+    /// Absent in buffers of earlier versions: the sampler's.
+    #[serde(default)]
+    old_logprob_bits: Option<Vec<u32>>,
+    #[serde(default)]
+    correction_bits: Vec<u64>,
+    #[serde(default)]
+    kept: Vec<bool>,
     stop_reason: StopReason,
     right: bool,
 }
@@ -72,8 +86,12 @@ impl Replay {
             let item = Replayed {
                 row: group.row,
                 place: group.place,
-                rollout: rollout.clone(),
+                // The entropies of a policy of long ago are of no use.
+                rollout: Rollout { entropies: Vec::new(), ..rollout.clone() },
                 advantages: advantages.clone(),
+                old_logprobs: credited.old_logprobs[number].clone(),
+                corrections: credited.corrections.get(number).cloned().unwrap_or_default(),
+                kept: credited.kept.get(number).cloned().unwrap_or_default(),
                 right: credited.right[number],
             };
             self.buffer.push(magnitude(advantages), item);
@@ -89,6 +107,9 @@ impl Replay {
             token_ids: item.rollout.token_ids.clone(),
             logprob_bits: bits(&item.rollout.logprobs),
             advantage_bits: bits(&item.advantages),
+            old_logprob_bits: Some(bits(&item.old_logprobs)),
+            correction_bits: item.corrections.iter().map(|value| value.to_bits()).collect(),
+            kept: item.kept.clone(),
             stop_reason: item.rollout.stop_reason,
             right: item.right,
         };
@@ -102,11 +123,14 @@ impl Replay {
         let values = |bits: Vec<u32>| -> Vec<f32> { bits.into_iter().map(f32::from_bits).collect() };
         let mut buffer = ReplayBuffer::new(self.settings.capacity, self.settings.alpha);
         for (number, item) in items.into_iter().enumerate() {
-            let (expected, lengths) =
-                (item.token_ids.len(), [item.logprob_bits.len(), item.advantage_bits.len()]);
-            if lengths != [expected; 2] || item.row >= num_rows {
+            let expected = item.token_ids.len();
+            let old_logprob_bits = item.old_logprob_bits.unwrap_or_else(|| item.logprob_bits.clone());
+            let lengths = [item.logprob_bits.len(), item.advantage_bits.len(), old_logprob_bits.len()];
+            let optional = [item.correction_bits.len(), item.kept.len()];
+            let fits = optional.iter().all(|&length| length == 0 || length == expected);
+            if lengths != [expected; 3] || !fits || item.row >= num_rows {
                 return Err(format!(
-                    "completion {number}: expected a row below {num_rows} and {expected} numbers a token, got row {} and {lengths:?}",
+                    "completion {number}: expected a row below {num_rows} and {expected} numbers a token, got row {} and {lengths:?}, {optional:?}",
                     item.row
                 ));
             }
@@ -114,10 +138,22 @@ impl Replay {
             let rollout = Rollout {
                 token_ids: item.token_ids,
                 logprobs: values(item.logprob_bits),
+                entropies: Vec::new(),
                 stop_reason: item.stop_reason,
             };
-            let (row, place, right) = (item.row, item.place, item.right);
-            buffer.push(magnitude(&advantages), Replayed { row, place, rollout, advantages, right });
+            buffer.push(
+                magnitude(&advantages),
+                Replayed {
+                    row: item.row,
+                    place: item.place,
+                    rollout,
+                    advantages,
+                    old_logprobs: values(old_logprob_bits),
+                    corrections: item.correction_bits.into_iter().map(f64::from_bits).collect(),
+                    kept: item.kept,
+                    right: item.right,
+                },
+            );
         }
         self.buffer = buffer;
         Ok(())
@@ -148,9 +184,19 @@ mod tests {
         let rollout = Rollout {
             token_ids: vec![3, 4],
             logprobs: vec![-0.1, f32::MIN_POSITIVE],
+            entropies: Vec::new(),
             stop_reason: StopReason::EndToken,
         };
-        Replayed { row, place: [1, u64::MAX, 2, 3], rollout, advantages: vec![advantage; 2], right: true }
+        Replayed {
+            row,
+            place: [1, u64::MAX, 2, 3],
+            rollout,
+            advantages: vec![advantage; 2],
+            old_logprobs: vec![-0.2, f32::MIN_POSITIVE],
+            corrections: vec![1.0, 0.1 + 0.2],
+            kept: vec![true, false],
+            right: true,
+        }
     }
 
     fn replay() -> Replay {
@@ -180,5 +226,19 @@ mod tests {
         let error = replay().restore(&replay().state(), 2).unwrap_err();
         assert!(error.contains("completion 2: expected a row below 2"), "{error}");
         assert!(replay().restore(b"[", 2).is_err());
+    }
+
+    #[test]
+    fn a_buffer_of_an_earlier_version_is_read() {
+        let mut stored: serde_json::Value = serde_json::from_slice(&replay().state()).unwrap();
+        for item in stored.as_array_mut().unwrap() {
+            for field in ["old_logprob_bits", "correction_bits", "kept"] {
+                item.as_object_mut().unwrap().remove(field);
+            }
+        }
+        let mut old = Replay::new(replay().settings);
+        old.restore(&serde_json::to_vec(&stored).unwrap(), 3).unwrap();
+        let drawn = old.draw(3, 7, &[0, 0]);
+        assert_eq!((&drawn[0].old_logprobs, drawn[0].corrections.len()), (&drawn[0].rollout.logprobs, 0));
     }
 }

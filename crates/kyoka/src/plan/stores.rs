@@ -42,7 +42,7 @@ fn draws(prepared: &Prepared) -> Vec<Draw<'_>> {
     let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten();
     let mut found: Vec<Draw<'_>> = sft
         .map(|sft| (&sft.data, sft.steps * sft.batch_size, sft.augment))
-        .chain(settings.rl.iter().map(|rl| (&rl.data, rl.steps * rl.prompts_per_step, rl.augment)))
+        .chain(settings.rl.iter().map(|rl| (&rl.data, rl.total_steps() * rl.prompts_per_step, rl.augment)))
         .map(|(split, count, augment)| Draw { rows: splits[split].iter().collect(), count, augment })
         .collect();
     let preference = settings.preference.iter().map(|stage| (&stage.data, stage.steps * stage.batch_size));

@@ -10,8 +10,8 @@ use burn::{
 use kyoka::{
     Policy, Pretrained,
     core::{
-        AudioInput, CausalLm, ImageInput, ModalityEncoder, PackedGroup, ParameterPath, Prompt, RolloutEngine,
-        RolloutRequest, SamplingConfig,
+        AudioInput, CausalLm, Distribution, ImageInput, ModalityEncoder, PackedGroup, ParameterPath, Prompt,
+        RolloutEngine, RolloutRequest, SamplingConfig,
     },
     image::ImageEncoderConfig,
     load_pretrained,
@@ -198,7 +198,7 @@ fn shared_prefix(model: &Pretrained, batch: &Batch, checks: &mut Checks) -> Resu
     let plain: Vec<PackedGroup<'_>> =
         pairs().flat_map(|(prompt, rows)| rows.iter().map(move |ids| group(prompt, ids))).collect();
     let of = |groups: &[PackedGroup<'_>]| {
-        let logprobs = model.policy.score(groups);
+        let logprobs = model.policy.score(groups, &Distribution::default());
         let [rows, longest] = logprobs.dims();
         let weights: Vec<f32> = (0..rows * longest).map(|place| 0.5 + (place % 7) as f32 / 4.0).collect();
         let weights = Tensor::from_data(TensorData::new(weights, [rows, longest]), &logprobs.device());
@@ -228,7 +228,7 @@ pub fn nll(model: &Pretrained, batch: &Batch, golden: &Golden, checks: &mut Chec
     let completions = batch.completions();
     let groups: Vec<PackedGroup<'_>> =
         prompts.iter().zip(&completions).map(|(prompt, ids)| group(prompt, ids)).collect();
-    let logprobs = model.policy.score(&groups);
+    let logprobs = model.policy.score(&groups, &Distribution::default());
     let [_, longest] = logprobs.dims();
     let values = numbers(logprobs.clone());
     let lens = completions.iter().map(Vec::len);

@@ -1,0 +1,160 @@
+//! What adapters drop in training follows from the seed and the step, and stages that sample drop nothing.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use kyoka::{
+    core::{
+        AudioInput, Completion, ImageInput, Metrics, Prompt, Reward, RewardContext, RewardError, RewardFn,
+        Rollout, RolloutEngine, Sample, named_parameters,
+    },
+    data::PreferenceRow,
+    fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder},
+    nn::{Linears, LowRank, LowRankConfig, NamedLinears, WeightInit},
+    rollout::LocalEngine,
+    trainer::{
+        CheckpointPolicy, CheckpointStore, EvalReport, Observer, PreferenceStage, PreferenceStageConfig,
+        RlConfig, RlStage, Session, SftConfig, SftStage, Stage, StepReport, Task, TaskError, TrainError,
+    },
+};
+
+type Policy = MultimodalLm<NoEncoder<ImageInput>, NoEncoder<AudioInput>>;
+
+/// Shows a word; to be repeated twice.
+struct Echo;
+
+impl Task for Echo {
+    fn prompt(&self, sample: &Sample, _: Option<&[u64]>) -> Result<Prompt, TaskError> {
+        Ok(Prompt { token_ids: vec![sample.id.parse()?], ..Prompt::default() })
+    }
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TaskError> {
+        Ok(text.split(' ').map(str::parse).collect::<Result<_, _>>()?)
+    }
+    fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion {
+        let text = rollout.token_ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+        Completion { text, token_spans: Vec::new(), finished: true, max_new_tokens }
+    }
+}
+
+struct Odd;
+
+impl RewardFn for Odd {
+    fn name(&self) -> &str {
+        "odd"
+    }
+    fn score(&self, _: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
+        Ok(Reward { total: Some(f32::from(completion.text.len() % 2 == 1)), ..Reward::default() })
+    }
+}
+
+struct Steps(Vec<Metrics>);
+
+impl Observer for Steps {
+    fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
+        self.0.push(report.metrics.clone());
+        Ok(())
+    }
+    fn on_eval(&mut self, _: &'static str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
+        Ok(())
+    }
+}
+
+/// A policy with an adapter on every projection of its decoder.
+fn policy(dropout: f64) -> Policy {
+    let config =
+        DecoderConfig { d_model: 32, num_layers: 2, d_head: 8, d_hidden: 48, ..DecoderConfig::tiny(12) };
+    let mut init = WeightInit::new(5, &Device::flex().autodiff());
+    let mut policy = Policy::text_only(Decoder::new(&config, &mut init));
+    let mut linears = NamedLinears::new();
+    policy.linears("", &mut linears);
+    for (_, linear) in linears {
+        let [d_input, d_output] = linear.weight.dims();
+        let config = LowRankConfig { rank: 4, scale: 1.0, dropout };
+        let mut adapter = LowRank::new(config, d_input, 0..d_output, &mut init);
+        adapter.b = init.uniform([4, d_output], 0.3);
+        linear.adapters.push(adapter);
+    }
+    policy
+}
+
+fn samples() -> Vec<Sample> {
+    let sample = |word: u32| Sample {
+        id: word.to_string(),
+        parts: Vec::new(),
+        answer: None,
+        steps: Vec::new(),
+        completion: Some(format!("{word} {word}")),
+        origin: Default::default(),
+    };
+    (0..12).map(sample).collect()
+}
+
+fn pairs() -> Vec<PreferenceRow> {
+    let row = |sample: Sample| PreferenceRow {
+        chosen: sample.completion.clone().unwrap(),
+        rejected: "3 1 2".to_owned(),
+        sample,
+    };
+    samples().into_iter().map(row).collect()
+}
+
+const SFT: &str =
+    "data = 'words'\nsteps = 6\nbatch_size = 5\ntokens_per_micro_batch = 8\nlearning_rate = { peak = 1e-3 }";
+const DPO: &str = "data = 'words'\nsteps = 6\nbatch_size = 5\ntokens_per_micro_batch = 20\n\
+                   learning_rate = { peak = 1e-3 }\nalgorithm = 'dpo'";
+
+/// Runs a stage, or goes on with it, in a folder with a checkpoint every three steps; weights and what the steps said.
+fn run_in(folder: &Path, stage: &mut dyn Stage<Policy>, seed: u64) -> (Vec<Vec<f32>>, Vec<Metrics>) {
+    let store =
+        CheckpointStore::new(folder.to_owned(), CheckpointPolicy { every: 3, keep_last: 9 }, Vec::new());
+    let mut session = Session::new(policy(0.3), seed, store);
+    session.resume(|_| stage.optimization().1).unwrap();
+    let mut steps = Steps(Vec::new());
+    session.run_stage(0, stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
+    let weights = named_parameters(&session.model).into_values();
+    (weights.map(|(_, data)| data.try_into_vec().unwrap()).collect(), steps.0)
+}
+
+fn assert_seeded(stage: &dyn Fn() -> Box<dyn Stage<Policy>>) {
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let (straight, steps) = run_in(folders[0].path(), stage().as_mut(), 1);
+    assert_eq!(steps.len(), 6);
+    assert!(run_in(folders[1].path(), stage().as_mut(), 1).0 == straight, "same seed, same run");
+    // The order of the rows is that of seed 1 too.
+    assert!(run_in(folders[2].path(), stage().as_mut(), 2).0 != straight, "another seed drops other values");
+    for entry in std::fs::read_dir(folders[0].path()).unwrap().flatten() {
+        if !entry.file_name().to_string_lossy().ends_with("000003") {
+            std::fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    let (resumed, steps) = run_in(folders[0].path(), stage().as_mut(), 1);
+    assert_eq!(steps.len(), 3, "it goes on after step 3");
+    assert!(resumed == straight, "a resumed run drops the same values");
+}
+
+#[test]
+fn dropout_of_supervised_and_preference_stages_follows_the_seed() {
+    let config: &'static SftConfig = Box::leak(Box::new(toml::from_str(SFT).unwrap()));
+    let rows: &'static [Sample] = Vec::leak(samples());
+    assert_seeded(&|| Box::new(SftStage::new("sft", config, &Echo, rows, 1).unwrap()));
+    let config: &'static PreferenceStageConfig = Box::leak(Box::new(toml::from_str(DPO).unwrap()));
+    let rows: &'static [PreferenceRow] = Vec::leak(pairs());
+    assert_seeded(&|| Box::new(PreferenceStage::new(config, &Echo, rows, 1).unwrap()));
+}
+
+#[test]
+fn what_learns_by_reinforcement_is_what_samples_without_dropout() {
+    let config: RlConfig = toml::from_str(
+        "data = 'words'\nsteps = 1\nprompts_per_step = 4\ngroup_size = 4\nalgorithm = 'grpo'\n\
+         sampling = { max_new_tokens = 4 }\nlearning_rate = { peak = 1e-3 }",
+    )
+    .unwrap();
+    let engine =
+        |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(LocalEngine::new(policy, u32::MAX, vec![11])) };
+    let samples = samples();
+    let mut stage = RlStage::new(&config, &Echo, (&Odd, &engine), &samples, 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let drift = run_in(folder.path(), &mut stage, 1).1[0].get("ratio/max_abs_log").unwrap();
+    assert!(drift < 1e-5, "|log ratio| up to {drift}");
+}
