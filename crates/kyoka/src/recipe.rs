@@ -69,6 +69,10 @@ pub(crate) struct DataSettings {
     /// Allow media outside the folder.
     #[serde(default)]
     pub allow_outside: bool,
+    /// Leave rows out that are too long for the model, with a warning that counts them, instead of refusing the dataset.
+    /// Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_long_rows: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,39 +131,32 @@ pub enum RewardKind {
 
 impl RewardConfig {
     fn build(&self, device: &Device) -> Result<Box<dyn RewardFn>, Error> {
-        Ok(match self.kind {
-            RewardKind::ExactAnswer => Box::new(ExactAnswer),
+        if let Some(rule) = self.rule() {
+            return Ok(rule);
+        }
+        let folder = self.model.as_deref().expect("checked when the recipe was read");
+        Ok(Box::new(LearnedReward::load(folder, device)?))
+    }
+
+    /// The rule, unless it is a model that must be loaded.
+    fn rule(&self) -> Option<Box<dyn RewardFn>> {
+        Some(match self.kind {
+            RewardKind::ExactAnswer => Box::new(ExactAnswer {}),
             RewardKind::NumericAnswer => {
                 Box::new(self.relative_tolerance.map_or_else(NumericAnswer::default, |relative_tolerance| {
                     NumericAnswer { relative_tolerance }
                 }))
             }
-            RewardKind::Format => Box::new(Format),
-            RewardKind::StepAccuracy if self.names.is_empty() => {
-                Box::new(StepAccuracy { names: vec!["steps".to_owned()] })
-            }
+            RewardKind::Format => Box::new(Format {}),
+            RewardKind::StepAccuracy if self.names.is_empty() => Box::new(StepAccuracy::default()),
             RewardKind::StepAccuracy => Box::new(StepAccuracy { names: self.names.clone() }),
-            RewardKind::RunningCount => Box::new(RunningCount),
-            RewardKind::SoftOverlong => {
-                Box::new(SoftOverlong { buffer_tokens: self.buffer_tokens.unwrap_or(16) })
-            }
-            RewardKind::Learned => {
-                let folder = self.model.as_deref().expect("checked when the recipe was read");
-                Box::new(LearnedReward::load(folder, device)?)
-            }
+            RewardKind::RunningCount => Box::new(RunningCount {}),
+            RewardKind::SoftOverlong => Box::new(
+                self.buffer_tokens
+                    .map_or_else(SoftOverlong::default, |buffer_tokens| SoftOverlong { buffer_tokens }),
+            ),
+            RewardKind::Learned => return None,
         })
-    }
-}
-
-impl RewardConfig {
-    /// The field a row lacks for this reward, and the reward's name.
-    pub(crate) fn missing_field(&self, sample: &Sample) -> Option<(&'static str, &'static str)> {
-        match self.kind {
-            RewardKind::ExactAnswer if sample.answer.is_none() => Some(("answer", "exact_answer")),
-            RewardKind::NumericAnswer if sample.answer.is_none() => Some(("answer", "numeric_answer")),
-            RewardKind::StepAccuracy if sample.steps.is_empty() => Some(("steps", "step_accuracy")),
-            _ => None,
-        }
     }
 }
 
@@ -287,6 +284,11 @@ impl Settings {
     pub(crate) fn reward(&self, device: &Device) -> Result<WeightedSum, Error> {
         let rule = |reward: &RewardConfig| Ok((reward.weight, reward.build(device)?));
         Ok(WeightedSum::new(self.reward.iter().map(rule).collect::<Result<_, Error>>()?))
+    }
+
+    /// The recipe's rules, to check rows with; reward models take every row.
+    pub(crate) fn rules(&self) -> Vec<Box<dyn RewardFn>> {
+        self.reward.iter().filter_map(RewardConfig::rule).collect()
     }
 
     /// Texts that end a completion.

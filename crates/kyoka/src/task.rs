@@ -41,6 +41,8 @@ pub(crate) const STORE_BYTES: usize = 1 << 29;
 pub struct MultimodalTask {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// Whether the template begins answers inside the reasoning.
+    think_opened: bool,
     config: PolicyConfig,
     log_mel: Option<LogMel>,
     augment: MediaAugment,
@@ -63,11 +65,13 @@ impl MultimodalTask {
     pub fn new(tokenizer: Tokenizer, config: PolicyConfig, augment: MediaAugment, seed: u64) -> Self {
         let log_mel = config.audio.as_ref().map(|audio| LogMel::new(audio.processor));
         let (pictures, sounds) = (MediaStore::new(STORE_BYTES), MediaStore::new(STORE_BYTES));
-        Self { tokenizer, template: None, config, log_mel, augment, seed, blank: None, pictures, sounds }
+        let (template, think_opened, blank) = (None, false, None);
+        Self { tokenizer, template, think_opened, config, log_mel, augment, seed, blank, pictures, sounds }
     }
 
     /// Puts prompts into a conversation as the checkpoint's template writes it.
     pub fn with_template(mut self, template: Option<ChatTemplate>) -> Self {
+        self.think_opened = template.as_ref().is_some_and(opens_reasoning);
         self.template = template;
         self
     }
@@ -124,8 +128,12 @@ impl MultimodalTask {
     fn layout(&self, sample: &Sample) -> Result<Prompt, TaskError> {
         let (token_ids, spans) = match &self.template {
             Some(template) => {
-                let turn = Turn { role: "user", parts: sample.parts.clone() };
-                self.encode_turns(template, &[turn])?
+                let system = sample.system.iter().map(|text| Turn::of_text("system", text));
+                let user = Turn { role: "user", parts: sample.parts.clone() };
+                self.encode_turns(template, &system.chain([user]).collect::<Vec<_>>())?
+            }
+            None if sample.system.is_some() => {
+                return Err("the row has a `system` text, for which the policy needs a chat template".into());
             }
             None => {
                 let mut layout = PromptLayout::new(&self.tokenizer);
@@ -175,6 +183,14 @@ impl MultimodalTask {
             messages.push(json!({"role": role, "content": content(&self.tokenizer, takes_parts, parts)}));
         }
         let text = template.render(&messages.into(), None, true)?;
+        let system = turns.iter().filter(|turn| turn.role == "system").flat_map(|turn| &turn.parts);
+        for part in system {
+            if let Part::Text(said) = part
+                && !text.contains(said.trim())
+            {
+                return Err("the policy's chat template leaves the `system` text out".into());
+            }
+        }
         Ok(self.tokenizer.encode_prompt(&text, &media)?)
     }
 
@@ -268,6 +284,21 @@ pub(crate) struct Turn {
     pub parts: Vec<Part>,
 }
 
+impl Turn {
+    /// A turn of words alone.
+    pub fn of_text(role: &'static str, text: &str) -> Self {
+        Self { role, parts: vec![Part::Text(text.to_owned())] }
+    }
+}
+
+/// Whether answers begin inside a `<think>` that the template writes.
+fn opens_reasoning(template: &ChatTemplate) -> bool {
+    let takes_text = template.takes_text() || !template.takes_parts();
+    let content = if takes_text { json!("?") } else { json!([{"type": "text", "text": "?"}]) };
+    let text = template.render(&json!([{"role": "user", "content": content}]), None, true);
+    text.is_ok_and(|text| text.trim_end().ends_with("<think>"))
+}
+
 /// A turn as a template takes it: parts, or one text with placeholders.
 fn content(tokenizer: &Tokenizer, takes_parts: bool, parts: &[Part]) -> serde_json::Value {
     let part = |part: &Part| match part {
@@ -308,6 +339,7 @@ impl Task for MultimodalTask {
         Completion {
             text: decoded.text,
             token_spans: decoded.token_spans,
+            think_opened: self.think_opened,
             finished: rollout.stop_reason != StopReason::Length,
             max_new_tokens,
         }

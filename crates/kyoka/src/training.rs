@@ -92,6 +92,7 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
         refuse_other_recipe(&run_folder, recipe.name(), &settings, options.seed)?;
     }
     let prepared = prepare(settings, options.seed)?;
+    prepared.warnings.iter().try_for_each(|warning| observer.on_warning(warning))?;
     let run = Run { recipe, options, run_folder: &run_folder, prepared: &prepared };
     let frozen = Frozen::new(&prepared.settings.model.freeze, &prepared.opened.config);
     let model = started(prepared.opened.policy(options.seed, &device.autodiff())?, &prepared)?;
