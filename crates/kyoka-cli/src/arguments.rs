@@ -89,7 +89,7 @@ pub struct TrainArguments {
     /// Compute layers again on the way back instead of keeping them: less memory, a forward pass more
     #[arg(long)]
     pub gradient_checkpointing: bool,
-    /// Print nothing but errors
+    /// Print nothing but warnings and errors
     #[arg(long)]
     pub quiet: bool,
     /// Print one JSON object a step, and the summary at the end

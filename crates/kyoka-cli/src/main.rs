@@ -192,13 +192,14 @@ fn run_export(arguments: &ExportArguments) -> Result<(), Error> {
 }
 
 fn run_eval(arguments: &EvalArguments) -> Result<(), Error> {
-    let summary = kyoka::evaluate_checkpoint(&EvalOptions {
+    let options = EvalOptions {
         folder: arguments.folder.clone(),
         split: arguments.split.clone(),
         blank: arguments.blank.map(Into::into),
         max_rows: arguments.max_rows,
         device: arguments.device.clone(),
-    })?;
+    };
+    let summary = kyoka::evaluate_checkpoint(&options, &mut |warning| eprintln!("warning: {warning}"))?;
     if arguments.json {
         println!("{}", json!(summary));
     } else {
@@ -285,6 +286,7 @@ fn run_recipes(as_json: bool) -> Result<(), Error> {
 
 fn run_check(file: &std::path::Path, allow_outside: bool, as_json: bool) -> Result<(), Error> {
     let checked = kyoka::check_data(file, kyoka::data::ReadOptions { allow_outside })?;
+    checked.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if as_json {
         println!("{}", json!({"audios": checked.audios, "images": checked.images, "rows": checked.rows}));
     } else {

@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use kyoka::{
-    Outcome, Quiet,
+    Outcome,
     trainer::{EvalReport, EvalSummary, Observer, StepReport, TrainError},
 };
 use serde_json::json;
@@ -16,9 +16,30 @@ use serde_json::json;
 /// The observer that fits the flags and the terminal.
 pub fn observer(quiet: bool, as_json: bool) -> Box<dyn Observer> {
     match (quiet, as_json) {
-        (true, _) => Box::new(Quiet),
+        (true, _) => Box::new(WarningsAlone),
         (_, true) => Box::new(JsonLines),
         _ => Box::new(ProgressLine::new(std::io::stderr().is_terminal())),
+    }
+}
+
+/// Warnings on standard error, and nothing else.
+struct WarningsAlone;
+
+impl Observer for WarningsAlone {
+    fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
+        if let Some(warning) = &report.warning {
+            eprintln!("warning: step {}: {warning}", report.step);
+        }
+        Ok(())
+    }
+
+    fn on_eval(&mut self, _: &'static str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    fn on_warning(&mut self, warning: &str) -> Result<(), TrainError> {
+        eprintln!("warning: {warning}");
+        Ok(())
     }
 }
 
@@ -42,6 +63,10 @@ impl Observer for JsonLines {
     fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
         let summaries: Vec<&EvalSummary> = splits.iter().map(|split| &split.summary).collect();
         json_line(&json!({"stage": stage, "step": step, "eval": summaries}))
+    }
+
+    fn on_warning(&mut self, warning: &str) -> Result<(), TrainError> {
+        json_line(&json!({"warning": warning}))
     }
 }
 
@@ -142,6 +167,11 @@ impl Observer for ProgressLine {
             }
             self.print(&line);
         }
+        Ok(())
+    }
+
+    fn on_warning(&mut self, warning: &str) -> Result<(), TrainError> {
+        self.print(&format!("warning: {warning}"));
         Ok(())
     }
 }

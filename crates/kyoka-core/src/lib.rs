@@ -22,7 +22,7 @@ pub use encoder::{ModalityEncoder, ModalityFeatures};
 pub use lm::{CausalLm, PackedGroup, Prefill};
 pub use media::{AudioInput, ImageInput, MediaRef, Modality};
 pub use metrics::Metrics;
-pub use nearest::nearest;
+pub use nearest::{misspelt, nearest};
 pub use parameters::{
     LazyParameter, ParameterError, ParameterPath, lazy_parameters, load_parameters, named_parameters,
     parameter_shapes,
@@ -30,9 +30,9 @@ pub use parameters::{
 pub use policy_loss::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
 pub use prompt::{ModalitySpan, Prompt};
 pub use recompute::{CutScore, Recompute};
-pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
+pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict, UnfitRow};
 pub use rollout::{
     Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig, StopReason,
 };
-pub use sample::{Part, PlaceholderMismatch, Sample, prompt_parts};
+pub use sample::{Origin, Part, Place, PlaceholderMismatch, Sample, prompt_parts};
 pub use seed::{Stream, stream_rng};

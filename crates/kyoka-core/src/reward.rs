@@ -13,7 +13,10 @@ pub struct Completion {
     /// did not come from a policy.
     pub token_ids: Vec<u32>,
     /// Byte range of each token in `text`; special tokens have an empty range.
-    pub token_spans: Vec<std::ops::Range<usize>>,
+    pub token_spans: Vec<Range<usize>>,
+    /// Whether the prompt ended inside the reasoning: some chat templates write `<think>` themselves, and the text goes on
+    /// from there.
+    pub think_opened: bool,
     /// Whether it ended by itself rather than at the length limit.
     pub finished: bool,
     /// The limit of tokens it was sampled under.
@@ -23,7 +26,7 @@ pub struct Completion {
 /// What the question was.
 #[derive(Debug, Clone, Copy)]
 pub struct RewardContext<'a> {
-    /// The row: prompt, media, answer and step labels.
+    /// The row: prompt, media, answers and step labels.
     pub sample: &'a Sample,
 }
 
@@ -81,6 +84,15 @@ pub trait RewardFn: Send + Sync {
     /// Name of its part in logs and reports.
     fn name(&self) -> &str;
 
+    /// Refuses a row that can never be judged, before a run begins: a field that is missing, an answer that the rule
+    /// cannot read. By default every row is taken.
+    ///
+    /// # Errors
+    /// Says which field of the row is unfit, and why.
+    fn check_sample(&self, _sample: &Sample) -> Result<(), UnfitRow> {
+        Ok(())
+    }
+
     /// The reward of one completion.
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError>;
 
@@ -92,6 +104,16 @@ pub trait RewardFn: Send + Sync {
     ) -> Result<Vec<Reward>, RewardError> {
         completions.iter().map(|completion| self.score(context, completion)).collect()
     }
+}
+
+/// Why no completion of a row can ever be judged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct UnfitRow {
+    /// The row's field.
+    pub field: &'static str,
+    /// What was expected there, and what stands there.
+    pub reason: String,
 }
 
 /// Why a completion could not be judged.

@@ -13,21 +13,58 @@ pub enum Part {
     Media(MediaRef),
 }
 
+/// Where in its file a row stands, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// The line, in files with a row a line.
+    Line(usize),
+    /// The row, in files where lines say nothing.
+    Row(usize),
+}
+
+/// File and place of a row: what a row is known by, since an `id` may stand more than once. Written `rows.jsonl:7` or
+/// `rows.jsonl: row 7`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The dataset file.
+    pub file: PathBuf,
+    /// Where in the file.
+    pub place: Place,
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self { file: PathBuf::new(), place: Place::Row(1) }
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let file = self.file.display();
+        match self.place {
+            Place::Line(line) => write!(f, "{file}:{line}"),
+            Place::Row(row) => write!(f, "{file}: row {row}"),
+        }
+    }
+}
+
 /// One question, with what is known about its answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
-    /// The row's name, unique within its file.
+    /// The row's name, for logs and reports; it may stand more than once.
     pub id: String,
+    /// What the policy is told before the prompt, as a turn of its own.
+    pub system: Option<String>,
     /// The prompt, text and media interleaved.
     pub parts: Vec<Part>,
-    /// The reference answer, if the row has one.
-    pub answer: Option<String>,
+    /// The reference answers, each of them right; empty when unknown.
+    pub answers: Vec<String>,
     /// Labels of the reasoning steps, for step rewards; empty when unknown.
     pub steps: Vec<String>,
     /// A worked completion, for supervised fine-tuning.
     pub completion: Option<String>,
-    /// File and line the row came from, for messages.
-    pub origin: (PathBuf, usize),
+    /// Where the row came from.
+    pub origin: Origin,
 }
 
 impl Sample {
@@ -37,6 +74,11 @@ impl Sample {
             Part::Media(media) if media.modality == modality => Some(media),
             _ => None,
         })
+    }
+
+    /// The reference answers as one text, for logs: several are joined by ` | `; `None` when unknown.
+    pub fn answer_text(&self) -> Option<String> {
+        (!self.answers.is_empty()).then(|| self.answers.join(" | "))
     }
 
     /// The prompt as text, with placeholders where the media stand.
@@ -124,6 +166,12 @@ mod tests {
             Part::Text("?".into()),
         ];
         assert_eq!(parts, expected);
+    }
+
+    #[test]
+    fn a_place_is_a_line_or_a_row() {
+        let origin = |place| Origin { file: "a.jsonl".into(), place }.to_string();
+        assert_eq!([origin(Place::Line(7)), origin(Place::Row(7))], ["a.jsonl:7", "a.jsonl: row 7"]);
     }
 
     #[test]

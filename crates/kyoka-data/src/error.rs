@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
+use kyoka_core::Origin;
+
 /// One fault of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowFault {
-    /// The dataset file.
-    pub file: PathBuf,
-    /// Line, counted from 1.
-    pub line: usize,
+    /// File and place of the row.
+    pub origin: Origin,
     /// The field, if one can be named.
     pub field: Option<String>,
     /// What is wrong.
@@ -17,7 +17,7 @@ pub struct RowFault {
 
 impl std::fmt::Display for RowFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        write!(f, "{}: ", self.origin)?;
         if let Some(field) = &self.field {
             write!(f, "{field}: ")?;
         }

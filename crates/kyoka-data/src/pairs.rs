@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use kyoka_core::Sample;
-use serde::Deserialize;
 
 use crate::{
-    DataError, ReadOptions,
-    jsonl::{Faults, all_good, scan_rows},
+    DataError, ReadOptions, Rows,
+    columns::Columns,
+    rows::{all_good, scan_rows},
 };
 
 /// One comparison.
@@ -21,46 +21,38 @@ pub struct PreferenceRow {
     pub rejected: String,
 }
 
-#[derive(Deserialize)]
-struct Pair {
-    chosen: Option<String>,
-    rejected: Option<String>,
-}
-
-/// Reads all comparisons of a JSONL file: rows as [`read_jsonl`](crate::read_jsonl) reads them, with `chosen` and
+/// Reads all comparisons of a file: rows as [`read_jsonl`](crate::read_jsonl) reads them, with `chosen` and
 /// `rejected` besides.
 ///
 /// # Errors
 /// Lists every faulty row with its line: what `read_jsonl` refuses, a completion that is missing or empty, and pairs
 /// of equal completions.
-pub fn read_pairs(path: &Path, options: ReadOptions) -> Result<Vec<PreferenceRow>, DataError> {
+pub fn read_pairs(path: &Path, options: ReadOptions) -> Result<Rows<PreferenceRow>, DataError> {
     all_good(path, scan_rows(path, options, with_pair)?)
 }
 
-fn with_pair(line: &[u8], sample: Sample) -> Result<PreferenceRow, Faults> {
-    let pair =
-        serde_json::from_slice(line).map_err(|error| vec![(None, format!("invalid pair: {error}"))])?;
-    let Pair { chosen, rejected } = pair;
-    let (chosen, rejected) = (chosen.unwrap_or_default(), rejected.unwrap_or_default());
-    let sides = [("chosen", &chosen), ("rejected", &rejected)];
-    let absent = sides.into_iter().filter(|(_, text)| text.trim().is_empty());
-    let mut faults: Faults =
-        absent.map(|(field, _)| (Some(field), "expected a completion, got none".to_owned())).collect();
-    if faults.is_empty() && chosen == rejected {
-        faults.push((Some("rejected"), "expected another completion than the chosen one".to_owned()));
+fn with_pair(columns: &mut Columns, sample: Sample) -> PreferenceRow {
+    let faults = columns.faults.len();
+    let chosen = columns.wanted_text("chosen", "a completion");
+    let rejected = columns.wanted_text("rejected", "a completion");
+    if columns.faults.len() == faults && chosen == rejected {
+        columns.fault("rejected", "expected another completion than the chosen one");
     }
-    if faults.is_empty() { Ok(PreferenceRow { sample, chosen, rejected }) } else { Err(faults) }
+    PreferenceRow { sample, chosen, rejected }
 }
 
 #[cfg(test)]
 mod tests {
+    use kyoka_core::Place;
+
     use super::*;
+    use crate::RowFault;
 
     fn read(text: &str) -> Result<Vec<PreferenceRow>, DataError> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pairs.jsonl");
         std::fs::write(&file, text).unwrap();
-        read_pairs(&file, ReadOptions::default())
+        read_pairs(&file, ReadOptions::default()).map(|read| read.rows)
     }
 
     #[test]
@@ -68,7 +60,10 @@ mod tests {
         let rows = read(r#"{"id": "a", "prompt": "p", "chosen": "good", "rejected": "bad", "answer": "1"}"#);
         let rows = rows.unwrap();
         assert_eq!((rows[0].chosen.as_str(), rows[0].rejected.as_str()), ("good", "bad"));
-        assert_eq!((rows[0].sample.answer.as_deref(), rows[0].sample.origin.1), (Some("1"), 1));
+        assert_eq!(
+            (rows[0].sample.answers.as_slice(), rows[0].sample.origin.place),
+            (["1".to_owned()].as_slice(), Place::Line(1))
+        );
     }
 
     #[test]
@@ -82,10 +77,14 @@ mod tests {
             r#"{"id": "f", "prompt": "p", "chosen": "x", "rejected": "y"}"#,
         ];
         let Err(DataError::Rows(faults)) = read(&text.join("\n")) else { panic!("expected faults") };
-        let places: Vec<_> = faults.iter().map(|f| (f.line, f.field.as_deref().unwrap_or(""))).collect();
+        let line = |fault: &RowFault| match fault.origin.place {
+            Place::Line(line) => line,
+            Place::Row(row) => panic!("row {row} of a file of lines"),
+        };
+        let places: Vec<_> = faults.iter().map(|f| (line(f), f.field.as_deref().unwrap_or(""))).collect();
         assert_eq!(
             places,
-            [(1, "rejected"), (2, "chosen"), (2, "rejected"), (3, "rejected"), (4, "prompt"), (5, "")]
+            [(1, "rejected"), (2, "chosen"), (2, "rejected"), (3, "rejected"), (4, "prompt"), (5, "chosen")]
         );
     }
 }

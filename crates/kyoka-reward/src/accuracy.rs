@@ -1,44 +1,77 @@
 //! Is the answer right?
 
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn};
+use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sample, UnfitRow};
+use serde::{Deserialize, Serialize};
 
-use crate::answer;
+use crate::{
+    answer,
+    quantity::Quantity,
+    sections::unboxed,
+    text::{choice, normal},
+};
 
-fn gold<'a>(reward: &str, context: &RewardContext<'a>) -> Result<&'a str, RewardError> {
-    context.sample.answer.as_deref().map(str::trim).ok_or_else(|| RewardError::MissingField {
-        reward: reward.to_owned(),
-        id: context.sample.id.clone(),
-        field: "answer",
-    })
+/// Refuses rows without an answer.
+fn has_answer(rule: &str, sample: &Sample) -> Result<(), UnfitRow> {
+    let unfit = |reason| Err(UnfitRow { field: "answer", reason });
+    match sample.answers.iter().find(|answer| answer.trim().is_empty()) {
+        _ if sample.answers.is_empty() => unfit(format!("missing, which the reward {rule} needs")),
+        Some(_) => unfit(format!("expected an answer for the reward {rule}, got an empty text")),
+        None => Ok(()),
+    }
 }
 
-/// 1 if the `<answer>` section equals the row's answer, white space and letter case aside; else 0.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ExactAnswer;
+fn golds<'a>(reward: &str, context: &RewardContext<'a>) -> Result<&'a [String], RewardError> {
+    let Sample { answers, id, .. } = context.sample;
+    if answers.is_empty() {
+        let (reward, id) = (reward.to_owned(), id.clone());
+        return Err(RewardError::MissingField { reward, id, field: "answer" });
+    }
+    Ok(answers)
+}
+
+/// 1 if the answer equals one of the row's answers; else 0.
+///
+/// Compared are texts in one spelling: letter case, white space, spaces after commas, full-width forms, composed letters,
+/// one full stop at the end and a `\boxed{…}` around the whole do not count. A choice may be given with its text: `(B)`
+/// or `B. the cat` for `B`, but not with a second choice beside it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExactAnswer {}
 
 impl RewardFn for ExactAnswer {
     fn name(&self) -> &str {
         "accuracy"
     }
 
+    fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {
+        has_answer("exact_answer", sample)
+    }
+
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let gold = gold(self.name(), context)?;
-        let same = |given: &str| given.split_whitespace().map(str::to_lowercase).eq(words(gold));
-        let right = answer(&completion.text).is_some_and(same);
+        let golds = golds(self.name(), context)?;
+        let given = answer(completion).map(|given| normal(unboxed(given))).filter(|given| !given.is_empty());
+        let same = |given: &String| golds.iter().any(|gold| equal(&normal(unboxed(gold)), given));
+        let right = given.is_some_and(|given| same(&given));
         Ok(Reward::graded(self.name(), f32::from(right)))
     }
 }
 
-fn words(text: &str) -> impl Iterator<Item = String> + '_ {
-    text.split_whitespace().map(str::to_lowercase)
+fn equal(gold: &str, given: &str) -> bool {
+    let choice_alone = choice(gold).filter(|_| !gold.contains(' '));
+    gold == given || choice_alone.is_some_and(|letter| choice(given) == Some(letter))
 }
 
-/// 1 if the `<answer>` section is a number within a relative tolerance of the row's answer; else 0.
+/// 1 if the answer is a number within a relative tolerance of one of the row's answers; else 0.
 ///
-/// Thousands separators are read (`1,024`); a row whose answer is no number is ungraded.
-#[derive(Debug, Clone, Copy)]
+/// Read are decimals with or without exponent, `1,024` and `1 024` in groups of three, `1.2 \times 10^3`, fractions
+/// (`1/2`, `\frac{1}{2}`), currency signs and units (`$5`, `5 cm`, `50%`). A unit counts where both numbers have one; it
+/// must then be the same. Everything else is no number: `1.024,5`, `,024`, `1234,567`, `2 or 3`, infinity. A row whose
+/// answers are no numbers is ungraded.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct NumericAnswer {
-    /// Largest difference as a share of `max(1, |answer|)`. Default 1e-6.
+    /// Largest difference as a share of the row's answer, a finite number of at least 0; an answer of 0 is met by 0 alone.
+    /// Default 1e-6.
     pub relative_tolerance: f64,
 }
 
@@ -48,27 +81,47 @@ impl Default for NumericAnswer {
     }
 }
 
+impl NumericAnswer {
+    /// Checks the range named at the field.
+    ///
+    /// # Errors
+    /// Says what was expected.
+    pub fn validate(&self) -> Result<(), String> {
+        let got = self.relative_tolerance;
+        if got.is_finite() && got >= 0.0 {
+            return Ok(());
+        }
+        Err(format!("relative_tolerance: expected a finite number of at least 0, got {got}"))
+    }
+}
+
 impl RewardFn for NumericAnswer {
     fn name(&self) -> &str {
         "accuracy"
     }
 
+    fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {
+        has_answer("numeric_answer", sample)?;
+        match sample.answers.iter().find(|answer| Quantity::read(answer).is_none()) {
+            None => Ok(()),
+            Some(answer) => Err(UnfitRow {
+                field: "answer",
+                reason: format!("expected a number for the reward numeric_answer, got {answer:?}"),
+            }),
+        }
+    }
+
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let Some(gold) = number(gold(self.name(), context)?) else { return Ok(Reward::ungraded()) };
-        let close = |given: f64| (given - gold).abs() <= self.relative_tolerance * gold.abs().max(1.0);
-        let right = answer(&completion.text).and_then(number).is_some_and(close);
+        let golds = golds(self.name(), context)?.iter();
+        let golds: Vec<Quantity> = golds.filter_map(|gold| Quantity::read(gold)).collect();
+        if golds.is_empty() {
+            return Ok(Reward::ungraded());
+        }
+        let given = answer(completion).and_then(Quantity::read);
+        let right =
+            given.is_some_and(|given| golds.iter().any(|gold| gold.meets(&given, self.relative_tolerance)));
         Ok(Reward::graded(self.name(), f32::from(right)))
     }
-}
-
-fn number(text: &str) -> Option<f64> {
-    let text = text.trim();
-    let whole = text.split('.').next().unwrap_or_default();
-    // A comma separates thousands: groups of three digits follow it.
-    if whole.split(',').skip(1).any(|group| group.len() != 3) {
-        return None;
-    }
-    text.replace(',', "").parse().ok().filter(|value: &f64| value.is_finite())
 }
 
 #[cfg(test)]
@@ -76,36 +129,81 @@ mod tests {
     use super::*;
     use crate::sections::tests_support::{completion, sample};
 
-    fn total(rule: &dyn RewardFn, gold: &str, text: &str) -> Option<f32> {
-        let sample = sample(Some(gold), &[]);
+    fn total(rule: &dyn RewardFn, golds: &[&str], text: &str) -> Option<f32> {
+        let answers = golds.iter().map(|&gold| gold.to_owned()).collect();
+        let sample = Sample { answers, ..sample(None, &[]) };
         rule.score(&RewardContext { sample: &sample }, &completion(text)).unwrap().total
     }
 
     #[test]
-    fn exact_answer_ignores_case_and_space_only() {
-        assert_eq!(total(&ExactAnswer, "Ankle boot", "<answer>  ankle   BOOT </answer>"), Some(1.0));
-        assert_eq!(total(&ExactAnswer, "2", "<answer> 22 </answer>"), Some(0.0));
-        assert_eq!(total(&ExactAnswer, "2", "2"), Some(0.0));
+    fn exact_answer_ignores_spelling_only() {
+        let exact = |gold: &str, given: &str| {
+            total(&ExactAnswer {}, &[gold], &format!("<answer>{given}</answer>")) == Some(1.0)
+        };
+        assert!(exact("Ankle boot", "  ankle   BOOT "));
+        assert!(exact("B", "(B) the cat") && exact("(B)", "B") && exact("B. the cat", "b. The cat"));
+        assert!(
+            !exact("2", "22") && !exact("B", "A or B") && !exact("B", "B) or C)") && !exact("B", "B or C")
+        );
+        assert!(!exact("B. the cat", "B. the dog") && !exact(" ", ""), "an empty text answers nothing");
+        assert_eq!(total(&ExactAnswer {}, &["2"], "2"), Some(0.0));
     }
 
     #[test]
-    fn numeric_answer_reads_separators_and_refuses_words() {
+    fn any_answer_of_the_row_is_right() {
+        assert_eq!(total(&ExactAnswer {}, &["cat", "the cat"], "<answer>The cat.</answer>"), Some(1.0));
         let rule = NumericAnswer::default();
-        assert_eq!(total(&rule, "1024", "<answer>1,024.0</answer>"), Some(1.0));
-        assert_eq!(total(&rule, "12", "<answer>1,2</answer>"), Some(0.0));
-        assert_eq!(total(&rule, "2", "<answer>two</answer>"), Some(0.0));
-        assert_eq!(total(&rule, "2", "<answer>nan</answer>"), Some(0.0));
-        assert_eq!(
-            total(&rule, "two", "<answer>2</answer>"),
-            None,
-            "a gold that is no number cannot be judged"
-        );
+        assert_eq!(total(&rule, &["2", "3"], "<answer>3.0</answer>"), Some(1.0));
+        assert_eq!(total(&rule, &["2", "3"], "<answer>4</answer>"), Some(0.0));
+        assert_eq!(total(&rule, &["two"], "<answer>2</answer>"), None, "nothing to compare with");
+    }
+
+    #[test]
+    fn rows_that_cannot_be_judged_are_refused_beforehand() {
+        let reason = |rule: &dyn RewardFn, gold: Option<&str>| {
+            rule.check_sample(&sample(gold, &[])).map_err(|unfit| unfit.to_string())
+        };
+        assert_eq!(reason(&ExactAnswer {}, Some("inf")), Ok(()));
+        let missing = "answer: missing, which the reward exact_answer needs";
+        assert_eq!(reason(&ExactAnswer {}, None), Err(missing.to_owned()));
+        assert!(reason(&ExactAnswer {}, Some(" ")).unwrap_err().ends_with("got an empty text"));
+        let rule = NumericAnswer::default();
+        assert_eq!(reason(&rule, Some("1,024 cm")), Ok(()));
+        let word = r#"answer: expected a number for the reward numeric_answer, got "two""#;
+        assert_eq!(reason(&rule, Some("two")), Err(word.to_owned()));
+        assert!(reason(&rule, Some("inf")).is_err() && reason(&rule, None).is_err());
     }
 
     #[test]
     fn a_row_without_answer_is_an_error_not_a_zero() {
         let sample = sample(None, &[]);
-        let error = ExactAnswer.score(&RewardContext { sample: &sample }, &completion("")).unwrap_err();
+        let error = ExactAnswer {}.score(&RewardContext { sample: &sample }, &completion("")).unwrap_err();
         assert_eq!(error.to_string(), "reward accuracy: row r1 has no answer");
+    }
+
+    /// What known texts should earn; a value that is open is not looked at.
+    #[test]
+    fn known_texts_earn_what_they_should() {
+        let known = include_str!("../tests/known_texts.jsonl").lines();
+        let known = known.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let mut wrong = Vec::new();
+        for row in known {
+            let text = |key: &str| row[key].as_str().unwrap().to_owned();
+            let sample = sample(Some(&text("answer")), &[]);
+            let completion = completion(&text("completion"));
+            let context = RewardContext { sample: &sample };
+            let rules: [(&str, &dyn RewardFn); 3] = [
+                ("exact", &ExactAnswer {}),
+                ("numeric", &NumericAnswer::default()),
+                ("format", &crate::Format {}),
+            ];
+            for (name, rule) in rules {
+                let got = rule.score(&context, &completion).unwrap().total.map(f64::from);
+                if row[name].as_f64().is_some_and(|expected| got != Some(expected)) {
+                    wrong.push(format!("{}: {name}: expected {}, got {got:?}", text("id"), row[name]));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 }

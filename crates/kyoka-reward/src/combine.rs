@@ -1,6 +1,6 @@
 //! Several rewards as one.
 
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
+use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sample, StepVerdict, UnfitRow};
 
 /// Room for the steps of one rule in the common numbering.
 const STEPS_A_RULE: usize = 1 << 20;
@@ -28,6 +28,11 @@ impl WeightedSum {
 impl RewardFn for WeightedSum {
     fn name(&self) -> &str {
         "total"
+    }
+
+    /// A row must suit every rule, also one that moves nothing: it is judged and logged all the same.
+    fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {
+        self.rules.iter().try_for_each(|(_, rule)| rule.check_sample(sample))
     }
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
@@ -102,6 +107,14 @@ mod tests {
         let sample = sample(None, &[]);
         let reward = rules.score(&RewardContext { sample: &sample }, &completion("x")).unwrap();
         assert_eq!((reward.total, reward.terms), (Some(0.75), vec![(2.0, 0.5), (-1.0, 0.25)]));
+    }
+
+    #[test]
+    fn a_row_must_suit_every_rule() {
+        let exact = Box::new(crate::ExactAnswer {}) as Box<dyn RewardFn>;
+        let rules = WeightedSum::new(vec![(1.0, Box::new(Fixed(None))), (0.0, exact)]);
+        assert!(rules.check_sample(&sample(Some("2"), &[])).is_ok());
+        assert_eq!(rules.check_sample(&sample(None, &[])).unwrap_err().field, "answer");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Length reward along a cosine.
 
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn};
+use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sample, UnfitRow};
 
 /// The cosine length reward (arXiv 2502.03373, appendix C.1): with `y` the length, `L` the limit and
 /// `c = cos(pi min(y / L, 1))`, a right answer earns `min_correct + (max_correct - min_correct) (1 + c) / 2`, best
@@ -40,6 +40,10 @@ impl<R> CosineLength<R> {
 impl<R: RewardFn> RewardFn for CosineLength<R> {
     fn name(&self) -> &str {
         "cosine_length"
+    }
+
+    fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {
+        self.accuracy.check_sample(sample)
     }
 
     /// Ungraded where the answer is.

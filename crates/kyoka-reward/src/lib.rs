@@ -5,10 +5,12 @@ mod combine;
 mod cosine_length;
 mod format;
 mod overlong;
+mod quantity;
 mod repetition;
 mod running_count;
 mod sections;
 mod steps;
+mod text;
 
 pub use accuracy::{ExactAnswer, NumericAnswer};
 pub use combine::WeightedSum;

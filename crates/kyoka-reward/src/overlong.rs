@@ -1,16 +1,36 @@
 //! Soft punishment of completions near the length limit.
 
 use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn};
+use serde::{Deserialize, Serialize};
 
 /// DAPO's soft over-long punishment (arXiv 2503.14476, equation 13): with `L` the limit, `C` the buffer and `y` the
 /// length, 0 while `y <= L - C`, then `((L - C) - y) / C`, floored at -1.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct SoftOverlong {
-    /// Width of the buffer before the limit, in tokens; at least 1.
+    /// Width of the buffer before the limit, in tokens; at least 1, at most the limit. Default 16.
     pub buffer_tokens: usize,
 }
 
+impl Default for SoftOverlong {
+    fn default() -> Self {
+        Self { buffer_tokens: 16 }
+    }
+}
+
 impl SoftOverlong {
+    /// Checks the range named at the field for completions of at most `max_new_tokens`.
+    ///
+    /// # Errors
+    /// Says what was expected.
+    pub fn validate(&self, max_new_tokens: usize) -> Result<(), String> {
+        let got = self.buffer_tokens;
+        if (1..=max_new_tokens).contains(&got) {
+            return Ok(());
+        }
+        Err(format!("buffer_tokens: expected 1 to {max_new_tokens}, the longest completion, got {got}"))
+    }
+
     fn punishment(&self, tokens: usize, limit: usize) -> f32 {
         let buffer = self.buffer_tokens.max(1) as f32;
         let free = limit as f32 - buffer;
@@ -38,5 +58,12 @@ mod tests {
         let rule = SoftOverlong { buffer_tokens: 4 };
         let at = |tokens| rule.punishment(tokens, 20);
         assert_eq!([at(0), at(16), at(18), at(20), at(25)], [0.0, 0.0, -0.5, -1.0, -1.0]);
+    }
+
+    #[test]
+    fn the_buffer_fits_the_limit() {
+        let check = |buffer_tokens| SoftOverlong { buffer_tokens }.validate(20);
+        assert!(check(1).is_ok() && check(20).is_ok() && check(0).is_err());
+        assert_eq!(check(21).unwrap_err(), "buffer_tokens: expected 1 to 20, the longest completion, got 21");
     }
 }

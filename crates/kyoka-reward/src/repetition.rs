@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 
 use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn};
+use serde::{Deserialize, Serialize};
 
 /// The repetition penalty (arXiv 2502.03373, appendix C.2): `max_penalty (1 - unique n-grams / n-grams)`; 0 for a
 /// completion too short to hold one. N-grams are of words separated by white space.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RepetitionPenalty {
     /// Words of an n-gram, at least 1. Default 4.
     pub ngram: usize,
@@ -21,6 +23,20 @@ impl Default for RepetitionPenalty {
 }
 
 impl RepetitionPenalty {
+    /// Checks the ranges named at the fields.
+    ///
+    /// # Errors
+    /// Says what was expected.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.ngram == 0 {
+            return Err("ngram: expected at least 1, got 0".to_owned());
+        }
+        if self.max_penalty.is_finite() && self.max_penalty <= 0.0 {
+            return Ok(());
+        }
+        Err(format!("max_penalty: expected a finite number of at most 0, got {}", self.max_penalty))
+    }
+
     /// The penalty of any sequence: words, tokens.
     pub fn penalty<T: std::hash::Hash + Eq>(&self, items: &[T]) -> f32 {
         let ngrams = items.windows(self.ngram.max(1));
@@ -56,5 +72,13 @@ mod tests {
         assert_eq!(pairs.penalty(&["a", "b", "c"]), 0.0);
         assert_eq!(pairs.penalty(&["a"]), 0.0);
         assert_eq!(RepetitionPenalty::default().penalty::<&str>(&[]), 0.0);
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let check = |ngram, max_penalty| RepetitionPenalty { ngram, max_penalty }.validate();
+        assert!(check(4, -1.0).is_ok() && check(1, 0.0).is_ok());
+        assert_eq!(check(0, -1.0).unwrap_err(), "ngram: expected at least 1, got 0");
+        assert!(check(4, 0.5).is_err() && check(4, f32::NAN).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Does the reasoning count rightly what it names itself?
 
 use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
+use serde::{Deserialize, Serialize};
 
 use crate::sections::reasoning_words;
 
@@ -10,8 +11,9 @@ use crate::sections::reasoning_words;
 /// often the thing was named among the further words so far. The value is the share of further words followed by the
 /// right number; every number gets a verdict at its tokens, and a word followed by none gets a wrong one at the word.
 /// A completion that names nothing to count scores 0.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct RunningCount;
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunningCount {}
 
 impl RewardFn for RunningCount {
     fn name(&self) -> &str {
@@ -52,7 +54,7 @@ mod tests {
 
     fn score(text: &str) -> (f32, Vec<(usize, usize, f32)>) {
         let sample = sample(None, &[]);
-        let reward = RunningCount.score(&RewardContext { sample: &sample }, &completion(text)).unwrap();
+        let reward = RunningCount {}.score(&RewardContext { sample: &sample }, &completion(text)).unwrap();
         (reward.total.unwrap(), reward.steps.iter().map(|v| (v.step, v.tokens.start, v.value)).collect())
     }
 

@@ -4,43 +4,84 @@ use std::ops::Range;
 
 use kyoka_core::Completion;
 
-/// Byte range between the last `<tag>` and the `</tag>` that follows it.
-fn last_section(text: &str, open: &str, close: &str) -> Option<Range<usize>> {
-    let start = text.rfind(open)? + open.len();
-    let length = text[start..].find(close)?;
-    Some(start..start + length)
-}
+pub(crate) const THINK: [&str; 2] = ["<think>", "</think>"];
+pub(crate) const ANSWER: [&str; 2] = ["<answer>", "</answer>"];
 
-/// The trimmed text of the last `<answer>` section that stands after the reasoning.
+/// The trimmed text of the last `<answer>` section that stands after the reasoning; where no such section is begun, what
+/// the last `\boxed{…}` there holds.
 ///
 /// An answer inside an unclosed or open `<think>` does not count.
 ///
 /// ```
+/// use kyoka_core::Completion;
 /// use kyoka_reward::answer;
-/// assert_eq!(answer("<think> 1? </think> <answer> 2 </answer>"), Some("2"));
-/// assert_eq!(answer("<think> <answer> 2 </answer>"), None);
-/// assert_eq!(answer("<answer> 2"), None);
+///
+/// let of = |text: &str| {
+///     let completion = Completion { text: text.to_owned(), ..Completion::default() };
+///     answer(&completion).map(str::to_owned)
+/// };
+/// assert_eq!(of("<think> 1? </think> <answer> 2 </answer>").as_deref(), Some("2"));
+/// assert_eq!(of("<think> 1? </think> It is \\boxed{2}.").as_deref(), Some("2"));
+/// assert_eq!(of("<think> <answer> 2 </answer>"), None);
+/// assert_eq!(of("<answer> 2"), None);
 /// ```
-pub fn answer(text: &str) -> Option<&str> {
-    let after_think = match text.rfind("</think>") {
-        Some(end) => &text[end..],
-        None if text.contains("<think>") => return None,
+pub fn answer(completion: &Completion) -> Option<&str> {
+    let text = completion.text.as_str();
+    let after_think = match text.rfind(THINK[1]) {
+        Some(end) => &text[end + THINK[1].len()..],
+        None if completion.think_opened || text.contains(THINK[0]) => return None,
         None => text,
     };
-    last_section(after_think, "<answer>", "</answer>").map(|range| after_think[range].trim())
+    let Some(start) = after_think.rfind(ANSWER[0]) else { return boxed(after_think) };
+    let section = &after_think[start + ANSWER[0].len()..];
+    Some(section[..section.find(ANSWER[1])?].trim())
 }
 
-/// Byte range of the reasoning: what stands between `<think>` and `</think>`, or the end if it is never closed.
-pub fn think(text: &str) -> Option<Range<usize>> {
-    let start = text.find("<think>")? + "<think>".len();
-    let length = text[start..].find("</think>").unwrap_or(text.len() - start);
+/// What the last `\boxed{…}` of a text holds.
+fn boxed(text: &str) -> Option<&str> {
+    const OPEN: &str = "\\boxed{";
+    let inside = &text[text.rfind(OPEN)? + OPEN.len()..];
+    let mut depth = 1;
+    for (at, character) in inside.char_indices() {
+        depth += match character {
+            '{' => 1,
+            '}' => -1,
+            _ => 0,
+        };
+        if depth == 0 {
+            return Some(inside[..at].trim());
+        }
+    }
+    None
+}
+
+/// A text without the `\boxed{…}` that is all of it.
+pub(crate) fn unboxed(text: &str) -> &str {
+    let whole = text.trim();
+    match boxed(whole) {
+        Some(inside) if whole.rfind("\\boxed{") == Some(0) && whole.ends_with('}') => inside,
+        _ => whole,
+    }
+}
+
+/// Byte range of the reasoning: what stands between `<think>` and `</think>`, or the end if it is never closed. Where the
+/// prompt opened it, or `<think>` was left out before a `</think>`, it begins with the completion.
+pub fn think(completion: &Completion) -> Option<Range<usize>> {
+    let text = completion.text.as_str();
+    let start = match text.find(THINK[0]) {
+        _ if completion.think_opened => 0,
+        Some(at) => at + THINK[0].len(),
+        None if text.contains(THINK[1]) => 0,
+        None => return None,
+    };
+    let length = text[start..].find(THINK[1]).unwrap_or(text.len() - start);
     Some(start..start + length)
 }
 
 /// The words of the reasoning with the tokens that state each; none where no token does.
 pub(crate) fn reasoning_words(completion: &Completion) -> Vec<(&str, Option<Range<usize>>)> {
     let text = completion.text.as_str();
-    let Some(range) = think(text) else { return Vec::new() };
+    let Some(range) = think(completion) else { return Vec::new() };
     let base = text.as_ptr() as usize;
     let words = text[range].split_whitespace().map(|word| {
         let start = word.as_ptr() as usize - base;
@@ -53,16 +94,15 @@ pub(crate) fn reasoning_words(completion: &Completion) -> Vec<(&str, Option<Rang
 
 #[cfg(test)]
 pub(crate) mod tests_support {
-    use kyoka_core::{Completion, Sample};
+    use kyoka_core::{Completion, Origin, Place, Sample};
 
     pub fn sample(answer: Option<&str>, steps: &[&str]) -> Sample {
         Sample {
             id: "r1".into(),
-            parts: Vec::new(),
-            answer: answer.map(str::to_owned),
+            answers: answer.into_iter().map(str::to_owned).collect(),
             steps: steps.iter().map(|&step| step.to_owned()).collect(),
-            completion: None,
-            origin: ("rows.jsonl".into(), 1),
+            origin: Origin { file: "rows.jsonl".into(), place: Place::Line(1) },
+            ..Sample::default()
         }
     }
 
@@ -84,5 +124,45 @@ pub(crate) mod tests_support {
             max_new_tokens: 32,
             ..Completion::default()
         }
+    }
+
+    /// The same after a prompt that ends with `<think>`.
+    pub fn opened(text: &str) -> Completion {
+        Completion { think_opened: true, ..completion(text) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        tests_support::{completion, opened},
+        *,
+    };
+
+    fn reasoning(completion: &Completion) -> Option<&str> {
+        think(completion).map(|range| completion.text[range].trim())
+    }
+
+    #[test]
+    fn a_prompt_that_opens_the_reasoning_is_read_as_if_the_completion_had() {
+        assert_eq!(reasoning(&opened("a b </think> <answer> 2 </answer>")), Some("a b"));
+        assert_eq!(answer(&opened("a b </think> <answer> 2 </answer>")), Some("2"));
+        assert_eq!(reasoning(&opened("a <answer> 2 </answer>")), Some("a <answer> 2 </answer>"));
+        assert_eq!(answer(&opened("a <answer> 2 </answer>")), None, "still thinking");
+        assert_eq!(answer(&completion("a <answer> 2 </answer>")), Some("2"));
+        assert_eq!(reasoning(&completion("a <answer> 2 </answer>")), None);
+        assert_eq!(reasoning(&completion("a b </think> <answer> 2 </answer>")), Some("a b"));
+    }
+
+    #[test]
+    fn a_box_is_the_answer_where_no_section_is_begun() {
+        let of = |text: &str| answer(&completion(text)).map(str::to_owned);
+        assert_eq!(of("so \\boxed{1} or \\boxed{\\frac{1}{2}}.").as_deref(), Some("\\frac{1}{2}"));
+        assert_eq!(of("<think> \\boxed{1} </think> no"), None);
+        assert_eq!(of("\\boxed{1} <answer> 2"), None);
+        assert_eq!(of("\\boxed{1"), None);
+        assert_eq!(unboxed(" \\boxed{42} "), "42");
+        assert_eq!(unboxed("a \\boxed{42}"), "a \\boxed{42}");
+        assert_eq!(unboxed("\\boxed{1} or \\boxed{2}"), "\\boxed{1} or \\boxed{2}");
     }
 }

@@ -2,25 +2,46 @@
 
 use std::ops::Range;
 
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
+use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sample, StepVerdict, UnfitRow};
+use serde::{Deserialize, Serialize};
 
-use crate::sections::reasoning_words;
+use crate::sections::{reasoning_words, think};
 
 /// Compares the reasoning's statements with the row's `steps`, one by one.
 ///
 /// The statements are the words between `<think>` and `</think>` that are not numbers, in order; statement `i` is
 /// right if it equals label `i`. Every statement gets a verdict at its tokens, so that process supervision can credit it
 /// there. A label that is never stated is wrong at the token that ends the reasoning. Stopping after the last label is one
-/// more step: right at the token that ends the reasoning, wrong at every surplus statement.
+/// more step: right at the token that ends the reasoning, wrong at every surplus statement, and wrong at the last token of a
+/// reasoning that is never closed: one that was cut off has not stopped.
 /// The parts are shares of labels stated rightly, under the names given: label `i` belongs to `names[i]`, and all
 /// labels past the last name to that one. The total is the share over all labels.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct StepAccuracy {
-    /// Names of the parts, at least one, e.g. `["heard", "tile"]`.
+    /// Names of the parts, at least one, e.g. `["heard", "tile"]`. Default `["steps"]`.
     pub names: Vec<String>,
 }
 
+impl Default for StepAccuracy {
+    fn default() -> Self {
+        Self { names: vec!["steps".to_owned()] }
+    }
+}
+
 impl StepAccuracy {
+    /// Checks that there is a name.
+    ///
+    /// # Errors
+    /// Says what was expected.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.names.is_empty() {
+            Err("names: expected at least one part name, got none".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
     /// Name of the part that label `step` belongs to.
     fn part_of(&self, step: usize) -> &str {
         &self.names[step.min(self.names.len() - 1)]
@@ -30,6 +51,19 @@ impl StepAccuracy {
 impl RewardFn for StepAccuracy {
     fn name(&self) -> &str {
         "steps"
+    }
+
+    fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {
+        let unfit = |reason| Err(UnfitRow { field: "steps", reason });
+        let unsayable =
+            |label: &&String| label.split_whitespace().count() != 1 || label.parse::<f64>().is_ok();
+        match sample.steps.iter().find(unsayable) {
+            _ if sample.steps.is_empty() => unfit("missing, which the reward step_accuracy needs".to_owned()),
+            Some(label) => unfit(format!(
+                "expected labels of one word that is no number for the reward step_accuracy, got {label:?}"
+            )),
+            None => Ok(()),
+        }
     }
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
@@ -57,11 +91,13 @@ impl RewardFn for StepAccuracy {
         };
         let made = stated.iter().enumerate();
         let made = made.filter_map(|(step, (_, tokens))| Some(verdict(step, tokens.clone()?)));
-        let end = end_of_reasoning(completion).map(|token| token..token + 1);
+        let (end, closed) = end_of_reasoning(completion);
+        let end = end.map(|token| token..token + 1);
         let missing = (stated.len()..labels.len()).filter_map(|step| Some(verdict(step, end.clone()?)));
         // Stopping in time is a step as well, so that completions that go on can be told from those that stop.
         let stopped = (stated.len() <= labels.len()).then_some(end.clone()).flatten();
-        let stopped = stopped.map(|tokens| StepVerdict { step: labels.len(), tokens, value: 1.0 });
+        let stopped =
+            stopped.map(|tokens| StepVerdict { step: labels.len(), tokens, value: f32::from(closed) });
         let steps = made.chain(missing).chain(stopped).collect();
         Ok(Reward { total: Some(total), parts, steps, ..Reward::default() })
     }
@@ -72,22 +108,31 @@ fn statements(completion: &Completion) -> Vec<(&str, Option<Range<usize>>)> {
     reasoning_words(completion).into_iter().filter(|(word, _)| word.parse::<f64>().is_err()).collect()
 }
 
-/// The token of `</think>`, or the last one if the reasoning is never closed.
-fn end_of_reasoning(completion: &Completion) -> Option<usize> {
-    let last = completion.token_spans.iter().rposition(|span| !span.is_empty())?;
-    let Some(at) = completion.text.find("</think>") else { return Some(last) };
-    completion.token_spans.iter().position(|span| span.contains(&at))
+/// The token where `</think>` begins, or the last one if the reasoning is never closed; and whether it is.
+fn end_of_reasoning(completion: &Completion) -> (Option<usize>, bool) {
+    match think(completion).map(|range| range.end).filter(|&end| end < completion.text.len()) {
+        Some(at) => (completion.token_spans.iter().position(|span| span.contains(&at)), true),
+        None => (completion.token_spans.iter().rposition(|span| !span.is_empty()), false),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sections::tests_support::{completion, sample};
+    use crate::sections::tests_support::{completion, opened, sample};
 
-    fn score(text: &str) -> Reward {
+    fn judged(completion: &Completion) -> Reward {
         let sample = sample(Some("2"), &["coat", "shirt", "coat", "bag"]);
         let rule = StepAccuracy { names: vec!["heard".into(), "tile".into()] };
-        rule.score(&RewardContext { sample: &sample }, &completion(text)).unwrap()
+        rule.score(&RewardContext { sample: &sample }, completion).unwrap()
+    }
+
+    fn score(text: &str) -> Reward {
+        judged(&completion(text))
+    }
+
+    fn verdicts(reward: &Reward) -> Vec<(usize, usize, f32)> {
+        reward.steps.iter().map(|verdict| (verdict.step, verdict.tokens.start, verdict.value)).collect()
     }
 
     #[test]
@@ -107,13 +152,7 @@ mod tests {
             let start = token_spans.last().map_or(0, |span| span.end);
             token_spans.push(start..start + piece.len());
         }
-        let completion = Completion {
-            text: pieces.concat(),
-            token_spans,
-            finished: true,
-            max_new_tokens: 32,
-            ..Completion::default()
-        };
+        let completion = Completion { text: pieces.concat(), token_spans, ..completion("") };
         let sample = sample(None, &["coat", "traffic-cone"]);
         let rule = StepAccuracy { names: vec!["steps".into()] };
         let reward = rule.score(&RewardContext { sample: &sample }, &completion).unwrap();
@@ -135,5 +174,34 @@ mod tests {
         assert_eq!(surplus.total, Some(1.0));
         assert_eq!(surplus.steps[4..].iter().map(|v| (v.step, v.value)).collect::<Vec<_>>(), [(4, 0.0); 2]);
         assert_eq!(score("no reasoning at all").total, Some(0.0));
+    }
+
+    #[test]
+    fn reasoning_that_was_cut_off_has_not_stopped_in_time() {
+        let cut = score("<think> coat shirt coat bag");
+        assert_eq!((cut.total, verdicts(&cut).pop()), (Some(1.0), Some((4, 4, 0.0))), "at the last token");
+        let early = score("<think> coat shirt");
+        assert_eq!(verdicts(&early), [(0, 1, 1.0), (1, 2, 1.0), (2, 2, 0.0), (3, 2, 0.0), (4, 2, 0.0)]);
+        let surplus = score("<think> coat shirt coat bag bag");
+        assert_eq!(verdicts(&surplus).pop(), Some((4, 5, 0.0)), "once, at the surplus statement");
+        assert_eq!(verdicts(&score("no reasoning at all")).pop(), Some((4, 3, 0.0)));
+    }
+
+    #[test]
+    fn reasoning_that_the_prompt_opened_is_judged_from_its_start() {
+        let whole = judged(&opened("coat shirt coat bag </think> <answer> 2 </answer>"));
+        assert_eq!(verdicts(&whole), [(0, 0, 1.0), (1, 1, 1.0), (2, 2, 1.0), (3, 3, 1.0), (4, 4, 1.0)]);
+        let cut = judged(&opened("coat shirt coat bag"));
+        assert_eq!(verdicts(&cut).pop(), Some((4, 3, 0.0)));
+    }
+
+    #[test]
+    fn rows_whose_labels_cannot_be_stated_are_refused_beforehand() {
+        let reason =
+            |steps: &[&str]| StepAccuracy::default().check_sample(&sample(None, steps)).map_err(|u| u.reason);
+        assert_eq!(reason(&["coat", "traffic-cone"]), Ok(()));
+        assert_eq!(reason(&[]), Err("missing, which the reward step_accuracy needs".to_owned()));
+        assert!(reason(&["coat", "traffic cone"]).unwrap_err().ends_with("got \"traffic cone\""));
+        assert!(reason(&["3"]).is_err());
     }
 }

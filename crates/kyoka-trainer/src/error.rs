@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kyoka_core::{AdvantageError, ParameterError, RewardError, RolloutError};
+use kyoka_core::{AdvantageError, Origin, ParameterError, RewardError, RolloutError};
 
 use crate::SettingError;
 
@@ -10,12 +10,10 @@ use crate::SettingError;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A row could not be turned into a prompt or a target.
-    #[error("{file}:{line}: row {id}: {source}")]
+    #[error("{origin}: row {id}: {source}")]
     Row {
-        /// The dataset file.
-        file: PathBuf,
-        /// Line, counted from 1.
-        line: usize,
+        /// File and place of the row.
+        origin: Origin,
         /// The row.
         id: String,
         /// What is wrong.

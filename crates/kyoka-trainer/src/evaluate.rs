@@ -99,8 +99,7 @@ pub fn evaluate<M: TrainableLm>(
 }
 
 pub(crate) fn row_error(sample: &Sample, source: crate::TaskError) -> TrainError {
-    let (file, line) = sample.origin.clone();
-    TrainError::Row { file, line, id: sample.id.clone(), source }
+    TrainError::Row { origin: sample.origin.clone(), id: sample.id.clone(), source }
 }
 
 /// Means by name, each over the completions that have the part.

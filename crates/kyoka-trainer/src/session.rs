@@ -64,6 +64,11 @@ pub trait Observer {
 
     /// An evaluation is done; `step` counts the steps of the stage before it.
     fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError>;
+
+    /// Something was lost or is not as the user may think; the run goes on. Does nothing by default.
+    fn on_warning(&mut self, _warning: &str) -> Result<(), TrainError> {
+        Ok(())
+    }
 }
 
 /// A part of a run with steps of one kind.

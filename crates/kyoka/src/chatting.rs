@@ -59,9 +59,8 @@ impl Chat {
 
     /// Sets the first turn: what the policy is told about itself.
     pub fn system(&mut self, text: &str) {
-        let parts = vec![Part::Text(text.to_owned())];
         self.turns.retain(|turn| turn.role != "system");
-        self.turns.insert(0, Turn { role: "system", parts });
+        self.turns.insert(0, Turn::of_text("system", text));
     }
 
     /// Forgets everything said.

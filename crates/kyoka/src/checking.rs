@@ -4,13 +4,13 @@ use std::path::Path;
 
 use kyoka_audio::Waveform;
 use kyoka_core::{Modality, Part};
-use kyoka_data::{DataError, ReadOptions, RowFault, scan_jsonl};
+use kyoka_data::{DataError, ReadOptions, RowFault, Scan, scan_jsonl};
 use kyoka_image::Picture;
 
 use crate::Error;
 
 /// What was read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckedData {
     /// Rows.
     pub rows: usize,
@@ -18,6 +18,8 @@ pub struct CheckedData {
     pub images: usize,
     /// Sounds, uses counted.
     pub audios: usize,
+    /// What the user should know: columns that nothing reads, ids that stand more than once.
+    pub warnings: Vec<String>,
 }
 
 /// Reads a dataset file and decodes all its media.
@@ -25,12 +27,11 @@ pub struct CheckedData {
 /// # Errors
 /// Lists every fault with file, line and field.
 pub fn check_data(file: &Path, options: ReadOptions) -> Result<CheckedData, Error> {
-    let (samples, mut faults) = scan_jsonl(file, options)?;
+    let Scan { rows: samples, mut faults, warnings } = scan_jsonl(file, options)?;
     if samples.is_empty() && faults.is_empty() {
         return Err(DataError::Empty { path: file.to_owned() }.into());
     }
-    let mut checked = CheckedData { rows: samples.len(), ..CheckedData::default() };
-
+    let mut checked = CheckedData { rows: samples.len(), warnings, ..CheckedData::default() };
     for sample in &samples {
         for part in &sample.parts {
             let Part::Media(media) = part else { continue };
@@ -45,9 +46,9 @@ pub fn check_data(file: &Path, options: ReadOptions) -> Result<CheckedData, Erro
                 }
             };
             if let Err(reason) = result {
-                let (file, line) = sample.origin.clone();
                 let message = format!("{}: {reason}", media.path.display());
-                faults.push(RowFault { file, line, field: Some(field.to_owned()), message });
+                let origin = sample.origin.clone();
+                faults.push(RowFault { origin, field: Some(field.to_owned()), message });
             }
         }
     }

@@ -7,7 +7,7 @@ use kyoka_trainer::{CheckpointStore, EvalSummary, Evaluation, evaluate};
 
 use crate::{
     Error, MultimodalTask, Policy, Recipe, dataset_folder, load_policy, open_device,
-    preparing::{check_lengths, read_split},
+    preparing::{Addition, Room, additions_to, check_judged, read_split},
     recipe::limited,
 };
 
@@ -26,21 +26,27 @@ pub struct EvalOptions {
     pub device: String,
 }
 
-/// Evaluates a checkpoint on a split of the run's dataset; a run's folder stands for its newest checkpoint.
+/// Evaluates a checkpoint on a split of the run's dataset; a run's folder stands for its newest checkpoint. `warn` hears
+/// what the user should know about the data.
 ///
 /// # Errors
 /// If the folder holds no run or checkpoint, or the split does not exist.
-pub fn evaluate_checkpoint(options: &EvalOptions) -> Result<EvalSummary, Error> {
+pub fn evaluate_checkpoint(options: &EvalOptions, warn: &mut dyn FnMut(&str)) -> Result<EvalSummary, Error> {
     let device = open_device(&options.device)?;
     let (run_folder, checkpoint) = locate(&options.folder)?;
     let settings = Recipe::of_run(&run_folder)?.0.settings()?;
     let (policy, config, (tokenizer, template)) = load_policy(&checkpoint, &device)?;
     let folder = dataset_folder(&settings.data.dataset)?;
-    let samples = read_split(&folder, &options.split, settings.data.allow_outside)?;
+    let read = read_split(&folder, &options.split, &settings.data)?;
     let task = MultimodalTask::new(tokenizer, config.clone(), settings.augment, 0)
         .with_template(template)
         .with_blank(options.blank);
-    check_lengths(&task, &samples, settings.eval.max_new_tokens, config.decoder.max_positions)?;
+    let room = Room { task: &task, limit: config.decoder.max_positions, data: &settings.data };
+    let longest = [Addition::Sampled(settings.eval.max_new_tokens)];
+    let mut warnings = read.warnings;
+    let samples = room.keep(read.rows, |row| row, |row| additions_to(row, &task, &longest), &mut warnings)?;
+    check_judged(&settings.rules(), &samples)?;
+    warnings.iter().for_each(|warning| warn(warning));
     let reward = settings.reward(&device)?;
     let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };
     let evaluation = Evaluation {

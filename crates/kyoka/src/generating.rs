@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use kyoka_core::{Modality, Part, RolloutEngine, RolloutRequest, Sample, SamplingConfig, prompt_parts};
+use kyoka_core::{
+    Modality, Origin, Part, RolloutEngine, RolloutRequest, Sample, SamplingConfig, prompt_parts,
+};
 use kyoka_trainer::Task;
 
 use crate::{
@@ -87,14 +89,8 @@ pub(crate) fn open(
 
 /// A sample of parts given by hand.
 pub(crate) fn user_sample(parts: Vec<Part>) -> Sample {
-    Sample {
-        id: "prompt".to_owned(),
-        parts,
-        answer: None,
-        steps: Vec::new(),
-        completion: None,
-        origin: (PathBuf::from("command line"), 1),
-    }
+    let origin = Origin { file: PathBuf::from("command line"), ..Origin::default() };
+    Sample { id: "prompt".to_owned(), parts, origin, ..Sample::default() }
 }
 
 /// Text and media in order; without marks in the text, media come first.

@@ -14,6 +14,7 @@ mod exporting;
 mod freezing;
 mod generating;
 mod hub;
+mod kinds;
 mod learned_reward;
 mod model;
 mod plan;
@@ -22,7 +23,9 @@ mod precision;
 mod preparing;
 mod pretrained;
 mod random_task;
+mod reading;
 mod recipe;
+mod rewards;
 mod roofline;
 mod run;
 mod setting_checks;
@@ -52,7 +55,8 @@ pub use pretrained::{
     Placeholders, Pretrained, PretrainedTower, is_known_family, load_adapted, load_audio_encoder,
     load_image_encoder, load_pretrained,
 };
-pub use recipe::{Recipe, RewardConfig, RewardKind};
+pub use recipe::Recipe;
+pub use rewards::{CosineLengthSettings, LearnedSettings, RewardConfig, RewardRule};
 pub use roofline::{Roofline, bench_roofline};
 pub use run::{RunSummary, write_report};
 pub use task::{MediaAugment, MultimodalTask};

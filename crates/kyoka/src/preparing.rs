@@ -6,11 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kyoka_core::Sample;
-use kyoka_data::{DataError, PreferenceRow, ReadOptions, RowFault, read_jsonl, read_pairs};
+use kyoka_core::{RewardFn, Sample};
+use kyoka_data::{DataError, PreferenceRow, ReadOptions, RowFault, Rows, read_jsonl, read_pairs};
 use kyoka_trainer::Task;
 
-use crate::{Error, MultimodalTask, dataset_folder, model::Opened, recipe::Settings};
+use crate::{
+    Error, MultimodalTask, dataset_folder,
+    model::Opened,
+    recipe::{DataSettings, Settings},
+};
 
 /// Everything that is fixed before the first step.
 pub(crate) struct Prepared {
@@ -22,11 +26,12 @@ pub(crate) struct Prepared {
     pub pairs: BTreeMap<String, Vec<PreferenceRow>>,
     /// The policy before its weights are read.
     pub opened: Opened,
+    /// What the user should know about the data.
+    pub warnings: Vec<String>,
 }
 
-/// Checks the settings, reads the data, checks every row, and builds the task.
+/// Reads the data of checked settings, checks every row, and builds the task.
 pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> {
-    settings.check()?;
     let folder = dataset_folder(&settings.data.dataset)?;
     let opened = settings.model.open(&folder)?;
     let config = &opened.config;
@@ -36,44 +41,64 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
     }
     let task = MultimodalTask::new(opened.tokenizer.clone(), config.clone(), settings.augment, seed)
         .with_template(opened.template.clone());
-    let mut splits = BTreeMap::new();
-    let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten().map(|stage| stage.data.as_str());
-    let names = sft.chain(settings.rl.iter().map(|rl| rl.data.as_str()));
-    for name in names.chain(settings.eval.splits.iter().map(String::as_str)) {
-        if !splits.contains_key(name) {
-            splits.insert(name.to_owned(), read_split(&folder, name, settings.data.allow_outside)?);
+    let room = Room { task: &task, limit: config.decoder.max_positions, data: &settings.data };
+    let rules = settings.rules();
+    let (mut splits, mut pairs) = (BTreeMap::new(), BTreeMap::new());
+    let mut warnings = Vec::new();
+    for (name, additions) in uses(&settings) {
+        let Rows { rows, warnings: noted } = read_split(&folder, name, &settings.data)?;
+        warnings.extend(noted);
+        let rows = room.keep(rows, |row| row, |row| additions_to(row, &task, &additions), &mut warnings)?;
+        if additions.iter().any(|addition| matches!(addition, Addition::Sampled(_))) {
+            check_judged(&rules, &rows)?;
         }
+        splits.insert(name.to_owned(), rows);
     }
-    check_rows(&settings, &task, &splits, config.decoder.max_positions)?;
-    let mut pairs = BTreeMap::new();
     let compared = settings.preference.iter().map(|stage| &stage.data);
     for name in compared.chain(settings.reward_model.iter().map(|stage| &stage.data)) {
+        if pairs.contains_key(name) {
+            continue;
+        }
         let path = split_path(&folder, name)?;
-        let rows = read_pairs(&path, ReadOptions { allow_outside: settings.data.allow_outside })?;
-        check_pairs(&task, &rows, config.decoder.max_positions)?;
+        let read = read_pairs(&path, ReadOptions { allow_outside: settings.data.allow_outside })?;
+        warnings.extend(read.warnings);
+        let rows =
+            room.keep(read.rows, |row| &row.sample, |row| completions_of(row, &task), &mut warnings)?;
         pairs.insert(name.clone(), rows);
     }
-    Ok(Prepared { settings, task, splits, pairs, opened })
+    Ok(Prepared { settings, task, splits, pairs, opened, warnings })
 }
 
-/// Refuses comparisons that cannot be encoded or do not fit the model.
-fn check_pairs(task: &MultimodalTask, rows: &[PreferenceRow], limit: usize) -> Result<(), Error> {
-    for (field, text) in
-        [("chosen", (|row| &row.chosen) as fn(&PreferenceRow) -> &String), ("rejected", |row| &row.rejected)]
-    {
-        let fault = |row: &PreferenceRow| match (task.encode(text(row)), task.prompt_len(&row.sample)) {
-            (Err(error), _) => Some((field, error.to_string())),
-            (_, Err(error)) => Some(("prompt", error.to_string())),
-            (Ok(ids), Ok(prompt)) => too_long(prompt, ids.len(), limit).map(|message| (field, message)),
-        };
-        refuse_faults(rows.iter().map(|row| (&row.sample, fault(row))))?;
+/// What follows a row's prompt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Addition {
+    /// The row's worked completion.
+    Worked,
+    /// Up to so many tokens of the policy, which are judged.
+    Sampled(usize),
+}
+
+/// The splits that a recipe reads rows of, and what its stages and evaluations add to them.
+fn uses(settings: &Settings) -> Vec<(&str, Vec<Addition>)> {
+    let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten();
+    let sft = sft.map(|stage| (stage.data.as_str(), Addition::Worked));
+    let rl = settings.rl.iter().map(|rl| (rl.data.as_str(), Addition::Sampled(rl.sampling.max_new_tokens)));
+    let longest = Addition::Sampled(settings.eval.max_new_tokens);
+    let eval = settings.eval.splits.iter().map(|split| (split.as_str(), longest));
+    let mut uses: Vec<(&str, Vec<Addition>)> = Vec::new();
+    for (split, addition) in sft.chain(rl).chain(eval) {
+        match uses.iter_mut().find(|(name, _)| *name == split) {
+            Some((_, additions)) => additions.push(addition),
+            None => uses.push((split, vec![addition])),
+        }
     }
-    Ok(())
+    uses
 }
 
 /// The rows of `<folder>/<split>.jsonl`.
-pub(crate) fn read_split(folder: &Path, split: &str, allow_outside: bool) -> Result<Vec<Sample>, Error> {
-    Ok(read_jsonl(&split_path(folder, split)?, ReadOptions { allow_outside })?)
+pub(crate) fn read_split(folder: &Path, split: &str, data: &DataSettings) -> Result<Rows<Sample>, Error> {
+    let options = ReadOptions { allow_outside: data.allow_outside };
+    Ok(read_jsonl(&split_path(folder, split)?, options)?)
 }
 
 /// The file of a split, if there is one.
@@ -91,66 +116,96 @@ fn split_path(folder: &Path, split: &str) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// Refuses rows that lack what a stage needs or cannot fit the model, before anything runs.
-fn check_rows(
-    settings: &Settings,
-    task: &MultimodalTask,
-    splits: &BTreeMap<String, Vec<Sample>>,
-    limit: usize,
-) -> Result<(), Error> {
-    for config in [&settings.sft, &settings.sft_continued].into_iter().flatten() {
-        let fault = |sample: &Sample| match (task.target(sample), task.prompt_len(sample)) {
-            (Err(error), _) => Some(("completion", error.to_string())),
-            (_, Err(error)) => Some(("prompt", error.to_string())),
-            (Ok(target), Ok(prompt)) => {
-                too_long(prompt, target.len(), limit).map(|message| ("completion", message))
-            }
-        };
-        refuse_faults(splits[&config.data].iter().map(|sample| (sample, fault(sample))))?;
-    }
-    let judged = settings.rl.iter().map(|rl| (&rl.data, rl.sampling.max_new_tokens));
-    let judged = judged.chain(settings.eval.splits.iter().map(|split| (split, settings.eval.max_new_tokens)));
-    for (split, new_tokens) in judged {
-        check_lengths(task, &splits[split], new_tokens, limit)?;
-        let fault = |sample: &Sample| {
-            let missing = settings.reward.iter().find_map(|reward| reward.missing_field(sample));
-            missing.map(|(field, reward)| (field, format!("missing, which the reward {reward} needs")))
-        };
-        refuse_faults(splits[split].iter().map(|sample| (sample, fault(sample))))?;
-    }
-    Ok(())
-}
+/// A field of a row and what is wrong with it.
+type Problem = (&'static str, String);
 
-fn too_long(prompt: usize, new_tokens: usize, limit: usize) -> Option<String> {
-    let fits = prompt + new_tokens <= limit;
-    (!fits).then(|| format!("{prompt} tokens and {new_tokens} new ones exceed the model's {limit} positions"))
-}
-
-/// Refuses rows whose prompt and completion cannot fit the model.
-pub(crate) fn check_lengths(
+/// How many tokens each addition to a row's prompt has, and which field they are of.
+pub(crate) fn additions_to(
+    row: &Sample,
     task: &MultimodalTask,
-    samples: &[Sample],
-    new_tokens: usize,
-    limit: usize,
-) -> Result<(), Error> {
-    let fault = |sample: &Sample| match task.prompt_len(sample) {
-        Ok(prompt) => too_long(prompt, new_tokens, limit).map(|message| ("prompt", message)),
-        Err(error) => Some(("prompt", error.to_string())),
+    additions: &[Addition],
+) -> Result<Vec<(&'static str, usize)>, Problem> {
+    let tokens = |addition: &Addition| match addition {
+        Addition::Sampled(tokens) => Ok(("prompt", *tokens)),
+        Addition::Worked => match task.target(row) {
+            Ok(target) => Ok(("completion", target.len())),
+            Err(error) => Err(("completion", error.to_string())),
+        },
     };
-    refuse_faults(samples.iter().map(|sample| (sample, fault(sample))))
+    additions.iter().map(tokens).collect()
 }
 
-/// A row, and what is wrong with it, if anything: the field and the fault.
-type Examined<'a> = (&'a Sample, Option<(&'static str, String)>);
+fn completions_of(row: &PreferenceRow, task: &MultimodalTask) -> Result<Vec<(&'static str, usize)>, Problem> {
+    let tokens = |(field, text): (&'static str, &str)| match task.encode(text) {
+        Ok(ids) => Ok((field, ids.len())),
+        Err(error) => Err((field, error.to_string())),
+    };
+    [("chosen", row.chosen.as_str()), ("rejected", row.rejected.as_str())].into_iter().map(tokens).collect()
+}
 
-/// Lists every row that has a fault.
-fn refuse_faults<'a>(rows: impl Iterator<Item = Examined<'a>>) -> Result<(), Error> {
+/// What the model holds.
+pub(crate) struct Room<'a> {
+    pub task: &'a MultimodalTask,
+    /// Positions of the model.
+    pub limit: usize,
+    pub data: &'a DataSettings,
+}
+
+impl Room<'_> {
+    /// The rows that fit. Rows that are too long are refused or, where the recipe says so, left out with a warning that
+    /// counts them; rows that cannot be laid out are refused.
+    pub fn keep<T>(
+        &self,
+        rows: Vec<T>,
+        sample: impl Fn(&T) -> &Sample,
+        additions: impl Fn(&T) -> Result<Vec<(&'static str, usize)>, Problem>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<T>, Error> {
+        let (mut kept, mut long, mut faults) = (Vec::with_capacity(rows.len()), Vec::new(), Vec::new());
+        for row in rows {
+            match self.too_long(sample(&row), additions(&row)) {
+                Err(problem) => faults.push(fault(sample(&row), problem)),
+                Ok(Some(problem)) => long.push(fault(sample(&row), problem)),
+                Ok(None) => kept.push(row),
+            }
+        }
+        match long.first() {
+            Some(first) if self.data.skip_long_rows && !kept.is_empty() => {
+                let count = long.len();
+                warnings.push(format!("{first}; {count} row(s) that are too long are left out"));
+            }
+            _ => faults.extend(long),
+        }
+        if faults.is_empty() { Ok(kept) } else { Err(DataError::Rows(faults).into()) }
+    }
+
+    /// Whether prompt and longest addition exceed the model's positions.
+    fn too_long(
+        &self,
+        sample: &Sample,
+        additions: Result<Vec<(&'static str, usize)>, Problem>,
+    ) -> Result<Option<Problem>, Problem> {
+        let longest = additions?.into_iter().max_by_key(|&(_, tokens)| tokens);
+        let prompt = self.task.prompt_len(sample).map_err(|error| ("prompt", error.to_string()))?;
+        let Some((field, new)) = longest.filter(|(_, new)| prompt + new > self.limit) else {
+            return Ok(None);
+        };
+        let limit = self.limit;
+        Ok(Some((field, format!("{prompt} tokens and {new} new ones exceed the model's {limit} positions"))))
+    }
+}
+
+/// Refuses rows that one of the rewards could never judge.
+pub(crate) fn check_judged(rules: &[Box<dyn RewardFn>], rows: &[Sample]) -> Result<(), Error> {
+    let unfit = |row: &Sample| rules.iter().find_map(|rule| rule.check_sample(row).err());
     let faults: Vec<RowFault> = rows
-        .filter_map(|(sample, fault)| {
-            let (field, message) = fault?;
-            let (file, line) = sample.origin.clone();
-            Some(RowFault { file, line, field: Some(field.to_owned()), message })
-        })
+        .iter()
+        .filter_map(|row| Some((row, unfit(row)?)))
+        .map(|(row, unfit)| fault(row, (unfit.field, unfit.reason)))
         .collect();
     if faults.is_empty() { Ok(()) } else { Err(DataError::Rows(faults).into()) }
+}
+
+fn fault(sample: &Sample, (field, message): Problem) -> RowFault {
+    RowFault { origin: sample.origin.clone(), field: Some(field.to_owned()), message }
 }

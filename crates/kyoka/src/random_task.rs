@@ -2,8 +2,8 @@
 
 use kyoka_audio::LogMel;
 use kyoka_core::{
-    AudioInput, Completion, ImageInput, Modality, ModalitySpan, Prompt, Reward, RewardContext, RewardError,
-    RewardFn, Rollout, Sample, Stream, stream_rng,
+    AudioInput, Completion, ImageInput, Modality, ModalitySpan, Origin, Place, Prompt, Reward, RewardContext,
+    RewardError, RewardFn, Rollout, Sample, Stream, stream_rng,
 };
 use kyoka_image::{ImageProcessor, Picture};
 use kyoka_trainer::{Task, TaskError};
@@ -33,14 +33,8 @@ pub(crate) struct RandomTask {
 impl RandomTask {
     /// Rows for this task, numbered.
     pub fn samples(count: usize) -> Vec<Sample> {
-        let sample = |row: usize| Sample {
-            id: row.to_string(),
-            parts: Vec::new(),
-            answer: None,
-            steps: Vec::new(),
-            completion: None,
-            origin: ("random".into(), row),
-        };
+        let origin = |row: usize| Origin { file: "random".into(), place: Place::Row(row + 1) };
+        let sample = |row: usize| Sample { id: row.to_string(), origin: origin(row), ..Sample::default() };
         (0..count).map(sample).collect()
     }
 

@@ -1,32 +1,46 @@
 //! What a recipe may say, checked before the first row is read: ranges of stages, rewards and evaluation, and settings
 //! that nothing reads.
 
-use kyoka_trainer::{SettingError, TrainError, Unread};
+use kyoka_trainer::{SettingError, Unread};
 use toml::{Table, Value};
 
-use crate::{Error, Recipe, RewardConfig, RewardKind, recipe::Settings};
+use crate::{Error, Recipe, reading::Fault, recipe::Settings, rewards::check_rewards};
 
 impl Recipe {
     /// Checks every setting and that each one written down is read by something.
     ///
     /// # Errors
-    /// Names the first setting that is out of its range or has no effect.
+    /// Names the first setting that is out of its range or has no effect, and where it is written.
     pub fn check(&self) -> Result<(), Error> {
-        let settings = self.settings()?;
-        settings.check()?;
+        let settings = self.checked()?;
         let written = settings.unread().into_iter().find(|unread| holds(self.table(), &unread.key));
         match written {
             Some(Unread { key, reader }) => {
-                let expected = format!("{reader}, which reads it, or no such setting");
-                Err(refused(SettingError::Range { key, expected, got: "a setting without effect".into() }))
+                let reason = format!(
+                    "expected {reader}, which reads it, or no such setting, got a setting without effect"
+                );
+                Err(self.refused(&Fault::at(&key, reason)))
             }
             None => Ok(()),
         }
     }
+
+    /// The settings, all of them in their ranges; a run's own recipe holds every default, read or not.
+    pub(crate) fn checked(&self) -> Result<Settings, Error> {
+        let settings = self.settings()?;
+        settings.check().map_err(|fault| self.refused(&fault))?;
+        Ok(settings)
+    }
 }
 
-fn refused(error: SettingError) -> Error {
-    Error::Train(TrainError::Setting(error))
+impl From<SettingError> for Fault {
+    fn from(error: SettingError) -> Self {
+        let message = error.to_string();
+        match message.split_once(": ") {
+            Some((key, reason)) => Self::at(key, reason),
+            None => Self::here(message),
+        }
+    }
 }
 
 /// Whether a table holds a dotted key.
@@ -40,12 +54,26 @@ fn holds(table: &Table, key: &str) -> bool {
 }
 
 impl Settings {
-    /// Checks the ranges of stages, rewards and evaluation.
+    /// Refuses settings that cannot work, alone or together.
     ///
     /// # Errors
-    /// Names the first setting that is out of its range.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        self.check_stages().and_then(|()| self.check_judging()).map_err(refused)
+    /// Names the first one.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        let stages =
+            [self.sft.is_some(), self.preference.is_some(), self.reward_model.is_some(), self.rl.is_some()];
+        if stages == [false; 4] {
+            return Err(Fault::here("expected a stage: [sft], [preference], [reward_model] or [rl]"));
+        }
+        self.check_stages()?;
+        self.check_media()?;
+        let dropout = self.model.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        if dropout > 0.0 && !self.has_dropout() {
+            let reason = "completions are sampled without dropout, and what learns must be what samples";
+            let reason = format!("expected 0 with [rl] alone, got {dropout}: {reason}");
+            return Err(Fault::at("model.lora.dropout", reason));
+        }
+        self.check_dropout(dropout).map_err(Fault::here)?;
+        self.check_judging()
     }
 
     fn check_stages(&self) -> Result<(), SettingError> {
@@ -67,56 +95,49 @@ impl Settings {
         unread.chain(self.rl.iter().flat_map(|stage| stage.unread("rl"))).collect()
     }
 
-    fn check_judging(&self) -> Result<(), SettingError> {
-        if self.eval.max_new_tokens == 0 {
-            return Err(range("eval.max_new_tokens", "at least 1", "0"));
-        }
-        let limits = [
-            ("rl.sampling.max_new_tokens", self.rl.as_ref().map(|rl| rl.sampling.max_new_tokens)),
-            ("eval.max_new_tokens", Some(self.eval.max_new_tokens)),
+    fn check_media(&self) -> Result<(), Fault> {
+        let audio = self.augment.audio;
+        let numbers = [
+            ("max_delay_s", audio.max_delay_s),
+            ("max_gain_db", audio.max_gain_db),
+            ("max_noise", audio.max_noise),
         ];
-        self.reward.iter().try_for_each(|reward| reward.check(&limits))
-    }
-}
-
-fn range(key: impl Into<String>, expected: impl Into<String>, got: impl Into<String>) -> SettingError {
-    SettingError::Range { key: key.into(), expected: expected.into(), got: got.into() }
-}
-
-impl RewardConfig {
-    /// Checks the ranges, and that no field is set which the rule does not read; `limits` are those of completions.
-    fn check(&self, limits: &[(&str, Option<usize>)]) -> Result<(), SettingError> {
-        let rule = self.kind.name();
-        let fields = [
-            ("names", !self.names.is_empty(), RewardKind::StepAccuracy),
-            ("buffer_tokens", self.buffer_tokens.is_some(), RewardKind::SoftOverlong),
-            ("relative_tolerance", self.relative_tolerance.is_some(), RewardKind::NumericAnswer),
-            ("model", self.model.is_some(), RewardKind::Learned),
-        ];
-        for (field, is_set, reader) in fields {
-            if is_set && self.kind != reader {
-                let expected = format!("kind = {:?}, which reads it, or no {field}", reader.name());
-                return Err(range(format!("reward.{rule}.{field}"), expected, format!("kind = {rule:?}")));
+        match numbers.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
+            None => Ok(()),
+            Some((key, got)) => {
+                let reason = format!("expected a finite number of at least 0, got {got}");
+                Err(Fault::at(&format!("augment.audio.{key}"), reason))
             }
         }
-        if let Some(tolerance) = self.relative_tolerance.filter(|&value| !(value.is_finite() && value >= 0.0))
-        {
-            let (key, expected) =
-                ("reward.numeric_answer.relative_tolerance", "a finite number of at least 0");
-            return Err(range(key, expected, tolerance.to_string()));
+    }
+
+    /// Whether a stage trains with dropout.
+    fn has_dropout(&self) -> bool {
+        let sft = self.sft.is_some() || self.sft_continued.is_some();
+        sft || self.preference.is_some() || self.reward_model.is_some()
+    }
+
+    /// Refuses adapters that drop this share, from the recipe or from an adapter's files, where layers are computed again.
+    pub(crate) fn check_dropout(&self, dropout: f64) -> Result<(), String> {
+        if self.gradient_checkpointing && dropout > 0.0 && self.has_dropout() {
+            let reason = "layers that are computed again would drop other values";
+            return Err(format!(
+                "gradient_checkpointing: expected model.lora.dropout = 0, got {dropout}: {reason}"
+            ));
         }
-        if self.kind != RewardKind::SoftOverlong {
-            return Ok(());
+        Ok(())
+    }
+
+    fn check_judging(&self) -> Result<(), Fault> {
+        if self.eval.max_new_tokens == 0 {
+            return Err(Fault::at("eval.max_new_tokens", "expected at least 1, got 0"));
         }
-        let (key, buffer) = ("reward.soft_overlong.buffer_tokens", self.buffer_tokens());
-        if buffer == 0 {
-            return Err(range(key, "at least 1", "0"));
+        if self.eval.splits.is_empty() {
+            return Err(Fault::at("eval.splits", "expected at least one split, got none"));
         }
-        // A wider buffer would punish completions of any length.
-        let narrow = limits.iter().find_map(|&(name, limit)| Some((name, limit?)).filter(|l| l.1 < buffer));
-        match narrow {
-            Some((name, limit)) => Err(range(key, format!("at most {name} = {limit}"), buffer.to_string())),
-            None => Ok(()),
-        }
+        let sampled = self.rl.iter().map(|rl| ("rl.sampling.max_new_tokens", rl.sampling.max_new_tokens));
+        let limits: Vec<(&str, usize)> =
+            sampled.chain([("eval.max_new_tokens", self.eval.max_new_tokens)]).collect();
+        check_rewards(&self.reward, &limits)
     }
 }

@@ -41,6 +41,8 @@ pub(crate) const STORE_BYTES: usize = 1 << 29;
 pub struct MultimodalTask {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// Whether the template begins answers inside the reasoning.
+    think_opened: bool,
     config: PolicyConfig,
     log_mel: Option<LogMel>,
     augment: MediaAugment,
@@ -63,11 +65,13 @@ impl MultimodalTask {
     pub fn new(tokenizer: Tokenizer, config: PolicyConfig, augment: MediaAugment, seed: u64) -> Self {
         let log_mel = config.audio.as_ref().map(|audio| LogMel::new(audio.processor));
         let (pictures, sounds) = (MediaStore::new(STORE_BYTES), MediaStore::new(STORE_BYTES));
-        Self { tokenizer, template: None, config, log_mel, augment, seed, blank: None, pictures, sounds }
+        let (template, think_opened, blank) = (None, false, None);
+        Self { tokenizer, template, think_opened, config, log_mel, augment, seed, blank, pictures, sounds }
     }
 
     /// Puts prompts into a conversation as the checkpoint's template writes it.
     pub fn with_template(mut self, template: Option<ChatTemplate>) -> Self {
+        self.think_opened = template.as_ref().is_some_and(opens_reasoning);
         self.template = template;
         self
     }
@@ -147,14 +151,18 @@ impl MultimodalTask {
     }
 
     /// Token ids and spans of a prompt whose media take `media` tokens, in reading order.
-    fn layout(&self, parts: &[Part], media: Vec<MediumTokens>) -> Result<Prompt, TaskError> {
+    fn layout(&self, sample: &Sample, media: Vec<MediumTokens>) -> Result<Prompt, TaskError> {
         if let Some(template) = &self.template {
-            let turn = Turn { role: "user", parts: parts.to_vec() };
-            return self.encode_turns(template, &[turn], &media);
+            let system = sample.system.iter().map(|text| Turn::of_text("system", text));
+            let user = Turn { role: "user", parts: sample.parts.clone() };
+            return self.encode_turns(template, &system.chain([user]).collect::<Vec<_>>(), &media);
+        }
+        if sample.system.is_some() {
+            return Err("the row has a `system` text, for which the policy needs a chat template".into());
         }
         let mut layout = PromptLayout::new(&self.tokenizer);
         let mut media = media.into_iter();
-        for part in parts {
+        for part in &sample.parts {
             match part {
                 Part::Text(text) => layout.text(text)?,
                 Part::Media(_) => layout.marked_media(media.next().expect("one a medium"))?,
@@ -195,6 +203,14 @@ impl MultimodalTask {
             messages.push(json!({"role": role, "content": content(&self.tokenizer, takes_parts, parts)}));
         }
         let text = template.render(&messages.into(), None, true)?;
+        let system = turns.iter().filter(|turn| turn.role == "system").flat_map(|turn| &turn.parts);
+        for part in system {
+            if let Part::Text(said) = part
+                && !text.contains(said.trim())
+            {
+                return Err("the policy's chat template leaves the `system` text out".into());
+            }
+        }
         let (token_ids, spans) = self.tokenizer.encode_prompt(&text, media)?;
         Ok(Prompt { token_ids, spans, ..Prompt::default() })
     }
@@ -222,7 +238,7 @@ impl MultimodalTask {
             Part::Media(media) => Some(self.tokens_of(media)),
             Part::Text(_) => None,
         });
-        Ok(self.layout(&sample.parts, media.collect::<Result<_, _>>()?)?.len())
+        Ok(self.layout(sample, media.collect::<Result<_, _>>()?)?.len())
     }
 
     /// Bytes of a medium once it is decoded; `None` if it cannot be.
@@ -325,6 +341,21 @@ pub(crate) struct Turn {
     pub parts: Vec<Part>,
 }
 
+impl Turn {
+    /// A turn of words alone.
+    pub fn of_text(role: &'static str, text: &str) -> Self {
+        Self { role, parts: vec![Part::Text(text.to_owned())] }
+    }
+}
+
+/// Whether answers begin inside a `<think>` that the template writes.
+fn opens_reasoning(template: &ChatTemplate) -> bool {
+    let takes_text = template.takes_text() || !template.takes_parts();
+    let content = if takes_text { json!("?") } else { json!([{"type": "text", "text": "?"}]) };
+    let text = template.render(&json!([{"role": "user", "content": content}]), None, true);
+    text.is_ok_and(|text| text.trim_end().ends_with("<think>"))
+}
+
 /// A turn as a template takes it: parts, or one text with placeholders.
 fn content(tokenizer: &Tokenizer, takes_parts: bool, parts: &[Part]) -> serde_json::Value {
     let part = |part: &Part| match part {
@@ -350,7 +381,7 @@ fn fault<E: std::error::Error + Send + Sync + 'static>(path: &Path, source: E) -
 impl Task for MultimodalTask {
     fn prompt(&self, sample: &Sample, augment: Option<&[u64]>) -> Result<Prompt, TaskError> {
         let (inputs, media) = self.inputs(sample.parts.iter(), augment)?;
-        Ok(filled(self.layout(&sample.parts, media)?, inputs))
+        Ok(filled(self.layout(sample, media)?, inputs))
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, TaskError> {
@@ -365,6 +396,7 @@ impl Task for MultimodalTask {
             text: decoded.text,
             token_ids: rollout.token_ids.clone(),
             token_spans: decoded.token_spans,
+            think_opened: self.think_opened,
             finished: rollout.stop_reason != StopReason::Length,
             max_new_tokens,
         }

@@ -78,7 +78,7 @@ impl Observer for Quiet {
 /// Before anything runs if recipe, data or device are unusable; later if a medium is broken, the disk is full or the
 /// loss is not finite. What was written until then is whole, and the run can be resumed.
 pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observer) -> Result<Outcome, Error> {
-    let settings = recipe.settings()?;
+    let settings = recipe.checked()?;
     // A run's own recipe holds every default, read or not.
     if options.resume.is_none() {
         recipe.check()?;
@@ -96,6 +96,7 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
         refuse_other_recipe(&run_folder, recipe.name(), &settings, options.seed)?;
     }
     let prepared = prepare(settings, options.seed)?;
+    prepared.warnings.iter().try_for_each(|warning| observer.on_warning(warning))?;
     let run = Run { recipe, options, run_folder: &run_folder, prepared: &prepared };
     let frozen = Frozen::new(&prepared.settings.model.freeze, &prepared.opened.config);
     let model = started(prepared.opened.policy(options.seed, &device.autodiff())?, &prepared)?;

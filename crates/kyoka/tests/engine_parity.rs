@@ -45,8 +45,7 @@ fn setup(device: &Device) -> Setup {
     let config = PolicyConfig::tiny(tokenizer.vocab_size());
     let task = MultimodalTask::new(tokenizer, config.clone(), MediaAugment::default(), 1);
     let prompts = questions.map(|parts| {
-        let origin = Default::default();
-        let sample = Sample { id: "q".into(), parts, answer: None, steps: vec![], completion: None, origin };
+        let sample = Sample { id: "q".into(), parts, ..Sample::default() };
         task.prompt(&sample, None).unwrap()
     });
     Setup { task, policy: config.build(5, device), prompts: prompts.into() }

@@ -35,7 +35,7 @@ struct Echo;
 
 impl Task for Echo {
     fn prompt(&self, sample: &Sample, _: Option<&[u64]>) -> Result<Prompt, TaskError> {
-        Ok(Prompt { token_ids: vec![sample.answer.as_ref().unwrap().parse()?], ..Prompt::default() })
+        Ok(Prompt { token_ids: vec![sample.answers[0].parse()?], ..Prompt::default() })
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, TaskError> {
@@ -57,7 +57,7 @@ impl RewardFn for Repeats {
     }
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let word = context.sample.answer.as_deref().unwrap();
+        let word = context.sample.answers[0].as_str();
         let share = 1.0 / NEW_TOKENS as f32;
         let right = |token: &str| f32::from(token == word);
         let terms: Vec<(f32, f32)> = completion.text.split(' ').map(|token| (share, right(token))).collect();
@@ -86,14 +86,8 @@ impl Observer for Curves {
 }
 
 fn samples() -> Vec<Sample> {
-    let sample = |word: u32| Sample {
-        id: word.to_string(),
-        parts: Vec::new(),
-        answer: Some(word.to_string()),
-        steps: Vec::new(),
-        completion: None,
-        origin: Default::default(),
-    };
+    let sample =
+        |word: u32| Sample { id: word.to_string(), answers: vec![word.to_string()], ..Sample::default() };
     (0..WORDS).map(sample).collect()
 }
 

@@ -29,20 +29,9 @@ impl RewardFn for Verdict {
 
 /// The reward of a completion of so many tokens.
 fn score(rule: &dyn RewardFn, tokens: usize, max_new_tokens: usize) -> Result<f64> {
-    let sample = Sample {
-        id: "case".to_owned(),
-        parts: Vec::new(),
-        answer: None,
-        steps: Vec::new(),
-        completion: None,
-        origin: Default::default(),
-    };
-    let completion = Completion {
-        token_spans: vec![0..0; tokens],
-        finished: true,
-        max_new_tokens,
-        ..Completion::default()
-    };
+    let sample = Sample { id: "case".to_owned(), ..Sample::default() };
+    let token_spans = vec![0..0; tokens];
+    let completion = Completion { token_spans, finished: true, max_new_tokens, ..Completion::default() };
     let reward = rule.score(&RewardContext { sample: &sample }, &completion)?;
     reward.total.map(f64::from).context("the completion was not graded")
 }

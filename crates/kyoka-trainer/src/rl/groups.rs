@@ -151,7 +151,7 @@ pub(crate) fn record(sample: &Sample, completion: &Completion, reward: &Reward) 
         prompt: sample.prompt_text(),
         images: files(Modality::Image),
         audios: files(Modality::Audio),
-        answer: sample.answer.clone(),
+        answer: sample.answer_text(),
         completion: completion.text.clone(),
         reward: reward.total,
         parts: reward.parts.clone(),
@@ -166,22 +166,10 @@ mod tests {
 
     #[test]
     fn verdicts_outside_the_completion_are_refused_with_their_row() {
-        let sample = Sample {
-            id: "row-7".into(),
-            parts: Vec::new(),
-            answer: None,
-            steps: Vec::new(),
-            completion: None,
-            origin: ("rows.jsonl".into(), 1),
-        };
+        let sample = Sample { id: "row-7".into(), ..Sample::default() };
         let judged = |tokens| {
-            let completion = Completion {
-                text: "ab".into(),
-                token_spans: vec![0..1, 1..2],
-                finished: true,
-                max_new_tokens: 4,
-                ..Completion::default()
-            };
+            let (text, token_spans) = ("ab".into(), vec![0..1, 1..2]);
+            let completion = Completion { text, token_spans, ..Completion::default() };
             let steps = vec![StepVerdict { step: 3, tokens, value: 1.0 }];
             check("rule", &sample, &(completion, Reward { total: Some(0.0), steps, ..Reward::default() }))
         };

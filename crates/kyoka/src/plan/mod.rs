@@ -59,7 +59,7 @@ pub struct Plan {
 /// # Errors
 /// As [`train`](crate::train) has them before its first step.
 pub fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Error> {
-    let settings = recipe.settings()?;
+    let settings = recipe.checked()?;
     let gradient_checkpointing = settings.gradient_checkpointing;
     let prepared = prepare(settings, 1)?;
     let facts = Facts::of(&prepared)?;

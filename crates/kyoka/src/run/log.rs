@@ -138,4 +138,8 @@ impl Observer for RunLog<'_> {
         self.events.scalars(self.steps_before + step, values).map_err(write_error(&self.folder))?;
         self.inner.on_eval(stage, step, splits)
     }
+
+    fn on_warning(&mut self, warning: &str) -> Result<(), TrainError> {
+        self.inner.on_warning(warning)
+    }
 }

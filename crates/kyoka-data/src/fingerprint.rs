@@ -1,0 +1,175 @@
+//! What a split held, in a few bytes.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use blake3::Hasher;
+use kyoka_core::{Modality, Part, Sample};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::PreferenceRow;
+
+/// Bytes read at either end of a medium.
+const END_BYTES: u64 = 8192;
+
+/// What the rows of a split and their media were, so that a resumed run can tell whether they still are.
+///
+/// All fields of all rows count, and their order; of each medium its size and its first and last 8192 bytes, which any
+/// tool that writes it anew changes. Names of folders do not count: a dataset may move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fingerprint {
+    /// Number of rows.
+    num_rows: usize,
+    /// Hash of all rows, in hexadecimal digits.
+    rows: String,
+    /// Hash of all media, in hexadecimal digits.
+    media: String,
+}
+
+impl Fingerprint {
+    /// Of rows as a stage uses them.
+    pub fn of(samples: &[Sample]) -> Self {
+        Self::over(samples.iter().map(|sample| (sample, [""; 0])))
+    }
+
+    /// Of comparisons as a stage uses them.
+    pub fn of_pairs(rows: &[PreferenceRow]) -> Self {
+        Self::over(rows.iter().map(|row| (&row.sample, [row.chosen.as_str(), row.rejected.as_str()])))
+    }
+
+    fn over<'a, const N: usize>(rows: impl Iterator<Item = (&'a Sample, [&'a str; N])>) -> Self {
+        let (mut hasher, mut num_rows) = (Hasher::new(), 0);
+        let (mut seen, mut media) = (HashSet::new(), Vec::new());
+        for (sample, more) in rows {
+            num_rows += 1;
+            add_row(&mut hasher, sample);
+            more.iter().for_each(|text| add(&mut hasher, text.as_bytes()));
+            let own = [Modality::Image, Modality::Audio].into_iter().flat_map(|sense| sample.media(sense));
+            media.extend(own.map(|medium| medium.path.as_path()).filter(|path| seen.insert(*path)));
+        }
+        let ends: Vec<_> = media.par_iter().map(|path| ends(path).unwrap_or_default()).collect();
+        let mut all = Hasher::new();
+        ends.iter().for_each(|hash| add(&mut all, hash));
+        let hex = |hasher: &Hasher| hasher.finalize().to_hex().to_string();
+        Self { num_rows, rows: hex(&hasher), media: hex(&all) }
+    }
+
+    /// What is different now, where anything is; `self` is what was.
+    pub fn difference(&self, now: &Self) -> Option<String> {
+        if self.num_rows != now.num_rows {
+            return Some(format!("it had {} rows and has {}", self.num_rows, now.num_rows));
+        }
+        if self.rows != now.rows {
+            return Some("its rows are others".to_owned());
+        }
+        (self.media != now.media).then(|| "its media files are others".to_owned())
+    }
+}
+
+/// Adds one value so that no two rows read alike.
+fn add(hasher: &mut Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+}
+
+fn add_list<'a>(hasher: &mut Hasher, texts: impl ExactSizeIterator<Item = &'a String>) {
+    hasher.update(&(texts.len() as u64).to_le_bytes());
+    texts.for_each(|text| add(hasher, text.as_bytes()));
+}
+
+fn add_row(hasher: &mut Hasher, sample: &Sample) {
+    let Sample { id, system, parts, answers, steps, completion, origin } = sample;
+    add(hasher, id.as_bytes());
+    let folder = origin.file.parent().unwrap_or(Path::new(""));
+    hasher.update(&(parts.len() as u64).to_le_bytes());
+    for part in parts {
+        match part {
+            Part::Text(text) => add(hasher, text.as_bytes()),
+            Part::Media(medium) => {
+                let path = medium.path.strip_prefix(folder).unwrap_or(&medium.path);
+                add(hasher, medium.modality.placeholder().as_bytes());
+                add(hasher, path.as_os_str().as_encoded_bytes());
+            }
+        }
+    }
+    [answers, steps].into_iter().for_each(|texts| add_list(hasher, texts.iter()));
+    [system, completion].into_iter().for_each(|text| add_list(hasher, text.as_slice().iter()));
+}
+
+/// Hash of the size and both ends of a file.
+fn ends(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut bytes = size.to_le_bytes().to_vec();
+    if size <= 2 * END_BYTES {
+        file.read_to_end(&mut bytes)?;
+    } else {
+        (&mut file).take(END_BYTES).read_to_end(&mut bytes)?;
+        file.seek(SeekFrom::End(-(END_BYTES as i64)))?;
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(blake3::hash(&bytes).as_bytes().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{ReadOptions, read_jsonl, read_pairs};
+
+    fn of(folder: &Path, text: &str) -> Fingerprint {
+        fs::write(folder.join("rows.jsonl"), text).unwrap();
+        Fingerprint::of(&read_jsonl(&folder.join("rows.jsonl"), ReadOptions::default()).unwrap().rows)
+    }
+
+    const ROW: &str = r#"{"id": "a", "prompt": "<image>?", "images": ["a.png"], "answer": "1"}"#;
+
+    #[test]
+    fn any_change_of_a_row_or_of_a_medium_is_seen_and_moving_the_folder_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.png"), vec![7; 50_000]).unwrap();
+        fs::write(folder.path().join("b.png"), vec![7; 50_000]).unwrap();
+        let was = of(folder.path(), ROW);
+        assert_eq!(was.difference(&of(folder.path(), &ROW.replace(": ", ":"))), None, "spelling of the JSON");
+        for (from, to) in
+            [("\"a\"", "\"b\""), ("?", "!"), ("\"1\"", "2"), ("a.png", "b.png"), ("answer", "completion")]
+        {
+            let now = of(folder.path(), &ROW.replace(from, to));
+            assert_eq!(was.difference(&now).as_deref(), Some("its rows are others"), "{from} to {to}");
+        }
+        let longer = of(folder.path(), &format!("{ROW}\n{ROW}"));
+        assert_eq!(was.difference(&longer).as_deref(), Some("it had 1 rows and has 2"));
+        let mut changed = vec![7; 50_000];
+        changed[49_990] = 8;
+        fs::write(folder.path().join("a.png"), changed).unwrap();
+        assert_eq!(was.difference(&of(folder.path(), ROW)).as_deref(), Some("its media files are others"));
+        fs::remove_file(folder.path().join("a.png")).unwrap();
+        assert!(was.difference(&of(folder.path(), ROW)).is_some());
+        let moved = tempfile::tempdir().unwrap();
+        fs::write(moved.path().join("a.png"), vec![7; 50_000]).unwrap();
+        assert_eq!(was.difference(&of(moved.path(), ROW)), None);
+        let text = serde_json::to_string(&was).unwrap();
+        assert_eq!(serde_json::from_str::<Fingerprint>(&text).unwrap(), was);
+    }
+
+    #[test]
+    fn both_completions_of_a_comparison_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |chosen: &str, rejected: &str| {
+            let row =
+                format!(r#"{{"id": "a", "prompt": "p", "chosen": "{chosen}", "rejected": "{rejected}"}}"#);
+            fs::write(folder.path().join("rows.jsonl"), row).unwrap();
+            Fingerprint::of_pairs(
+                &read_pairs(&folder.path().join("rows.jsonl"), ReadOptions::default()).unwrap().rows,
+            )
+        };
+        assert_eq!(of("x", "y"), of("x", "y"));
+        assert!(of("x", "y").difference(&of("y", "x")).is_some());
+    }
+}

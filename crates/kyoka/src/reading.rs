@@ -1,0 +1,294 @@
+//! Reading recipes: where each value stands, and faults that name key, place, what was expected and what stands there.
+
+use std::collections::BTreeMap;
+
+use kyoka_core::nearest;
+use serde::de::DeserializeOwned;
+use toml::{
+    Spanned, Table, Value,
+    de::{DeTable, DeValue},
+};
+
+/// What is wrong with a value, and the value's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// Keys from the table that was read down to the value; empty for the table itself.
+    path: Vec<String>,
+    reason: String,
+}
+
+impl Fault {
+    /// A fault of the value at `path`, keys with dots between them.
+    pub fn at(path: &str, reason: impl Into<String>) -> Self {
+        Self { path: path.split('.').map(str::to_owned).collect(), reason: reason.into() }
+    }
+
+    /// A fault of the table that is read.
+    pub fn here(reason: impl Into<String>) -> Self {
+        Self { path: Vec::new(), reason: reason.into() }
+    }
+
+    /// A kind that no part has.
+    pub fn unknown_kind(kind: &str, known: &[&str]) -> Self {
+        let hint = nearest(kind, known.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
+        let reason =
+            format!("unknown kind `{kind}` (known: {}){}", known.join(", "), hint.unwrap_or_default());
+        Self::at("kind", reason)
+    }
+
+    /// Reads a value as what it should be.
+    ///
+    /// # Errors
+    /// Says where in it the first value stands that is none of that.
+    pub fn reading<T: DeserializeOwned>(value: Value) -> Result<T, Self> {
+        serde_path_to_error::deserialize(value).map_err(
+            |error: serde_path_to_error::Error<toml::de::Error>| {
+                let path = error.path().iter().filter_map(|segment| match segment {
+                    serde_path_to_error::Segment::Seq { index } => Some(index.to_string()),
+                    serde_path_to_error::Segment::Map { key } => Some(key.clone()),
+                    _ => None,
+                });
+                let mut fault = Self { path: path.collect(), reason: in_words(error.inner().message()) };
+                // A field that is missing or unknown is named itself, not the table around it.
+                for (start, reason) in [("missing field `", "missing"), ("unknown field `", "")] {
+                    let Some(rest) = error.inner().message().strip_prefix(start) else { continue };
+                    let field = rest.split('`').next().unwrap_or_default();
+                    if fault.path.last().is_none_or(|last| last != field) {
+                        fault.path.push(field.to_owned());
+                    }
+                    if !reason.is_empty() {
+                        fault.reason = reason.to_owned();
+                    }
+                }
+                fault
+            },
+        )
+    }
+
+    /// The same fault, seen from the table that holds the one that was read under `key`.
+    pub fn below(mut self, key: &str) -> Self {
+        self.path.insert(0, key.to_owned());
+        self
+    }
+
+    /// As a sentence, with the place where the value was written.
+    pub fn message(&self, places: &Places) -> String {
+        let path = self.path.join(".");
+        match (places.of(&self.path), path.is_empty()) {
+            (_, true) => self.reason.clone(),
+            (Some(place), false) => format!("{place}: {path}: {}", self.reason),
+            (None, false) => format!("{path}: {}", self.reason),
+        }
+    }
+}
+
+/// Serde's message in the words of a recipe.
+fn in_words(message: &str) -> String {
+    let rest = ["invalid type: ", "invalid value: "].iter().find_map(|start| message.strip_prefix(start));
+    if let Some((got, expected)) = rest.and_then(|rest| rest.rsplit_once(", expected ")) {
+        return format!("expected {}, got {}", expectation(expected), thing(got));
+    }
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let near = match quoted.split_first() {
+        Some((unknown, known)) if message.contains("unknown") => nearest(unknown, known.iter().copied()),
+        _ => None,
+    };
+    near.map_or_else(|| message.to_owned(), |near| format!("{message}; did you mean `{near}`?"))
+}
+
+/// What a type of Rust stands for in a recipe.
+fn expectation(expected: &str) -> String {
+    match expected {
+        "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number of at least 0".to_owned(),
+        "isize" | "i64" | "i32" => "a whole number".to_owned(),
+        "f64" | "f32" => "a number".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a string" | "string or map" | "path string" => "a text".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "struct LearningRate" => "a table such as { peak = 1e-4 }".to_owned(),
+        _ if expected.starts_with("struct ") || expected == "a map" => "a table".to_owned(),
+        _ => expected.to_owned(),
+    }
+}
+
+/// What stands there, as a recipe writes it.
+fn thing(got: &str) -> String {
+    let inside = |start: &str| got.strip_prefix(start).map(|rest| rest.trim_matches('`').to_owned());
+    if let Some(text) = got.strip_prefix("string ") {
+        return format!("the text {text}");
+    }
+    let number = ["integer ", "floating point ", "boolean "].iter().find_map(|start| inside(start));
+    match got {
+        "map" => "a table".to_owned(),
+        "sequence" => "a list".to_owned(),
+        _ => number.unwrap_or_else(|| got.to_owned()),
+    }
+}
+
+/// Where the values of a recipe were written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places(BTreeMap<Vec<String>, String>);
+
+impl Places {
+    /// The place of a value, or of the nearest table around it.
+    fn of(&self, path: &[String]) -> Option<&str> {
+        (1..=path.len()).rev().find_map(|length| self.0.get(&path[..length])).map(String::as_str)
+    }
+
+    /// Notes that a value, and everything below it, was written at `place`.
+    pub fn write(&mut self, path: &[String], place: String) {
+        self.0.retain(|other, _| !other.starts_with(path));
+        self.0.insert(path.to_vec(), place);
+    }
+}
+
+/// Parses a recipe, with the line of every value.
+///
+/// # Errors
+/// The parser's own message, which shows the line.
+pub(crate) fn parse(text: &str) -> Result<(Table, Places), toml::de::Error> {
+    let spanned = DeTable::parse(text)?;
+    let mut places = Places::default();
+    let line = |offset: usize| format!("line {}", 1 + text[..offset].matches('\n').count());
+    note_table(spanned.get_ref(), &mut Vec::new(), &mut |path, offset| {
+        places.0.insert(path.to_vec(), line(offset));
+    });
+    Ok((text.parse()?, places))
+}
+
+/// Tells the path and the offset of every value below a table.
+fn note_table(table: &DeTable<'_>, path: &mut Vec<String>, note: &mut dyn FnMut(&[String], usize)) {
+    for (key, value) in table {
+        path.push(key.get_ref().to_string());
+        note(path, key.span().start);
+        note_value(value, path, note);
+        path.pop();
+    }
+}
+
+fn note_value(value: &Spanned<DeValue<'_>>, path: &mut Vec<String>, note: &mut dyn FnMut(&[String], usize)) {
+    match value.get_ref() {
+        DeValue::Table(table) => note_table(table, path, note),
+        DeValue::Array(values) => {
+            for (index, value) in values.iter().enumerate() {
+                path.push(index.to_string());
+                note(path, value.span().start);
+                note_value(value, path, note);
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Changes the value at `keys`. Elements of a list go by place or by name (`reward.format.weight`), and a preset that
+/// stands there by its name alone becomes a table that can be changed.
+///
+/// # Errors
+/// Says where the path ends.
+pub(crate) fn assign(table: &mut Table, keys: &[String], value: Value) -> Result<Vec<String>, String> {
+    let (last, before) = keys.split_last().ok_or("expected a key, got none")?;
+    let mut path: Vec<String> = Vec::new();
+    let mut table = table;
+    let mut rest = before;
+    while let Some((key, further)) = rest.split_first() {
+        let entry = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
+        path.push(key.clone());
+        rest = further;
+        if key == "algorithm" && entry.is_str() {
+            *entry = Value::Table(Table::from_iter([("preset".to_owned(), entry.clone())]));
+        }
+        if let Value::Array(elements) = entry {
+            let (element, further) = rest.split_first().ok_or_else(|| {
+                format!(
+                    "{} is a list: expected the place or the name of an element, got {last}",
+                    path.join(".")
+                )
+            })?;
+            let place = place_in(elements, element).ok_or_else(|| {
+                let known: Vec<&str> = elements.iter().filter_map(name_of).collect();
+                format!("{} has no {element} (there: {})", path.join("."), known.join(", "))
+            })?;
+            path.push(place.to_string());
+            rest = further;
+            table =
+                elements[place].as_table_mut().ok_or_else(|| format!("{} is not a table", path.join(".")))?;
+            continue;
+        }
+        table = entry.as_table_mut().ok_or_else(|| format!("{} is not a table", path.join(".")))?;
+    }
+    table.insert(last.clone(), value);
+    path.push(last.clone());
+    Ok(path)
+}
+
+/// What an element of a list is called: its name, else its kind.
+fn name_of(element: &Value) -> Option<&str> {
+    element.get("name").or_else(|| element.get("kind"))?.as_str()
+}
+
+fn place_in(elements: &[Value], element: &str) -> Option<usize> {
+    let by_place = element.parse().ok().filter(|&place: &usize| place < elements.len());
+    by_place.or_else(|| elements.iter().position(|other| name_of(other) == Some(element)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(path: &str) -> Vec<String> {
+        path.split('.').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_value_knows_its_line() {
+        let (_, places) = parse("a = 1\n[b]\nc = { d = 2 }\n[[e]]\nf = 3\n[[e]]\nf = 4\n").unwrap();
+        let of = |path: &str| places.of(&keys(path)).unwrap_or_default().to_owned();
+        let got = ["a", "b.c.d", "e.0.f", "e.1.f", "e.1.g"].map(of);
+        assert_eq!(got, ["line 1", "line 3", "line 5", "line 7", "line 6"]);
+    }
+
+    #[test]
+    fn types_are_told_in_the_words_of_a_recipe() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Part {
+            #[expect(dead_code, reason = "only read")]
+            steps: usize,
+        }
+        let read = |text: &str| {
+            let (table, places) = parse(text).unwrap();
+            Fault::reading::<Part>(table.into()).unwrap_err().message(&places)
+        };
+        assert_eq!(
+            read("\nsteps = \"5\""),
+            "line 2: steps: expected a whole number of at least 0, got the text \"5\""
+        );
+        assert_eq!(read("steps = 5.5"), "line 1: steps: expected a whole number of at least 0, got 5.5");
+        assert_eq!(read("steps = -1"), "line 1: steps: expected a whole number of at least 0, got -1");
+        assert_eq!(read("steps = {}"), "line 1: steps: expected a whole number of at least 0, got a table");
+        assert_eq!(read(""), "steps: missing");
+        let unknown = read("steps = 1\nsetps = 2");
+        assert!(
+            unknown.starts_with("line 2: setps: unknown field") && unknown.ends_with("did you mean `steps`?"),
+            "{unknown}"
+        );
+    }
+
+    #[test]
+    fn elements_go_by_place_or_name_and_presets_open_up() {
+        let (mut table, _) =
+            parse("[rl]\nalgorithm = \"grpo\"\n[[r]]\nkind = \"a\"\n[[r]]\nkind = \"a\"\nname = \"b\"\n")
+                .unwrap();
+        let mut set = |path: &str| assign(&mut table, &keys(path), 7.into());
+        assert_eq!(set("rl.algorithm.x").unwrap(), keys("rl.algorithm.x"));
+        assert_eq!(set("r.b.w").unwrap(), keys("r.1.w"));
+        assert_eq!(set("r.0.w").unwrap(), keys("r.0.w"));
+        assert_eq!(set("r.c.w").unwrap_err(), "r has no c (there: a, b)");
+        assert!(set("r.b").unwrap_err().contains("is a list"));
+        assert!(set("rl.algorithm.x.y").unwrap_err().contains("rl.algorithm.x is not a table"));
+        let algorithm = &table["rl"]["algorithm"];
+        assert_eq!((algorithm["preset"].as_str(), algorithm["x"].as_integer()), (Some("grpo"), Some(7)));
+        assert_eq!((table["r"][1]["w"].as_integer(), table["r"][0]["w"].as_integer()), (Some(7), Some(7)));
+    }
+}

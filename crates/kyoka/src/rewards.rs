@@ -1,0 +1,239 @@
+//! The rewards that a recipe can name.
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use kyoka_core::RewardFn;
+use kyoka_reward::{
+    CosineLength, ExactAnswer, Format, NumericAnswer, RepetitionPenalty, RunningCount, SoftOverlong,
+    StepAccuracy, WeightedSum,
+};
+use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
+use toml::{Table, Value};
+
+use crate::{Error, kinds::kinds, learned_reward::LearnedReward, reading::Fault};
+
+/// One reward of a recipe: a rule with its own settings, and what every reward has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RewardConfig {
+    /// What `--set reward.NAME.weight=2` calls it, unique in a recipe; the rule's kind if it is not given.
+    pub name: String,
+    /// Its weight in the total, a finite number; 0 measures without moving the total.
+    pub weight: f32,
+    /// The rule.
+    pub rule: RewardRule,
+}
+
+kinds! {
+    /// The rules a recipe can name, each with its own settings.
+    pub enum RewardRule {
+        /// See [`ExactAnswer`].
+        "exact_answer" => ExactAnswer(ExactAnswer),
+        /// See [`NumericAnswer`].
+        "numeric_answer" => NumericAnswer(NumericAnswer),
+        /// See [`Format`].
+        "format" => Format(Format),
+        /// See [`StepAccuracy`].
+        "step_accuracy" => StepAccuracy(StepAccuracy),
+        /// See [`RunningCount`].
+        "running_count" => RunningCount(RunningCount),
+        /// See [`SoftOverlong`].
+        "soft_overlong" => SoftOverlong(SoftOverlong),
+        /// See [`CosineLength`]; right is what the recipe's `exact_answer` or `numeric_answer` says.
+        "cosine_length" => CosineLength(CosineLengthSettings),
+        /// See [`RepetitionPenalty`].
+        "repetition" => Repetition(RepetitionPenalty),
+        /// The score of a reward model that a stage `[reward_model]` trained.
+        "learned" => Learned(LearnedSettings),
+    }
+}
+
+/// Settings of `cosine_length`; the defaults are the paper's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CosineLengthSettings {
+    /// Reward of a wrong answer of no length. Default -1.
+    pub min_wrong: f32,
+    /// Reward of a wrong answer at the limit. Default -0.5.
+    pub max_wrong: f32,
+    /// Reward of a right answer at the limit. Default 0.5.
+    pub min_correct: f32,
+    /// Reward of a right answer of no length. Default 1.
+    pub max_correct: f32,
+}
+
+impl Default for CosineLengthSettings {
+    fn default() -> Self {
+        let CosineLength { min_wrong, max_wrong, min_correct, max_correct, .. } = CosineLength::new(());
+        Self { min_wrong, max_wrong, min_correct, max_correct }
+    }
+}
+
+impl CosineLengthSettings {
+    fn over<R>(self, accuracy: R) -> CosineLength<R> {
+        let Self { min_wrong, max_wrong, min_correct, max_correct } = self;
+        CosineLength { accuracy, min_wrong, max_wrong, min_correct, max_correct }
+    }
+}
+
+/// Settings of `learned`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LearnedSettings {
+    /// Folder of the run (its newest checkpoint) or of the checkpoint with the reward model.
+    pub model: PathBuf,
+}
+
+impl Serialize for RewardConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let kind = self.rule.kind();
+        let mut table = Table::new();
+        table.insert("kind".to_owned(), kind.into());
+        if self.name != kind {
+            table.insert("name".to_owned(), self.name.clone().into());
+        }
+        let weight = Value::try_from(self.weight).map_err(S::Error::custom)?;
+        table.insert("weight".to_owned(), weight);
+        table.extend(self.rule.to_table().map_err(S::Error::custom)?);
+        table.serialize(serializer)
+    }
+}
+
+impl RewardConfig {
+    /// Reads a table of `[[reward]]`: what every reward has, and the settings of its kind.
+    pub(crate) fn read(mut table: Table) -> Result<Self, Fault> {
+        #[derive(Deserialize)]
+        struct Shared {
+            kind: String,
+            weight: f32,
+            name: Option<String>,
+        }
+        let shared =
+            ["kind", "weight", "name"].into_iter().filter_map(|key| table.remove_entry(key)).collect();
+        let Shared { kind, weight, name } = Fault::reading(Value::Table(shared))?;
+        let rule = RewardRule::read(&kind, table)?;
+        Ok(Self { name: name.unwrap_or(kind), weight, rule })
+    }
+
+    /// Whether it says if the answer is right.
+    fn measures_answer(&self) -> bool {
+        matches!(self.rule, RewardRule::ExactAnswer(_) | RewardRule::NumericAnswer(_))
+    }
+
+    fn build(&self, all: &[Self], device: &Device) -> Result<Box<dyn RewardFn>, Error> {
+        match (&self.rule, self.rule(all)) {
+            (RewardRule::Learned(LearnedSettings { model }), _) => {
+                Ok(Box::new(LearnedReward::load(model, device)?))
+            }
+            (_, rule) => Ok(rule.expect("only a reward model has to be loaded")),
+        }
+    }
+
+    /// The rule, unless it is a model that must be loaded; `all` are the recipe's rewards, which were checked.
+    pub(crate) fn rule(&self, all: &[Self]) -> Option<Box<dyn RewardFn>> {
+        Some(match &self.rule {
+            RewardRule::ExactAnswer(rule) => Box::new(*rule),
+            RewardRule::NumericAnswer(rule) => Box::new(*rule),
+            RewardRule::Format(rule) => Box::new(*rule),
+            RewardRule::StepAccuracy(rule) => Box::new(rule.clone()),
+            RewardRule::RunningCount(rule) => Box::new(*rule),
+            RewardRule::SoftOverlong(rule) => Box::new(*rule),
+            RewardRule::Repetition(rule) => Box::new(*rule),
+            RewardRule::CosineLength(settings) => {
+                match all.iter().find(|other| other.measures_answer()).map(|reward| &reward.rule)? {
+                    RewardRule::NumericAnswer(rule) => Box::new(settings.over(*rule)),
+                    _ => Box::new(settings.over(ExactAnswer {})),
+                }
+            }
+            RewardRule::Learned(_) => return None,
+        })
+    }
+
+    /// Refuses values that the rule cannot work with; `limits` are the most tokens of completions that it judges.
+    fn check(&self, all: &[Self], limits: &[(&str, usize)]) -> Result<(), Fault> {
+        if !self.weight.is_finite() {
+            return Err(Fault::at("weight", format!("expected a finite number, got {}", self.weight)));
+        }
+        let at_least_one = |key: &str, got: usize| match got {
+            0 => Err(Fault::at(key, "expected at least 1, got 0")),
+            _ => Ok(()),
+        };
+        match &self.rule {
+            RewardRule::NumericAnswer(rule) => rule.validate().map_err(Fault::here),
+            RewardRule::StepAccuracy(rule) if rule.names.is_empty() => {
+                Err(Fault::at("names", "expected at least one name, got none"))
+            }
+            RewardRule::SoftOverlong(rule) => {
+                at_least_one("buffer_tokens", rule.buffer_tokens)?;
+                match limits.iter().find(|(_, limit)| rule.buffer_tokens > *limit) {
+                    None => Ok(()),
+                    Some((key, limit)) => Err(Fault::at(
+                        "buffer_tokens",
+                        format!("expected at most {key} = {limit}, got {}", rule.buffer_tokens),
+                    )),
+                }
+            }
+            RewardRule::CosineLength(CosineLengthSettings {
+                min_wrong,
+                max_wrong,
+                min_correct,
+                max_correct,
+            }) => {
+                let fields = [
+                    ("min_wrong", min_wrong),
+                    ("max_wrong", max_wrong),
+                    ("min_correct", min_correct),
+                    ("max_correct", max_correct),
+                ];
+                if let Some((key, got)) = fields.into_iter().find(|(_, value)| !value.is_finite()) {
+                    return Err(Fault::at(key, format!("expected a finite number, got {got}")));
+                }
+                if all.iter().any(Self::measures_answer) {
+                    return Ok(());
+                }
+                Err(Fault::here(
+                    "expected a reward that measures the answer beside it (exact_answer or numeric_answer; its weight may be 0), got none",
+                ))
+            }
+            RewardRule::Repetition(rule) => {
+                at_least_one("ngram", rule.ngram)?;
+                let got = rule.max_penalty;
+                if got.is_finite() && got <= 0.0 {
+                    return Ok(());
+                }
+                Err(Fault::at("max_penalty", format!("expected a finite number of at most 0, got {got}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Refuses rewards that cannot stand beside each other or judge what a recipe samples.
+pub(crate) fn check_rewards(rewards: &[RewardConfig], limits: &[(&str, usize)]) -> Result<(), Fault> {
+    if rewards.is_empty() {
+        return Err(Fault::at("reward", "expected at least one [[reward]], got none"));
+    }
+    for (index, reward) in rewards.iter().enumerate() {
+        let before = &rewards[..index];
+        if before.iter().any(|other| other.name == reward.name) {
+            let reason =
+                format!("two rewards are called {:?}; give one of them a `name` of its own", reward.name);
+            return Err(Fault::at("name", reason).below(&index.to_string()).below("reward"));
+        }
+        if reward.measures_answer() && before.iter().any(RewardConfig::measures_answer) {
+            let reason = "exact_answer and numeric_answer both measure `accuracy`; keep one";
+            return Err(Fault::at("reward", reason));
+        }
+        reward.check(rewards, limits).map_err(|fault| fault.below(&index.to_string()).below("reward"))?;
+    }
+    Ok(())
+}
+
+/// The weighted sum of a recipe's rewards.
+///
+/// # Errors
+/// If a reward model cannot be loaded.
+pub(crate) fn sum_of(rewards: &[RewardConfig], device: &Device) -> Result<WeightedSum, Error> {
+    let rule = |reward: &RewardConfig| Ok((reward.weight, reward.build(rewards, device)?));
+    Ok(WeightedSum::new(rewards.iter().map(rule).collect::<Result<_, Error>>()?))
+}
