@@ -2,24 +2,20 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use minijinja::{
-    Environment, Error as TemplateError, ErrorKind, Value, context,
-    syntax::SyntaxConfig,
-    value::{Serde, ValueKind},
-};
+use kyoka_core::Modality;
+use minijinja::{Environment, Error as TemplateError, Value, context, value::Serde};
 use serde_json::{Map, Value as Json, json};
 
 use crate::{
     TextError,
-    checkpoint::named_tokens,
-    python_json::{python_float, tojson},
+    checkpoint::{JsonFile, named_tokens},
+    jinja::{environment, prepared},
 };
 
-/// Steps a template may take, and 64 bytes each that it may make: far more than any conversation needs, and an end for
-/// one that loops or grows.
-const MOST_STEPS: u64 = 4_000_000;
 /// The template of conversations with tools, in checkpoints that have one of its own.
 const WITH_TOOLS: &str = "tool_use";
+/// The template of transformers' Qwen2AudioProcessor, for folders that bring none but the tokenizer's.
+const QWEN2_AUDIO: &str = include_str!("qwen2_audio.jinja");
 /// What reasoning is called in messages; templates read the first name, some the second.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
@@ -58,7 +54,8 @@ impl std::fmt::Debug for ChatTemplate {
 
 impl ChatTemplate {
     /// The template of a folder: `chat_template.jinja`, or else in `chat_template.json`, `processor_config.json` or
-    /// `tokenizer_config.json`; `None` if there is none.
+    /// `tokenizer_config.json`; `None` if there is none. Qwen2-Audio, whose tokenizer has a template of text alone, takes
+    /// that of transformers' processor instead of the last.
     ///
     /// # Errors
     /// If a file cannot be read, or the template is none.
@@ -80,7 +77,10 @@ impl ChatTemplate {
                     .map(|value| (value, path));
             }
         }
-        let Some((value, path)) = found else { return Ok(None) };
+        let Some((mut value, path)) = found else { return Ok(None) };
+        if path.ends_with("tokenizer_config.json") && model_type(folder)? == "qwen2_audio" {
+            value = QWEN2_AUDIO.into();
+        }
         let tokens = named_tokens(folder)?.into_iter().collect();
         let file = path.display().to_string();
         let Some(text) = template_named(&value, "default") else {
@@ -100,7 +100,7 @@ impl ChatTemplate {
     /// If the text is no template.
     pub fn new(text: String, tokens: Vec<(String, String)>, file: &str) -> Result<Self, TextError> {
         let mut environment = environment();
-        let source = without_generation_tags(&text);
+        let source = prepared(&text);
         environment.add_template_owned("chat", source).map_err(|error| fault(file, &error))?;
         let (environment, file) = (Arc::new(environment), file.to_owned());
         let mut template = Self { environment, tokens, file, takes_parts: false, takes_text: false };
@@ -113,7 +113,7 @@ impl ChatTemplate {
     /// Another template for conversations with tools.
     fn with_tools(mut self, text: String) -> Result<Self, TextError> {
         let environment = Arc::make_mut(&mut self.environment);
-        let source = without_generation_tags(&text);
+        let source = prepared(&text);
         environment.add_template_owned(WITH_TOOLS, source).map_err(|error| fault(&self.file, &error))?;
         Ok(self)
     }
@@ -127,6 +127,25 @@ impl ChatTemplate {
     /// text of others out.
     pub fn takes_text(&self) -> bool {
         self.takes_text
+    }
+
+    /// A medium as a part of a message for which this template writes `placeholder`; `None` if it does so for none of the
+    /// forms that conversations have.
+    pub fn media_part(&self, modality: Modality, placeholder: &str) -> Option<Json> {
+        let (name, url) = (modality.name(), format!("{}_url", modality.name()));
+        let forms = [
+            json!({"type": name}),
+            json!({"type": name, &url: name}),
+            json!({"type": name, name: name}),
+            json!({"type": name, "url": name}),
+            json!({"type": &url, &url: {"url": name}}),
+        ];
+        let words = json!({"type": "text", "text": "words of a message"});
+        forms.into_iter().find(|form| {
+            let messages = json!([{"role": "user", "content": [form, words]}]);
+            let rendered = self.render(&messages, None, true).unwrap_or_default();
+            rendered.matches(placeholder).count() == 1
+        })
     }
 
     /// Renders a message: does its text stand in the result, and nothing of a list around it?
@@ -166,7 +185,7 @@ impl ChatTemplate {
         };
         let template = self.environment.get_template(name).expect("it was added under this name");
         let context = context! {
-            messages => Value::from(Serde(with_reasoning_names(messages))),
+            messages => Value::from(Serde(as_handed_on(messages))),
             tools => tools.map(|tools| Value::from(Serde(tools))),
             documents => (),
             add_generation_prompt => add_generation_prompt,
@@ -176,63 +195,27 @@ impl ChatTemplate {
     }
 }
 
-/// The engine with what transformers gives its templates.
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the usual syntax is valid"));
-    environment.set_fuel(Some(MOST_STEPS));
-    environment.set_debug(false);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", tojson);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, TemplateError> {
-        Err(TemplateError::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_function("strftime_now", |format: String| -> Result<String, TemplateError> {
-        jiff::fmt::strtime::format(&format, &jiff::Zoned::now()).map_err(|error| {
-            TemplateError::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"))
-        })
-    });
-    environment.set_formatter(|out, state, value| {
-        if value.kind() == ValueKind::Number && !value.is_integer() {
-            let number = f64::try_from(value.clone())?;
-            return out.write_str(&python_float(number)).map_err(TemplateError::from);
-        }
-        minijinja::escape_formatter(out, state, value)
-    });
-    environment
-}
-
-/// Messages that say their reasoning under one name say it under those that templates read.
-fn with_reasoning_names(messages: &Json) -> Json {
+/// Messages as transformers hands them on: without fields that hold null, and with reasoning that is said under one name
+/// under those that templates read.
+fn as_handed_on(messages: &Json) -> Json {
     let Some(list) = messages.as_array() else { return messages.clone() };
-    let renamed = list.iter().map(|message| {
-        let found = REASONING.iter().find_map(|name| message.get(name).filter(|text| !text.is_null()));
-        let (Some(reasoning), Some(fields)) = (found, message.as_object()) else { return message.clone() };
+    let handed_on = list.iter().map(|message| {
+        let Some(fields) = message.as_object() else { return message.clone() };
         let mut fields = fields.clone();
-        fields.entry("thinking").or_insert_with(|| reasoning.clone());
-        fields.insert("reasoning_content".to_owned(), reasoning.clone());
+        fields.retain(|_, value| !value.is_null());
+        if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
+            fields.entry("thinking").or_insert_with(|| reasoning.clone());
+            fields.insert("reasoning_content".to_owned(), reasoning);
+        }
         Json::Object(fields)
     });
-    renamed.collect()
+    handed_on.collect()
 }
 
-/// The template with `{% generation %}`, which marks what an assistant wrote, as blocks that are always taken.
-fn without_generation_tags(text: &str) -> String {
-    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let inner = &rest[start + 2..start + length];
-        let word = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        let block = match word {
-            "generation" => inner.replace(word, "if true"),
-            "endgeneration" => inner.replace(word, "endif"),
-            _ => inner.to_owned(),
-        };
-        out.extend([&rest[..start], "{%", &block, "%}"]);
-        rest = &rest[start + length + 2..];
-    }
-    out + rest
+/// The family that `config.json` names; empty if it names none.
+fn model_type(folder: &Path) -> Result<String, TextError> {
+    let config = JsonFile::optional(folder, "config.json")?.content;
+    Ok(config["model_type"].as_str().unwrap_or_default().to_owned())
 }
 
 /// A template alone, which is the default one, or one of several by its name.
@@ -297,6 +280,23 @@ mod tests {
         let looks = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}";
         assert!(template(looks).takes_parts());
         assert!(!template(looks).takes_text());
+    }
+
+    #[test]
+    fn media_stand_in_the_form_for_which_the_template_writes_their_placeholder() {
+        let of = |test: &str| {
+            let text = "{% for m in messages %}{% for p in m.content %}{% if TEST %}<a>{% endif %}{% endfor %}{% endfor %}";
+            template(&text.replace("TEST", test)).media_part(Modality::Audio, "<a>")
+        };
+        for (test, expected) in [
+            ("p.type == 'audio'", json!({"type": "audio"})),
+            ("'audio_url' in p", json!({"type": "audio", "audio_url": "audio"})),
+            ("p.audio", json!({"type": "audio", "audio": "audio"})),
+            ("p.type == 'audio_url'", json!({"type": "audio_url", "audio_url": {"url": "audio"}})),
+        ] {
+            assert_eq!(of(test), Some(expected), "{test}");
+        }
+        assert_eq!(of("p.type == 'sound'"), None);
     }
 
     #[test]

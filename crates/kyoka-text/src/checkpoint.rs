@@ -9,18 +9,14 @@ use serde_json::Value;
 
 use crate::{MediaMark, MediaMarks, TextError, TileMarks, Tokenizer};
 
-/// Names of the special tokens that chat templates may ask for.
-const NAMED_TOKENS: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-
 /// A JSON file of a folder; one that is not there holds null.
-struct JsonFile {
+pub(crate) struct JsonFile {
     path: PathBuf,
-    content: Value,
+    pub content: Value,
 }
 
 impl JsonFile {
-    fn optional(folder: &Path, name: &str) -> Result<Self, TextError> {
+    pub fn optional(folder: &Path, name: &str) -> Result<Self, TextError> {
         let path = folder.join(name);
         let content = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -94,21 +90,28 @@ fn end_ids(tokenizer: &Tokenizer, folder: &Path, config: &JsonFile) -> Result<Ve
     Ok(ids)
 }
 
-/// The special tokens by name (`bos_token`, ...), from `tokenizer_config.json` and `special_tokens_map.json`.
+/// The special tokens by name (`bos_token`, `image_token`, ...), from `tokenizer_config.json` and
+/// `special_tokens_map.json`.
 ///
 /// # Errors
 /// If a file is no JSON.
 pub(crate) fn named_tokens(folder: &Path) -> Result<BTreeMap<String, String>, TextError> {
     let mut tokens = BTreeMap::new();
     for file in ["special_tokens_map.json", "tokenizer_config.json"] {
-        let file = JsonFile::optional(folder, file)?;
-        for name in NAMED_TOKENS {
-            let value = &file.content[name];
-            let text = value.as_str().or_else(|| value["content"].as_str());
-            tokens.extend(text.map(|text| (name.to_owned(), text.to_owned())));
-        }
+        let file = JsonFile::optional(folder, file)?.content;
+        let fields = |value: &Value| value.as_object().cloned().into_iter().flatten();
+        // Families name tokens of their own beside the usual ones, or in a map.
+        let more = ["extra_special_tokens", "model_specific_special_tokens"].map(|field| &file[field]);
+        let named = fields(&file).filter(|(name, _)| name.ends_with("_token"));
+        let named = named.chain(more.into_iter().flat_map(fields));
+        tokens.extend(named.filter_map(|(name, value)| Some((name, content(&value)?.to_owned()))));
     }
     Ok(tokens)
+}
+
+/// The text of a token that is written as such or with its settings.
+fn content(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value["content"].as_str())
 }
 
 /// How the family of `config.json` writes media.

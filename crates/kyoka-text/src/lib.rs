@@ -3,9 +3,9 @@
 mod chat_template;
 mod checkpoint;
 mod error;
+mod jinja;
 mod layout;
 mod media_marks;
-mod python_json;
 mod tokenizer;
 
 pub use chat_template::{ChatTemplate, Conversation};
