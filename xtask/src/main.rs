@@ -5,6 +5,7 @@ mod bench;
 mod data;
 mod device_check;
 mod experiment;
+mod matrix;
 mod new;
 #[cfg(feature = "parity")]
 mod parity;
@@ -49,6 +50,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Every family of checkpoints through every command, with real pictures and sounds and default settings (minutes)
+    #[command(after_help = "Example:\n  cargo xtask matrix smolvlm_tiles qwen2_audio")]
+    Matrix(matrix::MatrixArgs),
     /// Start a new algorithm or reward: file, test, `mod` line and row; the result compiles and its test passes
     New {
         /// What to make
@@ -103,6 +107,7 @@ fn main() -> Result<()> {
         Command::Bench { step: None } => bench::run_all(root),
         Command::Bench { step: Some(step) } => bench::run_step(root, &step),
         Command::DeviceCheck(args) => device_check::run(root, &args),
+        Command::Matrix(args) => matrix::run(root, &args),
         Command::New { part, name } => new::run(root, part, &name),
         #[cfg(feature = "parity")]
         Command::Parity { folders, json } => parity::run(&folders, json),

@@ -125,7 +125,7 @@ fn faulty_pairs_and_settings_are_refused_with_their_place() {
     assert!(message.contains("preference.batch_size: expected at least 1, got 0"), "{message}");
     let homeless = stage("'dpo'").replace("exact_answer", "learned");
     let message = refused(&good, &homeless);
-    assert!(message.contains("expected `model`, the folder of its run"), "{message}");
+    assert!(message.contains("reward.0.model: missing"), "{message}");
     let gone = homeless.replace("weight = 1.0", "weight = 1.0\nmodel = 'nowhere'");
     let message = refused(&good, &gone);
     assert!(message.contains("nowhere"), "{message}");

@@ -1,9 +1,6 @@
 //! A recipe: everything that decides a run, as one TOML file.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use burn::tensor::Device;
 use kyoka_core::{RewardFn, Sample};

@@ -33,7 +33,7 @@ impl Task for Echo {
     }
     fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion {
         let text = rollout.token_ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-        Completion { text, token_spans: Vec::new(), finished: true, max_new_tokens }
+        Completion { text, finished: true, max_new_tokens, ..Completion::default() }
     }
 }
 
@@ -79,13 +79,9 @@ fn policy(dropout: f64) -> Policy {
 }
 
 fn samples() -> Vec<Sample> {
-    let sample = |word: u32| Sample {
-        id: word.to_string(),
-        parts: Vec::new(),
-        answer: None,
-        steps: Vec::new(),
-        completion: Some(format!("{word} {word}")),
-        origin: Default::default(),
+    let sample = |word: u32| {
+        let completion = Some(format!("{word} {word}"));
+        Sample { id: word.to_string(), completion, ..Sample::default() }
     };
     (0..12).map(sample).collect()
 }

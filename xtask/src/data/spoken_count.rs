@@ -13,9 +13,14 @@ use super::{
 };
 
 const TRAIN_TILES: usize = 400;
+/// Of the pictures that Fashion-MNIST has for training, those after the training tiles: settings are chosen on them.
+const VALIDATION_TILES: usize = 100;
 const TEST_TILES: usize = 100;
 const FOUR: &[&[usize]] = &[&[2, 1, 1], &[3, 1]];
 const SIX: &[&[usize]] = &[&[3, 2, 1]];
+
+/// Name of the split on which settings are chosen.
+const VALIDATION: &str = "val";
 
 /// Where the archive lies in the repository.
 const ARCHIVE: &str = "crates/kyoka/assets/spoken-count.tar.gz";
@@ -30,10 +35,14 @@ Questions: made by `cargo xtask data spoken-count`, MIT OR Apache-2.0.
 pub fn make(root: &Path, fashion_folder: &Path) -> Result<()> {
     let mut files = BTreeMap::new();
     files.insert("NOTICE".to_owned(), NOTICE.as_bytes().to_vec());
-    for (split, folder, per_class) in [("train", "train", TRAIN_TILES), ("t10k", "test", TEST_TILES)] {
-        let tiles = fashion::read(fashion_folder, split, per_class)?;
+    for (split, folder, first, per_class) in [
+        ("train", "train", 0, TRAIN_TILES),
+        ("train", "val", TRAIN_TILES, VALIDATION_TILES),
+        ("t10k", "test", 0, TEST_TILES),
+    ] {
+        let tiles = fashion::read(fashion_folder, split, first + per_class)?;
         for (class, tiles) in fashion::CLASSES.iter().zip(&tiles.by_class) {
-            for (number, tile) in tiles.iter().enumerate() {
+            for (number, tile) in tiles[first..].iter().enumerate() {
                 files.insert(format!("images/{folder}/{class}/{number:03}.png"), fashion::png(tile)?);
             }
         }
@@ -42,8 +51,11 @@ pub fn make(root: &Path, fashion_folder: &Path) -> Result<()> {
     let mut texts = Vec::new();
     for (seed, split) in splits().iter().enumerate() {
         let rows = split.rows(&mut ChaCha8Rng::seed_from_u64(seed as u64));
-        texts.extend(rows.iter().flat_map(|row| row.completion.clone()));
-        texts.extend(rows.iter().map(|row| row.prompt.rsplit('>').next().unwrap_or_default().to_owned()));
+        // The words of the validation rows are those of the others: the vocabulary stays what it was without them.
+        let new_words = if split.name == VALIDATION { &[][..] } else { &rows[..] };
+        texts.extend(new_words.iter().flat_map(|row| row.completion.clone()));
+        texts
+            .extend(new_words.iter().map(|row| row.prompt.rsplit('>').next().unwrap_or_default().to_owned()));
         files.insert(format!("{}.jsonl", split.name), jsonl(&rows)?);
     }
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -98,6 +110,11 @@ fn splits() -> Vec<Split<'static>> {
             clip_folder: "audios/held_out",
             clips_per_class: speech::HELD_OUT.len(),
             ..test("test_voice", FOUR)
+        },
+        Split {
+            tile_folder: "images/val",
+            tiles_per_class: VALIDATION_TILES,
+            ..split(VALIDATION, 500, FOUR)
         },
     ]
 }

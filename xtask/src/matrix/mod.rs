@@ -163,21 +163,21 @@ impl Trial<'_> {
         call(&["data", "check", "data/train.jsonl"])?;
         call(&["plan", "whole.toml"])?;
         call(&["train", "whole.toml", "--out", "run", "--quiet"])?;
-        let blanks = subject.senses().map(|sense| ["--blank", sense]);
-        for blank in std::iter::once(&[][..]).chain(blanks.iter().map(|blank| &blank[..])) {
-            call(&[&["eval", "run", "--split", "test"], blank].concat())?;
+        call(&["eval", "run", "--split", "test"])?;
+        for sense in subject.senses() {
+            call(&["eval", "run", "--split", "test", "--blank", sense])?;
         }
         self.resumes(&mut call)?;
         let media: Vec<&str> = subject.media().collect();
-        let asked = [&["--prompt", "t20 t21", "--max-new-tokens", "6"], media.as_slice()].concat();
-        let of_run = call(&[&["generate", "--model", "run"], asked.as_slice()].concat())?;
+        let asked = [&["--prompt", "t20 t21", "--max-new-tokens", "6"][..], media.as_slice()].concat();
+        let of_run = call(&[&["generate", "--model", "run"][..], asked.as_slice()].concat())?;
         if subject.is_checkpoint {
             call(&["export", "run", "--to", "out"])?;
-            let of_export = call(&[&["generate", "--model", "out"], asked.as_slice()].concat())?;
+            let of_export = call(&[&["generate", "--model", "out"][..], asked.as_slice()].concat())?;
             ensure!(of_export == of_run, "the export answers {of_export:?}, the run {of_run:?}");
             recipe("lora.toml", "lora = { rank = 2 }\n")?;
             call(&["train", "lora.toml", "--out", "lora", "--quiet"])?;
-            let of_run = call(&[&["generate", "--model", "lora"], asked.as_slice()].concat())?;
+            let of_run = call(&[&["generate", "--model", "lora"][..], asked.as_slice()].concat())?;
             call(&["export", "lora", "--to", "adapter"])?;
             call(&["export", "lora", "--to", "merged", "--merge"])?;
             let adapted = ["generate", "--model", "model", "--adapter", "adapter"];
@@ -196,7 +196,7 @@ impl Trial<'_> {
     /// A run that is stopped after its first step of RL ends as the one that was not.
     fn resumes(&self, call: &mut dyn FnMut(&[&str]) -> Result<String>) -> Result<()> {
         let short = ["--set", "rl.steps=1"];
-        call(&[&["train", "whole.toml", "--out", "again", "--quiet"], &short[..]].concat())?;
+        call(&[&["train", "whole.toml", "--out", "again", "--quiet"][..], &short[..]].concat())?;
         call(&["train", "--resume", "again", "--quiet", "--set", "rl.steps=2"])?;
         let weights = |run: &str| {
             let newest = newest_checkpoint(&self.home.join(run).join("checkpoints"))?;

@@ -136,21 +136,14 @@ impl Subject {
             write_wav(&data.join(name), samples)?;
         }
         let rows = [("wide.png", "long.wav"), ("tall.png", "short.wav"), ("square.png", "long.wav")];
-        let lines = |make: &dyn Fn(usize, (&str, &str)) -> Value| {
-            rows.iter()
-                .enumerate()
-                .map(|(number, media)| make(number, *media).to_string() + "\n")
-                .collect::<String>()
+        let lines = |fields: &[(&str, &str)]| -> String {
+            let row = |(number, media)| self.row(number, media, fields).to_string() + "\n";
+            rows.into_iter().enumerate().map(row).collect()
         };
-        let row = |number, media| {
-            self.row(number, media, &[("answer", json!("t30")), ("completion", json!("t31 t30"))])
-        };
-        fs::write(data.join("train.jsonl"), lines(&row))?;
-        fs::write(data.join("test.jsonl"), lines(&row))?;
-        let pair = |number, media| {
-            self.row(number, media, &[("chosen", json!("t31 t30")), ("rejected", json!("t40"))])
-        };
-        fs::write(data.join("pairs.jsonl"), lines(&pair))?;
+        let worked = lines(&[("answer", "t30"), ("completion", "t31 t30")]);
+        fs::write(data.join("train.jsonl"), &worked)?;
+        fs::write(data.join("test.jsonl"), &worked)?;
+        fs::write(data.join("pairs.jsonl"), lines(&[("chosen", "t31 t30"), ("rejected", "t40")]))?;
         Ok(())
     }
 
@@ -171,7 +164,7 @@ impl Subject {
     }
 
     /// A row with the media that the family takes, and further fields.
-    fn row(&self, number: usize, (image, audio): (&str, &str), fields: &[(&str, Value)]) -> Value {
+    fn row(&self, number: usize, (image, audio): (&str, &str), fields: &[(&str, &str)]) -> Value {
         let marks = format!(
             "{}{}",
             if self.image.is_some() { "<image>" } else { "" },
@@ -185,7 +178,7 @@ impl Subject {
             row["audios"] = json!([audio]);
         }
         for (key, value) in fields {
-            row[*key] = value.clone();
+            row[*key] = json!(value);
         }
         row
     }
