@@ -19,18 +19,6 @@ impl Default for SoftOverlong {
 }
 
 impl SoftOverlong {
-    /// Checks the range named at the field for completions of at most `max_new_tokens`.
-    ///
-    /// # Errors
-    /// Says what was expected.
-    pub fn validate(&self, max_new_tokens: usize) -> Result<(), String> {
-        let got = self.buffer_tokens;
-        if (1..=max_new_tokens).contains(&got) {
-            return Ok(());
-        }
-        Err(format!("buffer_tokens: expected 1 to {max_new_tokens}, the longest completion, got {got}"))
-    }
-
     fn punishment(&self, tokens: usize, limit: usize) -> f32 {
         let buffer = self.buffer_tokens.max(1) as f32;
         let free = limit as f32 - buffer;
@@ -58,12 +46,5 @@ mod tests {
         let rule = SoftOverlong { buffer_tokens: 4 };
         let at = |tokens| rule.punishment(tokens, 20);
         assert_eq!([at(0), at(16), at(18), at(20), at(25)], [0.0, 0.0, -0.5, -1.0, -1.0]);
-    }
-
-    #[test]
-    fn the_buffer_fits_the_limit() {
-        let check = |buffer_tokens| SoftOverlong { buffer_tokens }.validate(20);
-        assert!(check(1).is_ok() && check(20).is_ok() && check(0).is_err());
-        assert_eq!(check(21).unwrap_err(), "buffer_tokens: expected 1 to 20, the longest completion, got 21");
     }
 }

@@ -30,18 +30,6 @@ impl Default for StepAccuracy {
 }
 
 impl StepAccuracy {
-    /// Checks that there is a name.
-    ///
-    /// # Errors
-    /// Says what was expected.
-    pub fn validate(&self) -> Result<(), String> {
-        if self.names.is_empty() {
-            Err("names: expected at least one part name, got none".to_owned())
-        } else {
-            Ok(())
-        }
-    }
-
     /// Name of the part that label `step` belongs to.
     fn part_of(&self, step: usize) -> &str {
         &self.names[step.min(self.names.len() - 1)]
