@@ -21,8 +21,10 @@ pub enum Command {
     /// Predict the memory, tokens and arithmetic of a recipe, and what would fit less memory
     #[command(after_help = "Example:\n  kyoka plan spoken-count --memory 256M")]
     Plan(PlanArguments),
-    /// Evaluate a run or a checkpoint on a split of its dataset
-    #[command(after_help = "Example:\n  kyoka eval runs/spoken-count-seed1 --split test --blank audio")]
+    /// Evaluate a run, a checkpoint or a Hugging Face model on a split of a dataset
+    #[command(
+        after_help = "Examples:\n  kyoka eval runs/spoken-count-seed1 --split test --blank audio\n  kyoka eval SmolVLM-256M-Instruct --recipe mine.toml --split test\n  kyoka eval SmolVLM-256M-Instruct --dataset data --reward exact_answer --split test"
+    )]
     Eval(EvalArguments),
     /// Ask a checkpoint one question about pictures and sounds
     #[command(
@@ -80,10 +82,12 @@ pub struct TrainArguments {
     /// Folder of the run [default: runs/<recipe>-seed<seed>]
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub out: Option<PathBuf>,
-    /// auto, cpu, cuda:N or wgpu
+    /// auto (CUDA, then wgpu on a GPU, then the CPU: what is there), cpu, cuda:N or wgpu
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Go on with the run in this folder
+    /// Go on with the run in this folder, from its newest checkpoint that can be read. With --set, these settings may
+    /// differ: checkpoints.*, eval.*, steps and eval_every of a stage that is not over, rl.max_generated_tokens. More steps
+    /// go on with a run that has ended; a schedule of rates is then that of the new number of steps
     #[arg(long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Compute layers again on the way back instead of keeping them: less memory, a forward pass more
@@ -141,17 +145,44 @@ impl std::str::FromStr for Bytes {
 
 #[derive(Args)]
 pub struct EvalArguments {
-    /// Folder of a run (its newest checkpoint is taken) or of a checkpoint
-    pub folder: PathBuf,
+    /// Folder of a run (its newest checkpoint is taken), of a checkpoint, or of a Hugging Face model (or its name)
+    pub model: PathBuf,
     /// Split: the name of a JSONL file of the dataset
     #[arg(long)]
     pub split: String,
+    /// Folder of a PEFT adapter for a Hugging Face model
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Bundled recipe or TOML file whose dataset, rewards and [eval] are taken [default: the run's own]
+    #[arg(long)]
+    pub recipe: Option<String>,
+    /// Change a setting of the recipe; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", requires = "recipe")]
+    pub set: Vec<String>,
+    /// Dataset, instead of the recipe's
+    #[arg(long, value_name = "DIR")]
+    pub dataset: Option<String>,
+    /// Kind of a reward (exact_answer, format, ..) with weight 1, instead of the recipe's; may be repeated
+    #[arg(long, value_name = "KIND")]
+    pub reward: Vec<String>,
     /// Blank out a sense: grey pictures or silence
     #[arg(long)]
     pub blank: Option<Sense>,
     /// Evaluate only so many rows; 0 takes all
     #[arg(long, default_value_t = 0)]
     pub max_rows: usize,
+    /// Completions a row: means over all of them, and pass@K [default: the recipe's, else 1]
+    #[arg(long, value_name = "K")]
+    pub samples: Option<usize>,
+    /// 0 takes the likeliest token always [default: the recipe's, else 0 for one completion a row and 1 for several]
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Most tokens of a completion [default: the recipe's, else 256]
+    #[arg(long)]
+    pub max_new_tokens: Option<usize>,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
     /// auto, cpu, cuda:N or wgpu
     #[arg(long, default_value = "auto")]
     pub device: String,

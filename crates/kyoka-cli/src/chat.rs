@@ -19,6 +19,7 @@ pub fn run(arguments: &ChatArguments) -> Result<(), Error> {
         max_new_tokens: arguments.max_new_tokens,
         ..SamplingConfig::default()
     };
+    crate::say_device(&arguments.device)?;
     let model = (arguments.model.as_path(), arguments.adapter.as_deref());
     let mut chat = Chat::open(model, &arguments.device, sampling, arguments.seed)?;
     if let Some(text) = &arguments.system {

@@ -5,14 +5,9 @@ mod arguments;
 mod chat;
 mod planning;
 mod progress;
+mod stopping;
 
-use std::{
-    process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::process::ExitCode;
 
 use arguments::{
     Arguments, BenchArguments, BenchKind, Command, DataCommand, EvalArguments, ExportArguments,
@@ -27,8 +22,6 @@ use serde_json::json;
 
 /// The command line or the recipe is wrong.
 const EXIT_USAGE: u8 = 2;
-/// Stopped by the user, as shells report SIGINT.
-const EXIT_INTERRUPTED: u8 = 130;
 
 /// Lets glibc keep freed memory instead of returning it to the system.
 ///
@@ -53,14 +46,19 @@ fn keep_freed_memory() {}
 
 fn main() -> ExitCode {
     keep_freed_memory();
+    let arguments = Arguments::parse();
+    let stop = stopping::Stop::default();
+    if matches!(arguments.command, Command::Train(_)) {
+        stop.listen();
+    }
     // On a thread of the pool, the parallel parts of a step start at once; from outside, each one would wake the pool and
     // put this thread to sleep.
-    rayon::scope(|_| run(Arguments::parse()))
+    rayon::scope(|_| run(arguments, stop))
 }
 
-fn run(arguments: Arguments) -> ExitCode {
+fn run(arguments: Arguments, stop: stopping::Stop) -> ExitCode {
     let result = match arguments.command {
-        Command::Train(train) => run_train(&train),
+        Command::Train(train) => run_train(&train, stop),
         Command::Plan(plan) => run_plan(&plan),
         Command::Eval(eval) => run_eval(&eval),
         Command::Generate(generate) => run_generate(&generate),
@@ -76,14 +74,16 @@ fn run(arguments: Arguments) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            stopping::say(&format!("error: {error}"));
             ExitCode::from(match error {
-                Error::Train(TrainError::Interrupted { .. }) => EXIT_INTERRUPTED,
+                Error::Train(TrainError::Interrupted { .. }) => stopping::exit_code(),
                 Error::Train(TrainError::Config { .. } | TrainError::Setting(_))
                 | Error::OtherRecipe { .. } => EXIT_USAGE,
                 Error::UnknownRecipe { .. }
                 | Error::Recipe { .. }
                 | Error::Device { .. }
+                | Error::Argument { .. }
+                | Error::TooLate { .. }
                 | Error::UnknownSplit { .. } => EXIT_USAGE,
                 _ => 1,
             })
@@ -91,7 +91,7 @@ fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn run_train(arguments: &TrainArguments) -> Result<(), Error> {
+fn run_train(arguments: &TrainArguments, stop: stopping::Stop) -> Result<(), Error> {
     let (mut recipe, resumed_seed) = match (&arguments.recipe, &arguments.resume) {
         (Some(name), _) => (Recipe::named(name)?, None),
         (None, Some(run)) => Recipe::of_run(run)?,
@@ -103,14 +103,16 @@ fn run_train(arguments: &TrainArguments) -> Result<(), Error> {
     if arguments.gradient_checkpointing {
         recipe.set("gradient_checkpointing=true")?;
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    install_ctrl_c(stop.clone());
+    if !arguments.quiet {
+        say_device(&arguments.device)?;
+    }
     let options = TrainOptions {
         seed: arguments.seed.or(resumed_seed).unwrap_or(1),
         out: arguments.out.clone(),
         device: arguments.device.clone(),
         resume: arguments.resume.clone(),
-        stop,
+        stop: stop.stop,
+        started: stop.started,
     };
     let mut observer = progress::observer(arguments.quiet, arguments.json);
     let outcome = kyoka::train(&recipe, &options, observer.as_mut())?;
@@ -123,17 +125,13 @@ fn run_train(arguments: &TrainArguments) -> Result<(), Error> {
     Ok(())
 }
 
-/// The first Ctrl-C asks for a checkpoint and an end; the second ends at once.
-fn install_ctrl_c(stop: Arc<AtomicBool>) {
-    let handler = move || {
-        if stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(EXIT_INTERRUPTED));
-        }
-        eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("warning: Ctrl-C will stop at once: {error}");
+/// Says which device `auto` takes, and why.
+fn say_device(name: &str) -> Result<(), Error> {
+    if name == "auto" {
+        let chosen = kyoka::choose_device(name)?;
+        stopping::say(&format!("device {}: {}", chosen.name, chosen.reason));
     }
+    Ok(())
 }
 
 fn run_plan(arguments: &PlanArguments) -> Result<(), Error> {
@@ -192,26 +190,42 @@ fn run_export(arguments: &ExportArguments) -> Result<(), Error> {
 }
 
 fn run_eval(arguments: &EvalArguments) -> Result<(), Error> {
+    let mut recipe = arguments.recipe.as_deref().map(Recipe::named).transpose()?;
+    for assignment in &arguments.set {
+        let recipe = recipe.as_mut().expect("the parser wants a recipe beside --set");
+        recipe.set(assignment)?;
+    }
+    say_device(&arguments.device)?;
     let options = EvalOptions {
-        folder: arguments.folder.clone(),
+        model: arguments.model.clone(),
+        adapter: arguments.adapter.clone(),
+        recipe,
+        dataset: arguments.dataset.clone(),
+        rewards: arguments.reward.clone(),
         split: arguments.split.clone(),
         blank: arguments.blank.map(Into::into),
         max_rows: arguments.max_rows,
+        samples: arguments.samples,
+        temperature: arguments.temperature,
+        max_new_tokens: arguments.max_new_tokens,
+        seed: arguments.seed,
         device: arguments.device.clone(),
     };
-    let summary = kyoka::evaluate_checkpoint(&options, &mut |warning| eprintln!("warning: {warning}"))?;
+    let summary =
+        kyoka::evaluate_checkpoint(&options, &mut |warning| stopping::say(&format!("warning: {warning}")))?;
     if arguments.json {
         println!("{}", json!(summary));
     } else {
         println!("{} ({} rows)", summary.split, summary.num_rows);
         for (name, value) in &summary.parts {
-            println!("  {name:<10} {value:.3}");
+            println!("  {name:<15} {value:.3}");
         }
     }
     Ok(())
 }
 
 fn run_generate(arguments: &GenerateArguments) -> Result<(), Error> {
+    say_device(&arguments.device)?;
     let sampling = kyoka::core::SamplingConfig {
         temperature: arguments.temperature,
         max_new_tokens: arguments.max_new_tokens,
@@ -242,6 +256,7 @@ fn run_generate(arguments: &GenerateArguments) -> Result<(), Error> {
 }
 
 fn run_bench(arguments: &BenchArguments) -> Result<(), Error> {
+    say_device(&arguments.device)?;
     let options = BenchOptions {
         checkpoint: arguments.checkpoint.clone(),
         shape: arguments.shape,
@@ -286,7 +301,7 @@ fn run_recipes(as_json: bool) -> Result<(), Error> {
 
 fn run_check(file: &std::path::Path, allow_outside: bool, as_json: bool) -> Result<(), Error> {
     let checked = kyoka::check_data(file, kyoka::data::ReadOptions { allow_outside })?;
-    checked.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    checked.warnings.iter().for_each(|warning| stopping::say(&format!("warning: {warning}")));
     if as_json {
         println!("{}", json!({"audios": checked.audios, "images": checked.images, "rows": checked.rows}));
     } else {

@@ -13,6 +13,8 @@ use kyoka::{
 };
 use serde_json::json;
 
+use crate::stopping::say;
+
 /// The observer that fits the flags and the terminal.
 pub fn observer(quiet: bool, as_json: bool) -> Box<dyn Observer> {
     match (quiet, as_json) {
@@ -28,7 +30,7 @@ struct WarningsAlone;
 impl Observer for WarningsAlone {
     fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
         if let Some(warning) = &report.warning {
-            eprintln!("warning: step {}: {warning}", report.step);
+            say(&format!("warning: step {}: {warning}", report.step));
         }
         Ok(())
     }
@@ -38,7 +40,7 @@ impl Observer for WarningsAlone {
     }
 
     fn on_warning(&mut self, warning: &str) -> Result<(), TrainError> {
-        eprintln!("warning: {warning}");
+        say(&format!("warning: {warning}"));
         Ok(())
     }
 }
@@ -102,7 +104,7 @@ impl ProgressLine {
     fn print(&self, line: &str) {
         match &self.bar {
             Some((_, bar)) if self.terminal => bar.println(line),
-            _ => eprintln!("{line}"),
+            _ => say(line),
         }
     }
 
@@ -116,6 +118,9 @@ impl ProgressLine {
         }
         if let Some(value) = metric("completion_length") {
             let _ = write!(text, "length {value:.1}  ");
+        }
+        if let Some(value) = metric("truncated_share").filter(|value| *value > 0.0) {
+            let _ = write!(text, "cut off {:.0} %  ", 100.0 * value);
         }
         if let Some(value) = metric("zero_variance_share") {
             let _ = write!(text, "no spread {:.0} %  ", 100.0 * value);
@@ -151,7 +156,7 @@ impl Observer for ProgressLine {
         let last = report.step == report.total_steps;
         if !self.terminal && (last || self.last_plain.elapsed() >= PLAIN_EVERY) {
             self.last_plain = Instant::now();
-            eprintln!("{:>13} {}/{}  {message}", report.stage, report.step, report.total_steps);
+            say(&format!("{:>13} {}/{}  {message}", report.stage, report.step, report.total_steps));
         }
         if let (true, Some((_, bar))) = (last, &self.bar) {
             bar.finish();
@@ -161,7 +166,8 @@ impl Observer for ProgressLine {
 
     fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
         for EvalReport { summary, .. } in splits {
-            let mut line = format!("{stage:>13} {step}: {:<11}", summary.split);
+            let moment = if step == 0 { "at start".to_owned() } else { format!("{step}") };
+            let mut line = format!("{stage:>13} {moment}: {:<11}", summary.split);
             for (name, value) in summary.parts.iter().filter(|(name, _)| name != "length") {
                 let _ = write!(line, " {name} {value:.3}");
             }
@@ -176,32 +182,38 @@ impl Observer for ProgressLine {
     }
 }
 
+/// Columns of the table at the end of a run, those that are there: the part and its heading.
+const COLUMNS: [(&str, &str); 4] =
+    [("accuracy", "accuracy"), ("format", "format"), ("total", "total"), ("truncated_share", "cut off")];
+
 /// The end of a run: a table and where the files are.
 pub fn results(outcome: &Outcome) -> String {
     let summary = &outcome.summary;
     let mut text = format!(
-        "\n{}: {:.1} minutes, {:.2} M parameters, peak memory {:.0} MB\n\n  {:<12} {:<20} {:>8} {:>8}\n",
+        "\n{}: {:.1} minutes, {:.2} M parameters, peak memory {:.0} MB\n\n",
         summary.recipe,
         summary.wall_s / 60.0,
         summary.params as f64 / 1e6,
         summary.peak_rss_mb,
-        "split",
-        "moment",
-        "accuracy",
-        "format"
     );
+    let results = || summary.eval.values().flat_map(|moments| moments.values());
+    let pass = results().flat_map(|means| means.keys()).find(|name| name.starts_with("pass@"));
+    let pass = pass.map(|name| (name.as_str(), name.as_str()));
+    let there = |(part, _): &(&str, &str)| results().any(|means| means.contains_key(*part));
+    let columns: Vec<(&str, &str)> = COLUMNS.into_iter().chain(pass).filter(there).collect();
+    let _ = write!(text, "  {:<12} {:<20}", "split", "moment");
+    for (_, heading) in &columns {
+        let _ = write!(text, " {heading:>8}");
+    }
+    text.push('\n');
     for (split, moments) in &summary.eval {
-        let mut moments: Vec<_> = moments.iter().collect();
-        moments.sort_by_key(|(name, _)| (name.as_str() != "after_sft", name.as_str()));
-        for (moment, means) in moments {
-            let mean = |name: &str| means.get(name).copied().unwrap_or(f64::NAN);
-            let moment = moment.replace('_', " ");
-            let _ = writeln!(
-                text,
-                "  {split:<12} {moment:<20} {:>8.3} {:>8.3}",
-                mean("accuracy"),
-                mean("format")
-            );
+        for moment in summary.moments().into_iter().filter(|moment| moments.contains_key(*moment)) {
+            let _ = write!(text, "  {split:<12} {:<20}", moment.replace('_', " "));
+            for (part, _) in &columns {
+                let cell = moments[moment].get(*part).map_or(String::new(), |mean| format!("{mean:.3}"));
+                let _ = write!(text, " {cell:>8}");
+            }
+            text.push('\n');
         }
     }
     let folder = outcome.run_folder.display();

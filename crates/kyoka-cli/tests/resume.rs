@@ -4,25 +4,41 @@
 mod support;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
+    process::Child,
     time::{Duration, Instant},
 };
 
-use support::{errors, kyoka, tiny_run};
+use support::{errors, kyoka, newest_weights, tiny_run};
 
-/// Weights of the newest checkpoint.
-fn final_weights(run: &Path) -> Vec<u8> {
-    let mut checkpoints: Vec<PathBuf> = std::fs::read_dir(run.join("checkpoints"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().unwrap() != "best")
-        .collect();
-    checkpoints.sort();
-    std::fs::read(checkpoints.pop().unwrap().join("model.safetensors")).unwrap()
+/// Kills a run at a moment: after a share of the time that a whole run takes, or while it writes a checkpoint.
+fn kill(mut child: Child, run: &Path, moment: Moment) {
+    let began = Instant::now();
+    let is_writing = || {
+        let entries = std::fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).any(|path| path.to_string_lossy().ends_with(".tmp"))
+    };
+    match moment {
+        Moment::After(time) => std::thread::sleep(time),
+        Moment::WhileSaving => {
+            while !is_writing()
+                && began.elapsed() < Duration::from_secs(20)
+                && child.try_wait().unwrap().is_none()
+            {}
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[derive(Clone, Copy)]
+enum Moment {
+    After(Duration),
+    WhileSaving,
 }
 
 #[test]
-fn a_run_killed_three_times_ends_with_the_same_weights() {
+fn a_run_killed_five_times_ends_with_the_same_weights() {
     let home = tempfile::tempdir().unwrap();
     let (straight, killed) = (home.path().join("straight"), home.path().join("killed"));
     let train = |out: &Path| {
@@ -38,7 +54,11 @@ fn a_run_killed_three_times_ends_with_the_same_weights() {
 
     // Moments spread over the run by the clock's last digits, so that every run of the test tries others.
     let noise = Instant::now().elapsed().as_nanos() as u64 + u64::from(std::process::id());
-    for kill in 0..3_u64 {
+    let random = |kill: u64| {
+        let share = 0.15 + ((noise * 2_654_435_761 + kill * 40_503) % 1_000) as f64 / 2_500.0;
+        Moment::After(whole.mul_f64(share))
+    };
+    for moment in [random(0), Moment::WhileSaving, random(1), Moment::WhileSaving, random(2)] {
         let mut command = if killed.join("config.toml").is_file() {
             let mut command = kyoka(home.path());
             command.args(["train", "--quiet", "--resume"]).arg(&killed);
@@ -46,15 +66,24 @@ fn a_run_killed_three_times_ends_with_the_same_weights() {
         } else {
             train(&killed)
         };
-        let mut child = command.spawn().unwrap();
-        let share = 0.15 + ((noise * 2_654_435_761 + kill * 40_503) % 1_000) as f64 / 2_500.0;
-        std::thread::sleep(Duration::from_secs_f64(whole.as_secs_f64() * share));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill(command.spawn().unwrap(), &killed, moment);
     }
     let output = kyoka(home.path()).args(["train", "--quiet", "--resume"]).arg(&killed).output().unwrap();
     assert!(output.status.success(), "{}", errors(&output));
-    assert_eq!(final_weights(&straight), final_weights(&killed), "weights differ after kill and resume");
+    assert!(newest_weights(&straight) == newest_weights(&killed), "weights differ after kill and resume");
+    let best = |run: &Path| std::fs::read(run.join("checkpoints/best/model.safetensors")).unwrap();
+    assert!(best(&straight) == best(&killed), "the best weights differ after kill and resume");
+    let evaluations = |run: &Path| {
+        let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        metrics.lines().filter(|line| line.contains("\"eval\"")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(evaluations(&straight), evaluations(&killed));
+    // Nothing is left of the kills.
+    for folder in [killed.clone(), killed.join("checkpoints")] {
+        let left = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().ends_with("tmp")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 
     // The log holds every step once.
     let metrics = std::fs::read_to_string(killed.join("metrics.jsonl")).unwrap();

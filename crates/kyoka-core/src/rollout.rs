@@ -175,6 +175,9 @@ pub enum RolloutError {
         /// Log-probabilities that came.
         got: usize,
     },
+    /// The engine was told to stop; what it had sampled is thrown away.
+    #[error("stopped on request")]
+    Interrupted,
     /// The model gave logits that are not finite.
     #[error("prompt {index}: the model's logits are not finite (NaN or infinite weights?)")]
     NotFinite {

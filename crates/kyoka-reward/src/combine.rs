@@ -23,6 +23,11 @@ impl WeightedSum {
         assert!(rules.iter().all(|(weight, _)| weight.is_finite()), "weighted sum: expected finite weights");
         Self { rules }
     }
+
+    /// Names of the parts that its rules report.
+    pub fn part_names(&self) -> Vec<&str> {
+        self.rules.iter().map(|(_, rule)| rule.name()).collect()
+    }
 }
 
 impl RewardFn for WeightedSum {

@@ -1,5 +1,10 @@
 //! Sampling in this process.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use burn::tensor::Tensor;
 use kyoka_core::{
     CausalLm, Prompt, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig,
@@ -32,6 +37,9 @@ pub struct LocalEngine<M> {
     /// Draw where the logits are and read back the tokens alone, instead of reading back the logits. Default: wherever
     /// logits are not in host memory already.
     pub draw_on_device: bool,
+    /// Looked at before every token: once it is set, [`generate`](RolloutEngine::generate) gives
+    /// [`RolloutError::Interrupted`]. Default: none.
+    pub interrupt: Option<Arc<AtomicBool>>,
 }
 
 /// A completion under way.
@@ -48,7 +56,15 @@ impl<M: CausalLm> LocalEngine<M> {
     /// An engine that bans `banned_ids` and ends at `end_id`.
     pub fn new(model: M, end_id: u32, banned_ids: Vec<u32>) -> Self {
         let draw_on_device = !model.is_on_host();
-        Self { model, end_ids: vec![end_id], banned_ids, decode_text: None, max_rows: 512, draw_on_device }
+        Self {
+            model,
+            end_ids: vec![end_id],
+            banned_ids,
+            decode_text: None,
+            max_rows: 512,
+            draw_on_device,
+            interrupt: None,
+        }
     }
 
     fn check(&self, request: &RolloutRequest<'_>) -> Result<(), RolloutError> {
@@ -259,6 +275,9 @@ impl<M: CausalLm> RolloutEngine for LocalEngine<M> {
         };
         let groups_at_once = (self.max_rows / request.group_size).max(1);
         while generation.read < num_prompts || !generation.open.is_empty() {
+            if self.interrupt.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                return Err(RolloutError::Interrupted);
+            }
             // Groups stay together: a place is free when a whole group fits. A few at once read their prompts together.
             let free = self.max_rows.saturating_sub(generation.open.len()) / request.group_size;
             let wanted = (num_prompts - generation.read).min(groups_at_once.div_ceil(4));

@@ -1,4 +1,4 @@
-//! A run's state on disk, never half-written.
+//! A run's state as files: what is in a checkpoint, and how it is read back.
 
 use std::{
     borrow::Cow,
@@ -32,13 +32,19 @@ pub struct Progress {
     /// Tokens that moved the policy in it, each counted once a step.
     #[serde(default)]
     pub trained_tokens: u64,
-    /// Whether its end was evaluated.
+    /// The newest evaluation of the stage.
     #[serde(default)]
-    pub evaluated: bool,
+    pub evaluation: Option<Evaluated>,
+    /// The settings of the evaluation after the last step of the run, if it was made.
+    #[serde(default)]
+    pub final_evaluation: Option<String>,
     /// Whether the stage's optimizer and reference are set up.
     pub started: bool,
     /// Best value of the watched metric so far, over all stages.
     pub best: Option<f64>,
+    /// The settings of evaluation that `best` was measured with.
+    #[serde(default)]
+    pub best_settings: String,
     /// Seconds of training before the last resume.
     pub elapsed_s: f64,
     /// Seconds by phase.
@@ -46,6 +52,15 @@ pub struct Progress {
     /// Coefficients that the stage adapts, by name.
     #[serde(default)]
     pub coefs: BTreeMap<String, f64>,
+}
+
+/// An evaluation that a stage has had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// Steps of the stage before it.
+    pub step: usize,
+    /// Its settings, as [`EvalRules::settings`](crate::EvalRules::settings) says them.
+    pub settings: String,
 }
 
 /// What is kept.
@@ -64,13 +79,20 @@ impl Default for CheckpointPolicy {
     }
 }
 
+/// The file that is written last and makes a checkpoint whole.
+pub(crate) const STATE: &str = "state.json";
+
+/// `state.json`.
 #[derive(Serialize, Deserialize)]
-struct State {
-    progress: Progress,
-    optimizer_steps: u64,
+pub(crate) struct State {
+    pub progress: Progress,
+    pub optimizer_steps: u64,
     /// Steps of the critic's optimizer, and whether it has a trunk of its own.
     #[serde(default)]
-    critic: Option<(u64, bool)>,
+    pub critic: Option<(u64, bool)>,
+    /// Bytes of the checkpoint's other files, by name: one that was cut is known by its length.
+    #[serde(default)]
+    pub files: BTreeMap<String, u64>,
 }
 
 /// A checkpoint read back.
@@ -89,132 +111,34 @@ pub struct Checkpoint<M: TrainableLm> {
     pub stage_state: Option<Vec<u8>>,
 }
 
-/// What a checkpoint is written from.
-pub struct SavedState<'a, M: TrainableLm> {
-    /// Weights.
-    pub model: &'a M,
-    /// Moments.
-    pub optimizer: &'a AdamW,
-    /// Where the run stands.
-    pub progress: &'a Progress,
-    /// The reference policy, if the run has one.
-    pub reference: Option<&'a M>,
-    /// The critic with its optimizer, if the run has one.
-    pub critic: Option<&'a CriticState<M>>,
-    /// What the stage under way has to remember.
-    pub stage_state: Option<Vec<u8>>,
-    /// Whether evaluation likes it most so far.
-    pub best: bool,
+impl State {
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("numbers and names serialise")
+    }
+
+    /// The state of a checkpoint whose files are as long as they were when they were written.
+    pub fn load(checkpoint: &Path) -> Result<Self, TrainError> {
+        let path = checkpoint.join(STATE);
+        let bytes = fs::read(&path).map_err(|error| failed(&path, error))?;
+        let state: Self = serde_json::from_slice(&bytes).map_err(|error| failed(&path, error))?;
+        for (name, &expected) in &state.files {
+            let path = checkpoint.join(name);
+            let got = fs::metadata(&path).map_err(|error| failed(&path, error))?.len();
+            if got < expected {
+                return Err(failed(&path, format!("expected {expected} bytes, got {got}: the file was cut")));
+            }
+        }
+        Ok(state)
+    }
 }
 
-/// The `checkpoints/` folder of a run.
-///
-/// A checkpoint is a folder `<stage>-<name>-<step>` with `model.safetensors`, `optimizer.safetensors`, `state.json` and
-/// the files the run adds (configuration, tokenizer). It is written under a temporary name, flushed, and renamed.
-#[derive(Debug, Clone)]
-pub struct CheckpointStore {
-    folder: PathBuf,
-    policy: CheckpointPolicy,
-    /// Written into every checkpoint besides the state.
-    extra_files: Vec<(String, Vec<u8>)>,
-}
-
-impl CheckpointStore {
-    /// A store under `folder`, which is made on the first write.
-    pub fn new(folder: PathBuf, policy: CheckpointPolicy, extra_files: Vec<(String, Vec<u8>)>) -> Self {
-        Self { folder, policy, extra_files }
-    }
-
-    /// How often and how many.
-    pub fn policy(&self) -> CheckpointPolicy {
-        self.policy
-    }
-
-    /// Complete checkpoints, oldest first.
-    pub fn list(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut found: Vec<PathBuf> = entries
-            .filter(|path| path.join("state.json").is_file() && path.extension().is_none())
-            .filter(|path| path.file_name().is_some_and(|name| name != "best"))
-            .collect();
-        found.sort();
-        found
-    }
-
-    /// The newest complete checkpoint.
-    pub fn latest(&self) -> Option<PathBuf> {
-        self.list().pop()
-    }
-
-    /// Writes a checkpoint; with `best` also as `best`, the one that evaluation liked most.
-    pub fn save<M: TrainableLm>(
-        &self,
-        stage_name: &str,
-        state: SavedState<'_, M>,
-    ) -> Result<PathBuf, TrainError> {
-        let SavedState { model, optimizer, progress, reference, critic, stage_state, best } = state;
-        let name = format!("{}-{stage_name}-{:06}", progress.stage, progress.step);
-        let mut files: Vec<(String, Content<'_>)> = vec![
-            ("model.safetensors".into(), Content::Tensors(Box::new(|| weights(model)))),
-            ("optimizer.safetensors".into(), Content::Tensors(Box::new(|| moments(optimizer)))),
-        ];
-        if let Some(reference) = reference {
-            files.push(("reference.safetensors".into(), Content::Tensors(Box::new(|| weights(reference)))));
-        }
-        let extra_files = self.extra_files.iter().cloned();
-        files.extend(extra_files.map(|(name, bytes)| (name, Content::Bytes(bytes))));
-        files.extend(stage_state.map(|bytes| ("stage.json".into(), Content::Bytes(bytes))));
-        if let Some(CriticState { critic, optimizer }) = critic {
-            files.push(("critic.safetensors".into(), Content::Tensors(Box::new(|| weights(critic)))));
-            let moments = Content::Tensors(Box::new(|| moments(optimizer)));
-            files.push(("critic_optimizer.safetensors".into(), moments));
-        }
-        let critic = critic.map(|state| (state.optimizer.num_steps(), state.critic.trunk.is_some()));
-        let state = State { progress: progress.clone(), optimizer_steps: optimizer.num_steps(), critic };
-        let state = serde_json::to_vec_pretty(&state).expect("numbers and names serialise");
-        files.push(("state.json".into(), Content::Bytes(state)));
-        if best {
-            self.place("best", &files)?;
-        }
-        let path = self.place(&name, &files)?;
-        let kept = self.list();
-        for old in &kept[..kept.len().saturating_sub(self.policy.keep_last.max(1))] {
-            fs::remove_dir_all(old).map_err(|error| failed(old, error))?;
-        }
-        Ok(path)
-    }
-
-    /// Writes the files aside, flushes them, and renames the folder into place.
-    fn place(&self, name: &str, files: &[(String, Content<'_>)]) -> Result<PathBuf, TrainError> {
-        let (path, aside) = (self.folder.join(name), self.folder.join(format!("{name}.tmp")));
-        let write = || -> std::io::Result<()> {
-            if aside.exists() {
-                fs::remove_dir_all(&aside)?;
-            }
-            fs::create_dir_all(&aside)?;
-            for (file, content) in files {
-                let file = aside.join(file);
-                fs::create_dir_all(file.parent().unwrap_or(&aside))?;
-                content.write(&file)?;
-            }
-            // An old folder of that name steps aside first: at every moment the name stands for a whole folder or for none.
-            let old = self.folder.join(format!("{name}.old.tmp"));
-            if path.exists() {
-                let _ = fs::remove_dir_all(&old);
-                fs::rename(&path, &old)?;
-            }
-            fs::rename(&aside, &path)?;
-            if old.exists() {
-                fs::remove_dir_all(&old)?;
-            }
-            Ok(())
-        };
-        write().map_err(|error| {
-            // What is left of a failed write must not fill the disk further; the checkpoints before it stand.
-            let _ = fs::remove_dir_all(&aside);
-            failed(&path, error)
-        })?;
-        Ok(path)
+impl Progress {
+    /// Where the run of a checkpoint stood.
+    ///
+    /// # Errors
+    /// If the checkpoint is not whole.
+    pub fn of_checkpoint(checkpoint: &Path) -> Result<Self, TrainError> {
+        Ok(State::load(checkpoint)?.progress)
     }
 }
 
@@ -225,10 +149,7 @@ impl<M: TrainableLm> Checkpoint<M> {
         model: M,
         settings_of_stage: impl Fn(usize) -> AdamWConfig,
     ) -> Result<Self, TrainError> {
-        let state_path = path.join("state.json");
-        let state = fs::read(&state_path).map_err(|error| failed(&state_path, error))?;
-        let State { progress, optimizer_steps, critic } =
-            serde_json::from_slice(&state).map_err(|error| failed(&state_path, error))?;
+        let State { progress, optimizer_steps, critic, .. } = State::load(path)?;
         let reference_path = path.join("reference.safetensors");
         let reference = match reference_path.is_file() {
             true => Some(load_weights(&reference_path, model.clone())?),
@@ -266,7 +187,7 @@ pub fn load_weights<M: Module>(path: &Path, model: M) -> Result<M, TrainError> {
 }
 
 /// Weights by name, each copied when it is written.
-fn weights<M: Module>(model: &M) -> BTreeMap<String, Fetched> {
+pub(crate) fn weights<M: Module>(model: &M) -> BTreeMap<String, Fetched> {
     let fetched = |(name, parameter): (String, LazyParameter)| {
         (name, Fetched { shape: parameter.shape.clone(), fetch: Box::new(move || parameter.data()) })
     };
@@ -274,7 +195,7 @@ fn weights<M: Module>(model: &M) -> BTreeMap<String, Fetched> {
 }
 
 /// Moments by name.
-fn moments(optimizer: &AdamW) -> BTreeMap<String, Fetched> {
+pub(crate) fn moments(optimizer: &AdamW) -> BTreeMap<String, Fetched> {
     let (_, tensors) = optimizer.state();
     let fetched = |(name, data): (String, TensorData)| {
         (name, Fetched { shape: data.shape().to_vec(), fetch: Box::new(move || data.clone()) })
@@ -282,12 +203,12 @@ fn moments(optimizer: &AdamW) -> BTreeMap<String, Fetched> {
     tensors.into_iter().map(fetched).collect()
 }
 
-fn failed(path: &Path, reason: impl std::fmt::Display) -> TrainError {
+pub(crate) fn failed(path: &Path, reason: impl std::fmt::Display) -> TrainError {
     TrainError::Checkpoint { path: path.to_owned(), reason: reason.to_string() }
 }
 
 /// What a file of a checkpoint holds.
-enum Content<'a> {
+pub(crate) enum Content<'a> {
     Bytes(Vec<u8>),
     /// Asked for when the file is written: the tensors of one file at a time, and copies of its weights one by one.
     Tensors(Box<dyn Fn() -> BTreeMap<String, Fetched> + 'a>),
@@ -295,7 +216,7 @@ enum Content<'a> {
 
 impl Content<'_> {
     /// Writes the file and flushes it to the disk.
-    fn write(&self, path: &Path) -> std::io::Result<()> {
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
         let mut out = fs::File::create(path)?;
         match self {
             Self::Bytes(bytes) => std::io::Write::write_all(&mut out, bytes)?,
@@ -315,7 +236,7 @@ impl Content<'_> {
 }
 
 /// A tensor of f32 that is copied when it is written.
-struct Fetched {
+pub(crate) struct Fetched {
     shape: Vec<usize>,
     fetch: Box<dyn Fn() -> TensorData>,
 }

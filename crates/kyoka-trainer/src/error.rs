@@ -109,6 +109,14 @@ pub enum TrainError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A step or an evaluation failed; what was trained before stands.
+    #[error("{source}; {standing}")]
+    Failed {
+        /// What failed.
+        source: Box<TrainError>,
+        /// Which checkpoint stands, and what is lost.
+        standing: String,
+    },
     /// The user asked to stop; the run can be resumed.
     #[error("stopped on request at {stage}, step {step}; resume from {checkpoint}")]
     Interrupted {
@@ -119,4 +127,11 @@ pub enum TrainError {
         /// Where to resume from.
         checkpoint: String,
     },
+}
+
+impl TrainError {
+    /// Whether this is an engine that was told to stop, rather than a fault.
+    pub(crate) fn is_interruption(&self) -> bool {
+        matches!(self, Self::Rollout { source: RolloutError::Interrupted, .. })
+    }
 }

@@ -1,9 +1,17 @@
 //! How good is the policy on a split?
 
-use kyoka_core::{Prompt, RewardContext, RewardFn, RolloutRequest, Sample, SamplingConfig};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kyoka_core::{
+    Completion, Prompt, Reward, RewardContext, RewardFn, Rollout, RolloutError, RolloutGroup, RolloutRequest,
+    Sample, SamplingConfig, StopReason,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineFactory, SampleRecord, Task, TrainError, TrainableLm, rl::record};
+use crate::{
+    EngineFactory, SampleRecord, Task, TrainError, TrainableLm,
+    rl::{check, record},
+};
 
 /// Mean of every reward part over a split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,7 +20,9 @@ pub struct EvalSummary {
     pub split: String,
     /// Rows judged.
     pub num_rows: usize,
-    /// Means by part, `length` (tokens) among them.
+    /// Means by part over all completions that were judged: the rewards' parts, `total` (what training would use),
+    /// `length` (tokens), `truncated_share` (completions that the limit of tokens cut off), and with several completions
+    /// a row `pass@k` (rows with at least one right completion), where a reward measures `accuracy`.
     pub parts: Vec<(String, f64)>,
 }
 
@@ -40,19 +50,25 @@ pub struct Evaluation<'a, M> {
     pub reward: &'a dyn RewardFn,
     /// Makes the engine.
     pub engine: EngineFactory<'a, M>,
-    /// Longest completion; decoding is greedy.
-    pub max_new_tokens: usize,
-    /// Texts that end a completion, those of training.
-    pub stop: &'a [String],
+    /// How completions are drawn: greedily at temperature 0.
+    pub sampling: SamplingConfig,
+    /// Completions a row.
+    pub num_samples: usize,
+    /// Seed of the draws; unused at temperature 0.
+    pub seed: u64,
+    /// Looked at between batches of rows: once it is set, the evaluation ends with
+    /// [`RolloutError::Interrupted`].
+    pub interrupt: Option<&'a AtomicBool>,
 }
 
 /// Prompts decoded at once.
 const CHUNK: usize = 128;
 
-/// Greedy completions of every row, judged.
+/// Completions of every row, judged.
 ///
 /// # Errors
-/// If a row's media cannot be read or a completion cannot be judged.
+/// If a row's media cannot be read, a completion cannot be judged, a reward is not finite, or the evaluation was told to
+/// stop.
 pub fn evaluate<M: TrainableLm>(
     model: &M,
     evaluation: &Evaluation<'_, M>,
@@ -60,42 +76,92 @@ pub fn evaluate<M: TrainableLm>(
     samples: &[Sample],
 ) -> Result<EvalReport, TrainError> {
     let engine = (evaluation.engine)(model.valid());
-    let stop = evaluation.stop.to_vec();
-    let sampling = SamplingConfig { stop, ..SamplingConfig::greedy(evaluation.max_new_tokens) };
-    let mut records = Vec::with_capacity(samples.len());
-    let mut means = PartMeans::default();
-    let mut num_rows = 0;
-    for chunk in samples.chunks(CHUNK) {
+    let mut records = Vec::with_capacity(samples.len() * evaluation.num_samples);
+    let mut tally = Tally { num_samples: evaluation.num_samples, ..Tally::default() };
+    for (index, chunk) in samples.chunks(CHUNK).enumerate() {
+        let failed = |source| TrainError::Rollout { stage: "eval", step: 0, source };
+        if evaluation.interrupt.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return Err(failed(RolloutError::Interrupted));
+        }
         let prompts: Vec<Prompt> = chunk
             .iter()
             .map(|sample| evaluation.task.prompt(sample, None).map_err(|source| row_error(sample, source)))
             .collect::<Result<_, _>>()?;
         let request = RolloutRequest {
             prompts: &prompts,
-            group_size: 1,
-            sampling: &sampling,
-            seed: 0,
+            group_size: evaluation.num_samples,
+            sampling: &evaluation.sampling,
+            // Rows are numbered within a request, so requests draw apart.
+            seed: evaluation.seed ^ ((index as u64) << 32),
             policy_version: 0,
         };
-        let groups = engine.generate(request).map_err(|source| TrainError::Rollout {
-            stage: "eval",
-            step: 0,
-            source,
-        })?;
-        for (sample, group) in chunk.iter().zip(&groups) {
-            let rollout = &group.rollouts[0];
-            let completion = evaluation.task.read(rollout, evaluation.max_new_tokens);
-            let reward = evaluation.reward.score(&RewardContext { sample }, &completion)?;
-            if reward.total.is_some() {
-                num_rows += 1;
-                means.add("length", rollout.token_ids.len() as f64);
-                reward.parts.iter().for_each(|(name, value)| means.add(name, f64::from(*value)));
-            }
-            records.push(record(sample, &completion, &reward));
+        let groups = engine.generate(request).map_err(failed)?;
+        for (sample, group) in chunk.iter().zip(groups) {
+            let judged = evaluation.judge(sample, &group)?;
+            tally.add(&group.rollouts, &judged);
+            records.extend(judged.iter().map(|(completion, reward)| record(sample, completion, reward)));
         }
     }
-    let summary = EvalSummary { split: split.to_owned(), num_rows, parts: means.finish() };
-    Ok(EvalReport { summary, samples: records })
+    Ok(EvalReport { summary: tally.summary(split), samples: records })
+}
+
+impl<M> Evaluation<'_, M> {
+    fn judge(&self, sample: &Sample, group: &RolloutGroup) -> Result<Vec<(Completion, Reward)>, TrainError> {
+        let read = |rollout| self.task.read(rollout, self.sampling.max_new_tokens);
+        let completions: Vec<Completion> = group.rollouts.iter().map(read).collect();
+        let rewards = self.reward.score_group(&RewardContext { sample }, &completions)?;
+        let judged: Vec<(Completion, Reward)> = completions.into_iter().zip(rewards).collect();
+        judged.iter().try_for_each(|judged| check(self.reward.name(), sample, judged))?;
+        Ok(judged)
+    }
+}
+
+/// What an evaluation adds up.
+#[derive(Default)]
+struct Tally {
+    num_samples: usize,
+    num_rows: usize,
+    means: PartMeans,
+    /// Over rows, whether one completion is right.
+    passed: PartMeans,
+}
+
+impl Tally {
+    /// Adds the completions of a row; ungraded ones are left out.
+    fn add(&mut self, rollouts: &[Rollout], judged: &[(Completion, Reward)]) {
+        let mut right = None;
+        let mut graded = false;
+        for (rollout, (_, reward)) in rollouts.iter().zip(judged) {
+            let Some(total) = reward.total else { continue };
+            graded = true;
+            self.means.add("length", rollout.token_ids.len() as f64);
+            self.means.add("truncated_share", truncated(rollout));
+            self.means.add("total", f64::from(total));
+            reward.parts.iter().for_each(|(name, value)| self.means.add(name, f64::from(*value)));
+            let accuracy = reward.part("accuracy").map(|accuracy| accuracy >= 1.0);
+            right = accuracy.map(|now| now || right.unwrap_or(false)).or(right);
+        }
+        self.num_rows += usize::from(graded);
+        if let Some(right) = right.filter(|_| self.num_samples > 1) {
+            self.passed.add(&pass_at(self.num_samples), f64::from(u8::from(right)));
+        }
+    }
+
+    fn summary(self, split: &str) -> EvalSummary {
+        let mut parts = self.means.finish();
+        parts.extend(self.passed.finish());
+        EvalSummary { split: split.to_owned(), num_rows: self.num_rows, parts }
+    }
+}
+
+/// The name of the share of rows with a right one among `num_samples` completions.
+pub fn pass_at(num_samples: usize) -> String {
+    format!("pass@{num_samples}")
+}
+
+/// 1 for a completion that the limit of tokens cut off, else 0.
+pub(crate) fn truncated(rollout: &Rollout) -> f64 {
+    f64::from(u8::from(rollout.stop_reason == StopReason::Length))
 }
 
 pub(crate) fn row_error(sample: &Sample, source: crate::TaskError) -> TrainError {
@@ -119,5 +185,36 @@ impl PartMeans {
 
     pub fn finish(self) -> Vec<(String, f64)> {
         self.0.into_iter().map(|(name, sum, count)| (name, sum / count)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_completions_a_row_give_their_mean_and_whether_one_is_right() {
+        let rollout = |stop_reason| Rollout { token_ids: vec![1, 2], logprobs: Vec::new(), stop_reason };
+        let rollouts = [rollout(StopReason::EndToken), rollout(StopReason::Length)];
+        let judged = |values: [Option<f32>; 2]| {
+            values.map(|value| {
+                let completion = Completion {
+                    text: String::new(),
+                    token_spans: Vec::new(),
+                    finished: true,
+                    max_new_tokens: 2,
+                };
+                (completion, value.map_or_else(Reward::ungraded, |value| Reward::graded("accuracy", value)))
+            })
+        };
+        let mut tally = Tally { num_samples: 2, ..Tally::default() };
+        tally.add(&rollouts, &judged([Some(1.0), Some(0.0)]));
+        tally.add(&rollouts, &judged([Some(0.0), Some(0.0)]));
+        tally.add(&rollouts, &judged([None, None]));
+        let summary = tally.summary("test");
+        assert_eq!(summary.num_rows, 2);
+        let part = |name| summary.part(name);
+        assert_eq!([part("accuracy"), part("total"), part("pass@2")], [Some(0.25), Some(0.25), Some(0.5)]);
+        assert_eq!([part("truncated_share"), part("length")], [Some(0.5), Some(2.0)]);
     }
 }

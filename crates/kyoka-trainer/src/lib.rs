@@ -2,6 +2,7 @@
 
 mod averaging;
 mod checkpoint;
+mod checkpoint_store;
 mod critic;
 mod error;
 mod evaluate;
@@ -14,18 +15,18 @@ mod preference;
 mod range;
 mod reward_model;
 mod rl;
+mod run_stage;
 mod schedule;
 mod session;
 mod sft;
 mod task;
 
 pub(crate) use averaging::averaged;
-pub use checkpoint::{
-    Checkpoint, CheckpointPolicy, CheckpointStore, Progress, SavedState, load_weights, unpack,
-};
+pub use checkpoint::{Checkpoint, CheckpointPolicy, Evaluated, Progress, load_weights, unpack};
+pub use checkpoint_store::{CheckpointStore, SavedState};
 pub use critic::{Critic, CriticState};
 pub use error::TrainError;
-pub use evaluate::{EvalReport, EvalSummary, Evaluation, evaluate};
+pub use evaluate::{EvalReport, EvalSummary, Evaluation, evaluate, pass_at};
 pub use gradients::{global_norm, scale_gradients};
 pub use micro_batch::{PackItem, plan_micro_batches};
 pub use optimizer::{AdamW, AdamWConfig, NotFiniteUpdate};
@@ -35,6 +36,6 @@ pub use range::{SettingError, Unread};
 pub use reward_model::{RewardModelConfig, RewardModelStage, load_reward_model};
 pub use rl::{RlConfig, RlStage};
 pub use schedule::{LearningRate, Schedule};
-pub use session::{Observer, SampleRecord, Session, Stage, StepReport, TrainableFn};
+pub use session::{EvalRules, Observer, Resumed, SampleRecord, Session, Stage, StepReport, TrainableFn};
 pub use sft::{SftConfig, SftStage};
 pub use task::{EngineFactory, Task, TaskError, TrainableLm};

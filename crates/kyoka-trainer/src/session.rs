@@ -1,22 +1,17 @@
-//! A run: stages one after the other, with evaluation, checkpoints and a way to stop.
+//! What a run holds: weights, optimizer, place, and who is told of it.
 
 use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use burn::optim::GradientsParams;
-use kyoka_core::{Metrics, Stream, stream_rng};
-use rand::Rng;
+use kyoka_core::Metrics;
 use serde::Serialize;
 
 use crate::{
     AdamW, AdamWConfig, Checkpoint, CheckpointStore, CriticState, EvalReport, LearningRate, NotFiniteUpdate,
-    Progress, TrainError, TrainableLm, checkpoint::SavedState, global_norm, scale_gradients,
+    Progress, SavedState, TrainError, TrainableLm, global_norm, scale_gradients,
 };
 
 /// A sampled completion, for the log.
@@ -62,13 +57,46 @@ pub trait Observer {
     /// A step is done.
     fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError>;
 
-    /// An evaluation is done; `step` counts the steps of the stage before it.
+    /// An evaluation is done; `step` counts the steps of the stage before it, 0 stands for the start of the run.
     fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError>;
 
     /// Something was lost or is not as the user may think; the run goes on. Does nothing by default.
     fn on_warning(&mut self, _warning: &str) -> Result<(), TrainError> {
         Ok(())
     }
+}
+
+/// When a run is evaluated besides what its stages say, and what decides which checkpoint is best.
+#[derive(Debug, Clone, Default)]
+pub struct EvalRules {
+    /// Evaluate before the first step of the run.
+    pub at_start: bool,
+    /// Split and part whose mean decides what is best. By default the first split, and its accuracy or, where no reward
+    /// measures one, its total.
+    pub best: Option<(String, String)>,
+    /// The settings of evaluations as text. What was evaluated with others counts as not evaluated when a run is resumed,
+    /// and a best value of others is forgotten.
+    pub settings: String,
+}
+
+impl EvalRules {
+    /// The mean that is watched, if the evaluation has it.
+    pub(crate) fn watched(&self, splits: &[EvalReport]) -> Option<f64> {
+        let Some((split, part)) = &self.best else {
+            let summary = &splits.first()?.summary;
+            return summary.part("accuracy").or(summary.part("total"));
+        };
+        splits.iter().find(|report| report.summary.split == *split)?.summary.part(part)
+    }
+}
+
+/// What a run goes on from.
+#[derive(Debug)]
+pub struct Resumed {
+    /// The checkpoint.
+    pub checkpoint: PathBuf,
+    /// Newer checkpoints that could not be read, and why; they were renamed and count as none.
+    pub unreadable: Vec<(PathBuf, TrainError)>,
 }
 
 /// A part of a run with steps of one kind.
@@ -137,8 +165,10 @@ pub struct Session<M: TrainableLm> {
     pub progress: Progress,
     /// The run's seed.
     pub seed: u64,
-    /// Set from outside to stop after the step under way.
+    /// Set from outside to stop: after the step under way, or before it where its engine gives up sampling.
     pub stop: Arc<AtomicBool>,
+    /// When to evaluate besides what stages say, and what is best.
+    pub evaluation: EvalRules,
     /// Whether layers are computed again on the way back instead of kept: less memory, a forward pass more.
     pub gradient_checkpointing: bool,
     /// Where checkpoints go.
@@ -146,14 +176,14 @@ pub struct Session<M: TrainableLm> {
     /// Which parameters a stage trains: gives the model back with those tracked and the others not.
     pub trainable: Option<TrainableFn<M>>,
     /// What the stage under way had to remember, with the file it came from.
-    stage_state: Option<(PathBuf, Vec<u8>)>,
+    pub(crate) stage_state: Option<(PathBuf, Vec<u8>)>,
 }
 
 /// From a stage's name and the model to the model as the stage trains it; an error says what is wrong.
 pub type TrainableFn<M> = Box<dyn Fn(&'static str, M) -> Result<M, String>>;
 
-/// Evaluates the policy on every watched split. The first one's accuracy decides what is best.
-type EvaluateFn<'a, M> = &'a dyn Fn(&M) -> Result<Vec<EvalReport>, TrainError>;
+/// Evaluates the policy on every watched split.
+pub(crate) type EvaluateFn<'a, M> = &'a dyn Fn(&M) -> Result<Vec<EvalReport>, TrainError>;
 
 impl<M: TrainableLm> Session<M> {
     /// A new run.
@@ -166,6 +196,7 @@ impl<M: TrainableLm> Session<M> {
             progress: Progress::default(),
             seed,
             stop: Arc::default(),
+            evaluation: EvalRules::default(),
             gradient_checkpointing: false,
             checkpoints,
             trainable: None,
@@ -173,129 +204,42 @@ impl<M: TrainableLm> Session<M> {
         }
     }
 
-    /// Takes over the newest checkpoint, if there is one; the optimizer's settings are those of the stage it stands in.
+    /// Mends what a killed process left, and takes over the newest checkpoint that can be read, if there is one; the
+    /// optimizer's settings are those of the stage it stands in.
+    ///
+    /// # Errors
+    /// If there are checkpoints and none can be read: what is wrong with the newest.
     pub fn resume(
         &mut self,
         settings_of_stage: impl Fn(usize) -> AdamWConfig,
-    ) -> Result<Option<PathBuf>, TrainError> {
-        let Some(path) = self.checkpoints.latest() else { return Ok(None) };
-        let loaded = Checkpoint::load(&path, self.model.clone(), settings_of_stage)?;
+    ) -> Result<Option<Resumed>, TrainError> {
+        self.checkpoints.recover()?;
+        let mut unreadable = Vec::new();
+        for checkpoint in self.checkpoints.folders().into_iter().rev() {
+            match Checkpoint::load(&checkpoint, self.model.clone(), &settings_of_stage) {
+                Err(error) => unreadable.push((checkpoint, error)),
+                Ok(loaded) => {
+                    for (path, _) in &unreadable {
+                        self.checkpoints.set_aside(path)?;
+                    }
+                    self.take_over(loaded, &checkpoint);
+                    return Ok(Some(Resumed { checkpoint, unreadable }));
+                }
+            }
+        }
+        unreadable.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
+    }
+
+    fn take_over(&mut self, loaded: Checkpoint<M>, path: &Path) {
         self.progress = loaded.progress;
         self.optimizer = loaded.optimizer;
         self.model = loaded.model;
         self.reference = loaded.reference.map(|reference| reference.valid());
         self.critic = loaded.critic;
         self.stage_state = loaded.stage_state.map(|state| (path.join("stage.json"), state));
-        Ok(Some(path))
     }
 
-    /// Runs stage number `index` from where the session stands; a stage already done is skipped.
-    pub fn run_stage(
-        &mut self,
-        index: usize,
-        stage: &mut dyn Stage<M>,
-        observer: &mut dyn Observer,
-        evaluate: EvaluateFn<'_, M>,
-    ) -> Result<(), TrainError> {
-        if self.progress.stage > index {
-            return Ok(());
-        }
-        let (_, settings) = stage.optimization();
-        if let Some(trainable) = &self.trainable {
-            let expected = "parameters of the policy, and some left to train";
-            let refused = |got| TrainError::Config { field: "model.freeze", expected, got };
-            self.model = trainable(stage.name(), self.model.clone()).map_err(refused)?;
-        }
-        if self.progress.stage < index || !self.progress.started {
-            let Progress { best, elapsed_s, ref phase_s, .. } = self.progress;
-            self.progress = Progress {
-                stage: index,
-                started: true,
-                best,
-                elapsed_s,
-                phase_s: phase_s.clone(),
-                ..Progress::default()
-            };
-            self.optimizer = AdamW::new(settings);
-            self.reference = stage.wants_reference().then(|| self.model.valid());
-            self.critic = stage.critic().map(|own| CriticState::new(&self.model, own, settings));
-        } else if let Some((path, state)) = self.stage_state.take() {
-            let broken = |reason| TrainError::Checkpoint { path, reason };
-            stage.restore(&state).map_err(broken)?;
-        }
-        // A run killed during the last evaluation makes up for it.
-        if self.progress.step > 0 && stage.is_done(&self.progress) && !self.progress.evaluated {
-            self.evaluate_and_save(stage, observer, evaluate)?;
-        }
-        while !stage.is_done(&self.progress) {
-            let started = Instant::now();
-            // What a step drops at random is a function of its place, so that a resumed run drops the same.
-            let place = [self.progress.stage as u64, self.progress.step as u64];
-            let seed = || stream_rng(self.seed, Stream::Dropout, &place).next_u64();
-            let seed = stage.has_dropout().then(seed);
-            self.model.set_dropout(seed);
-            let report = stage.step(self)?;
-            self.progress.step += 1;
-            for phase in ["rollout", "reward", "train"] {
-                let seconds = report.metrics.get(&format!("time/{phase}_s")).unwrap_or(0.0);
-                *self.progress.phase_s.entry(phase.to_owned()).or_default() += seconds;
-            }
-            observer.on_step(&report)?;
-            let done = stage.is_done(&self.progress);
-            let due = |every: usize| every > 0 && self.progress.step.is_multiple_of(every);
-            let (eval_due, save_due) = (due(stage.eval_every()), due(self.checkpoints.policy().every));
-            self.progress.elapsed_s += started.elapsed().as_secs_f64();
-            let stopping = self.stop.load(Ordering::Relaxed);
-            // The steps are kept before anything else can fail.
-            let save_now = done || eval_due || save_due || stopping;
-            let saved = if save_now { Some(self.save(stage, false)?) } else { None };
-            if let Some(path) = saved.filter(|_| stopping && !done) {
-                let (stage, step) = (stage.name(), self.progress.step);
-                return Err(TrainError::Interrupted { stage, step, checkpoint: path.display().to_string() });
-            }
-            if done || eval_due {
-                self.evaluate_and_save(stage, observer, evaluate)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn evaluate_and_save(
-        &mut self,
-        stage: &dyn Stage<M>,
-        observer: &mut dyn Observer,
-        evaluate: EvaluateFn<'_, M>,
-    ) -> Result<(), TrainError> {
-        let started = Instant::now();
-        let best = self.evaluate(stage.name(), observer, evaluate)?;
-        self.progress.elapsed_s += started.elapsed().as_secs_f64();
-        self.progress.evaluated = stage.is_done(&self.progress);
-        self.save(stage, best)?;
-        Ok(())
-    }
-
-    /// Evaluates and says whether this is the best so far.
-    fn evaluate(
-        &mut self,
-        stage: &'static str,
-        observer: &mut dyn Observer,
-        evaluate: EvaluateFn<'_, M>,
-    ) -> Result<bool, TrainError> {
-        let started = Instant::now();
-        let splits = evaluate(&self.model)?;
-        *self.progress.phase_s.entry("eval".to_owned()).or_default() += started.elapsed().as_secs_f64();
-        observer.on_eval(stage, self.progress.step, &splits)?;
-        let Some(watched) = splits.first().and_then(|split| split.summary.part("accuracy")) else {
-            return Ok(false);
-        };
-        let best = self.progress.best.is_none_or(|best| watched > best);
-        if best {
-            self.progress.best = Some(watched);
-        }
-        Ok(best)
-    }
-
-    fn save(&self, stage: &dyn Stage<M>, best: bool) -> Result<PathBuf, TrainError> {
+    pub(crate) fn save(&self, stage: &dyn Stage<M>) -> Result<PathBuf, TrainError> {
         let state = SavedState {
             model: &self.model,
             optimizer: &self.optimizer,
@@ -303,7 +247,6 @@ impl<M: TrainableLm> Session<M> {
             reference: self.reference.as_ref(),
             critic: self.critic.as_ref(),
             stage_state: stage.state(),
-            best,
         };
         self.checkpoints.save(stage.name(), state)
     }

@@ -59,15 +59,24 @@ fn unpack(name: &str, archive: &[u8], data_folder: &Path) -> Result<PathBuf, Err
     if target.is_dir() {
         return Ok(target);
     }
-    let aside = data_folder.join(format!("{name}-{tag}.{}.tmp", std::process::id()));
+    let aside = data_folder.join(format!("{name}-{tag}.tmp"));
     let write = || -> std::io::Result<()> {
+        fs::create_dir_all(data_folder)?;
+        // One process at a time: what lies aside once this one has its turn was left by one that was killed.
+        let lock = fs::File::create(data_folder.join(format!(".{name}-{tag}.lock")))?;
+        match lock.lock() {
+            Err(error) if error.kind() != std::io::ErrorKind::Unsupported => return Err(error),
+            _ => {}
+        }
+        if target.is_dir() {
+            return Ok(());
+        }
+        if aside.exists() {
+            fs::remove_dir_all(&aside)?;
+        }
         fs::create_dir_all(&aside)?;
         tar::Archive::new(GzDecoder::new(archive)).unpack(&aside)?;
-        match fs::rename(&aside, &target) {
-            // Another process was faster: its folder is as good.
-            Err(_) if target.is_dir() => fs::remove_dir_all(&aside),
-            result => result,
-        }
+        fs::rename(&aside, &target)
     };
     write().map_err(|error| {
         let _ = fs::remove_dir_all(&aside);
@@ -84,10 +93,19 @@ mod tests {
     fn the_archive_unpacks_once_and_whole() {
         let folder = tempfile::tempdir().unwrap();
         let (name, archive) = BUNDLED[0];
+        let tag = &blake3::hash(archive).to_hex()[..12];
+        let left = folder.path().join(format!("{name}-{tag}.tmp"));
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("half.png"), "left by a kill").unwrap();
         let first = unpack(name, archive, folder.path()).unwrap();
         assert!(first.join("tokenizer.json").is_file() && first.join("images/test/boot/099.png").is_file());
         assert_eq!(unpack(name, archive, folder.path()).unwrap(), first);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside the data");
+        assert!(!left.exists() && !first.join("half.png").exists(), "what a kill left is removed");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            2,
+            "nothing but the lock is left beside the data"
+        );
         assert!(archive.len() <= 8_000_000);
     }
 

@@ -53,12 +53,43 @@ pub enum Error {
         known: String,
     },
     /// A run cannot be resumed with this recipe.
-    #[error("resume {path}: the run was made with another recipe; these settings differ: {fields}")]
+    #[error(
+        "resume {path}: the run was made with another recipe; these settings differ: {fields} (what may differ: {})",
+        crate::RESUMABLE.join(", ")
+    )]
     OtherRecipe {
         /// The run's folder.
         path: PathBuf,
         /// Dotted names.
         fields: String,
+    },
+    /// Settings that a resumed run can no longer take up.
+    #[error("resume {path}: the run stands at {place}, so that these settings come too late: {fields}")]
+    TooLate {
+        /// The run's folder.
+        path: PathBuf,
+        /// Dotted names with both values.
+        fields: String,
+        /// Where the run stands.
+        place: String,
+    },
+    /// A run cannot be resumed with other rows.
+    #[error(
+        "resume {path}: the data are not those that the run was made with: {changes}; put them back, or start a new run from the checkpoint with --set model.start={path}"
+    )]
+    OtherData {
+        /// The run's folder.
+        path: PathBuf,
+        /// What is different, by split.
+        changes: String,
+    },
+    /// An argument of a command is missing or does not fit the others.
+    #[error("{name}: {reason}")]
+    Argument {
+        /// The argument.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A dataset is faulty.
     #[error(transparent)]

@@ -1,63 +1,156 @@
-//! `kyoka eval`: how good is a checkpoint on a split?
+//! `kyoka eval`: how good is a model on a split?
 
 use std::path::{Path, PathBuf};
 
-use kyoka_core::{Modality, RewardFn, RolloutEngine};
+use kyoka_core::{CausalLm, Modality, RewardFn, RolloutEngine};
 use kyoka_trainer::{CheckpointStore, EvalSummary, Evaluation, evaluate};
 
 use crate::{
-    Error, MultimodalTask, Policy, Recipe, dataset_folder, load_policy, open_device,
+    Error, Policy, Recipe, RewardConfig, dataset_folder,
+    eval_settings::EvalSettings,
+    generating::open,
+    hub::checkpoint_folder,
+    model::is_hugging_face,
+    open_device,
     preparing::{Addition, Room, additions_to, check_judged, read_split},
-    recipe::limited,
+    reading::Places,
+    recipe::{DataSettings, limited},
+    rewards::{check_rewards, sum_of},
 };
 
 /// What `kyoka eval` is asked.
 #[derive(Debug, Clone)]
 pub struct EvalOptions {
-    /// A run's folder or a checkpoint's.
-    pub folder: PathBuf,
+    /// A run's folder (its newest checkpoint is taken), a checkpoint's, or a Hugging Face folder (or its name).
+    pub model: PathBuf,
+    /// Folder of a PEFT adapter for a Hugging Face model.
+    pub adapter: Option<PathBuf>,
+    /// Whose dataset, rewards and `[eval]` to take; a run's own when not given.
+    pub recipe: Option<Recipe>,
+    /// The dataset, instead of the recipe's.
+    pub dataset: Option<String>,
+    /// Kinds of rewards, each with weight 1, instead of the recipe's.
+    pub rewards: Vec<String>,
     /// The split.
     pub split: String,
     /// A sense to blank out.
     pub blank: Option<Modality>,
     /// Rows; 0 takes all.
     pub max_rows: usize,
+    /// Completions a row, instead of the recipe's.
+    pub samples: Option<usize>,
+    /// Temperature of the draws, instead of the recipe's.
+    pub temperature: Option<f32>,
+    /// Longest completion, instead of the recipe's.
+    pub max_new_tokens: Option<usize>,
+    /// Seed of the draws.
+    pub seed: u64,
     /// Device name.
     pub device: String,
 }
 
-/// Evaluates a checkpoint on a split of the run's dataset; a run's folder stands for its newest checkpoint. `warn` hears
-/// what the user should know about the data.
+/// Longest completion where neither a recipe nor the user says it.
+const MAX_NEW_TOKENS: usize = 256;
+
+/// What completions are asked and judged by.
+struct Terms {
+    data: DataSettings,
+    rewards: Vec<RewardConfig>,
+    eval: EvalSettings,
+    stop: Vec<String>,
+}
+
+/// Evaluates a model on a split of a dataset. `warn` hears what the user should know about the data.
 ///
 /// # Errors
-/// If the folder holds no run or checkpoint, or the split does not exist.
+/// If the model cannot be opened, nobody says which dataset and rewards to take, the split does not exist, or a row does
+/// not fit the model or the rewards.
 pub fn evaluate_checkpoint(options: &EvalOptions, warn: &mut dyn FnMut(&str)) -> Result<EvalSummary, Error> {
+    let folder = checkpoint_folder(&options.model)?;
+    let terms = options.terms(&folder)?;
     let device = open_device(&options.device)?;
-    let (run_folder, checkpoint) = locate(&options.folder)?;
-    let settings = Recipe::of_run(&run_folder)?.0.settings()?;
-    let (policy, config, (tokenizer, template)) = load_policy(&checkpoint, &device)?;
-    let folder = dataset_folder(&settings.data.dataset)?;
-    let read = read_split(&folder, &options.split, &settings.data)?;
-    let task = MultimodalTask::new(tokenizer, config.clone(), settings.augment, 0)
-        .with_template(template)
-        .with_blank(options.blank);
-    let room = Room { task: &task, limit: config.decoder.max_positions, data: &settings.data };
-    let longest = [Addition::Sampled(settings.eval.max_new_tokens)];
+    let read = read_split(&dataset_folder(&terms.data.dataset)?, &options.split, &terms.data)?;
+    let (policy, task) = open(&folder, options.adapter.as_deref(), &device)?;
+    let task = task.with_blank(options.blank);
+    let room = Room { task: &task, limit: policy.max_positions(), data: &terms.data };
+    let longest = [Addition::Sampled(terms.eval.max_new_tokens)];
     let mut warnings = read.warnings;
     let samples = room.keep(read.rows, |row| row, |row| additions_to(row, &task, &longest), &mut warnings)?;
-    check_judged(&settings.rules(), &samples)?;
+    let rules: Vec<_> = terms.rewards.iter().filter_map(|reward| reward.rule(&terms.rewards)).collect();
+    check_judged(&rules, &samples)?;
     warnings.iter().for_each(|warning| warn(warning));
-    let reward = settings.reward(&device)?;
+    let samples = limited(&samples, options.max_rows);
+    let reward = sum_of(&terms.rewards, &device)?;
     let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };
     let evaluation = Evaluation {
         task: &task,
         reward: &reward as &dyn RewardFn,
         engine: &engine,
-        max_new_tokens: settings.eval.max_new_tokens,
-        stop: settings.stop_texts(),
+        sampling: terms.eval.sampling(&terms.stop),
+        num_samples: terms.eval.samples,
+        seed: options.seed,
+        interrupt: None,
     };
-    let samples = limited(&samples, options.max_rows);
     Ok(evaluate(&policy, &evaluation, &options.split, samples)?.summary)
+}
+
+impl EvalOptions {
+    /// The terms of the recipe or of the model's own run, with what the user says otherwise.
+    fn terms(&self, folder: &Path) -> Result<Terms, Error> {
+        let refused = |name: &str, reason: String| Error::Argument { name: name.to_owned(), reason };
+        let rewards = self.rewards.iter().map(|kind| RewardConfig::of_kind(kind));
+        let rewards: Vec<RewardConfig> =
+            rewards.collect::<Result<_, _>>().map_err(|reason| refused("--reward", reason))?;
+        let given = self.dataset.is_some() && !rewards.is_empty();
+        let recipe = match &self.recipe {
+            Some(recipe) => Some(recipe.clone()),
+            None if given => None,
+            None if is_hugging_face(folder) => {
+                let reason = "has no recipe of its own: give --recipe, or --dataset and --reward".to_owned();
+                return Err(refused(&folder.display().to_string(), reason));
+            }
+            None => Some(Recipe::of_run(&locate(folder)?.0)?.0),
+        };
+        let mut terms = match recipe {
+            Some(recipe) => Terms::of(&recipe)?,
+            None => Terms::bare(&self.split),
+        };
+        if let Some(dataset) = &self.dataset {
+            terms.data.dataset.clone_from(dataset);
+        }
+        if !rewards.is_empty() {
+            terms.rewards = rewards;
+        }
+        let eval = &mut terms.eval;
+        eval.max_new_tokens = self.max_new_tokens.unwrap_or(eval.max_new_tokens);
+        eval.samples = self.samples.unwrap_or(eval.samples);
+        eval.temperature = self.temperature.or(eval.temperature.filter(|_| self.samples.is_none()));
+        eval.check().map_err(|fault| refused("kyoka eval", fault.message(&Places::default())))?;
+        check_rewards(&terms.rewards, &[])
+            .map_err(|fault| refused("--reward", fault.message(&Places::default())))?;
+        Ok(terms)
+    }
+}
+
+impl Terms {
+    fn of(recipe: &Recipe) -> Result<Self, Error> {
+        let settings = recipe.checked()?;
+        Ok(Self {
+            stop: settings.stop_texts().to_vec(),
+            data: settings.data,
+            rewards: settings.reward,
+            eval: settings.eval,
+        })
+    }
+
+    fn bare(split: &str) -> Self {
+        Self {
+            data: DataSettings { dataset: String::new(), allow_outside: false, skip_long_rows: false },
+            rewards: Vec::new(),
+            eval: EvalSettings::greedy(split, MAX_NEW_TOKENS),
+            stop: Vec::new(),
+        }
+    }
 }
 
 /// The run's folder and the checkpoint meant by `folder`.

@@ -9,6 +9,7 @@ mod checking;
 mod device;
 mod device_check;
 mod error;
+mod eval_settings;
 mod evaluating;
 mod exporting;
 mod freezing;
@@ -40,7 +41,7 @@ pub use benching::{
 pub use bundled::{data_folder, dataset_folder};
 pub use chatting::Chat;
 pub use checking::{CheckedData, check_data};
-pub use device::open_device;
+pub use device::{DeviceChoice, choose_device, open_device};
 pub use device_check::{Comparison, DEVICE_TOLERANCE, check_device};
 pub use error::Error;
 pub use evaluating::{EvalOptions, evaluate_checkpoint};
@@ -58,7 +59,7 @@ pub use pretrained::{
 pub use recipe::Recipe;
 pub use rewards::{CosineLengthSettings, LearnedSettings, RewardConfig, RewardRule};
 pub use roofline::{Roofline, bench_roofline};
-pub use run::{RunSummary, write_report};
+pub use run::{RESUMABLE, RunSummary, write_report};
 pub use task::{MediaAugment, MultimodalTask};
 pub use training::{Outcome, Quiet, TrainOptions, train};
 

@@ -1,12 +1,12 @@
 //! From a recipe to rows, task and sizes that are known to fit together, before anything runs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
 };
 
-use kyoka_core::{RewardFn, Sample};
+use kyoka_core::{Modality, Part, RewardFn, Sample};
 use kyoka_data::{DataError, PreferenceRow, ReadOptions, RowFault, Rows, read_jsonl, read_pairs};
 use kyoka_trainer::Task;
 
@@ -69,6 +69,40 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
     Ok(Prepared { settings, task, splits, pairs, opened, warnings })
 }
 
+/// Refuses rows with media that are not there, before a step is lost to one of them.
+///
+/// # Errors
+/// Lists every such row with file, line and field.
+pub(crate) fn check_media(prepared: &Prepared) -> Result<(), Error> {
+    let mut known: HashMap<&Path, Option<String>> = HashMap::new();
+    let pairs = prepared.pairs.values().flatten().map(|row| &row.sample);
+    let mut faults = Vec::new();
+    for sample in prepared.splits.values().flatten().chain(pairs) {
+        for part in &sample.parts {
+            let Part::Media(medium) = part else { continue };
+            let found = known.entry(&medium.path).or_insert_with(|| medium_fault(&medium.path));
+            let Some(reason) = found else { continue };
+            let field = match medium.modality {
+                Modality::Image => "images",
+                Modality::Audio => "audios",
+            };
+            let message = format!("row {}: {}: {reason}", sample.id, medium.path.display());
+            faults.push(fault(sample, (field, message)));
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(DataError::Rows(faults).into()) }
+}
+
+/// What is wrong with a medium, as far as can be seen without decoding it.
+fn medium_fault(path: &Path) -> Option<String> {
+    match fs::File::open(path).and_then(|file| file.metadata()) {
+        Err(error) => Some(error.to_string()),
+        Ok(found) if !found.is_file() => Some("expected a file, got a folder".to_owned()),
+        Ok(found) if found.len() == 0 => Some("the file is empty".to_owned()),
+        Ok(_) => None,
+    }
+}
+
 /// What follows a row's prompt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Addition {
@@ -84,7 +118,7 @@ fn uses(settings: &Settings) -> Vec<(&str, Vec<Addition>)> {
     let sft = sft.map(|stage| (stage.data.as_str(), Addition::Worked));
     let rl = settings.rl.iter().map(|rl| (rl.data.as_str(), Addition::Sampled(rl.sampling.max_new_tokens)));
     let longest = Addition::Sampled(settings.eval.max_new_tokens);
-    let eval = settings.eval.splits.iter().map(|split| (split.as_str(), longest));
+    let eval = settings.eval.all_splits().map(|split| (split.as_str(), longest));
     let mut uses: Vec<(&str, Vec<Addition>)> = Vec::new();
     for (split, addition) in sft.chain(rl).chain(eval) {
         match uses.iter_mut().find(|(name, _)| *name == split) {

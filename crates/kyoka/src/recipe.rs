@@ -5,15 +5,18 @@ use std::{fs, path::Path};
 use burn::tensor::Device;
 use kyoka_core::{RewardFn, Sample};
 use kyoka_reward::WeightedSum;
-use kyoka_trainer::{CheckpointPolicy, PreferenceStageConfig, RewardModelConfig, RlConfig, SftConfig};
+use kyoka_trainer::{
+    CheckpointPolicy, EvalRules, PreferenceStageConfig, RewardModelConfig, RlConfig, SftConfig,
+};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::{
     Error, MediaAugment, Precision, RewardConfig,
+    eval_settings::EvalSettings,
     model::ModelSettings,
     reading::{self, Fault, Places},
-    rewards::sum_of,
+    rewards::{RewardRule, sum_of},
 };
 
 /// Recipes that come with the program.
@@ -77,18 +80,6 @@ pub(crate) struct DataSettings {
     /// Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skip_long_rows: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct EvalSettings {
-    /// Splits; the first one decides which checkpoint is best.
-    pub splits: Vec<String>,
-    /// Rows of each split; 0 takes all.
-    #[serde(default)]
-    pub max_rows: usize,
-    /// Longest completion.
-    pub max_new_tokens: usize,
 }
 
 impl Recipe {
@@ -212,6 +203,32 @@ impl Settings {
     /// If a reward model cannot be loaded.
     pub(crate) fn reward(&self, device: &Device) -> Result<WeightedSum, Error> {
         sum_of(&self.reward, device)
+    }
+
+    /// When the run is evaluated and what is best; `reward` is the sum of its rewards.
+    ///
+    /// # Errors
+    /// If no reward reports what is to decide.
+    pub(crate) fn eval_rules(&self, reward: &WeightedSum) -> Result<EvalRules, Fault> {
+        let named = self.reward.iter().zip(reward.part_names());
+        let parts = named.flat_map(|(config, name)| match &config.rule {
+            RewardRule::StepAccuracy(rule) => rule.names.iter().map(String::as_str).collect(),
+            _ => vec![name],
+        });
+        let has_learned = self.model.checkpoint.is_some() || self.model.start.is_some();
+        self.eval.rules(&parts.collect::<Vec<_>>(), has_learned)
+    }
+
+    /// The stages that the recipe has, in their order.
+    pub(crate) fn stage_names(&self) -> Vec<&'static str> {
+        let stages = [
+            ("sft", self.sft.is_some()),
+            ("sft_continued", self.sft_continued.is_some()),
+            ("preference", self.preference.is_some()),
+            ("reward_model", self.reward_model.is_some()),
+            ("rl", self.rl.is_some()),
+        ];
+        stages.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
     }
 
     /// Texts that end a completion.

@@ -11,7 +11,12 @@ use kyoka_reward::{
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 use toml::{Table, Value};
 
-use crate::{Error, kinds::kinds, learned_reward::LearnedReward, reading::Fault};
+use crate::{
+    Error,
+    kinds::kinds,
+    learned_reward::LearnedReward,
+    reading::{Fault, Places},
+};
 
 /// One reward of a recipe: a rule with its own settings, and what every reward has.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +118,18 @@ impl RewardConfig {
         let Shared { kind, weight, name } = Fault::reading(Value::Table(shared))?;
         let rule = RewardRule::read(&kind, table)?;
         Ok(Self { name: name.unwrap_or(kind), weight, rule })
+    }
+
+    /// A reward of a kind with its defaults, weight 1.
+    ///
+    /// # Errors
+    /// If there is no such kind, or it needs more than defaults.
+    pub(crate) fn of_kind(kind: &str) -> Result<Self, String> {
+        let table = Table::from_iter([
+            ("kind".to_owned(), Value::String(kind.to_owned())),
+            ("weight".to_owned(), Value::Float(1.0)),
+        ]);
+        Self::read(table).map_err(|fault| fault.message(&Places::default()))
     }
 
     /// Whether it says if the answer is right.

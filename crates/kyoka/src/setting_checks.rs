@@ -129,12 +129,7 @@ impl Settings {
     }
 
     fn check_judging(&self) -> Result<(), Fault> {
-        if self.eval.max_new_tokens == 0 {
-            return Err(Fault::at("eval.max_new_tokens", "expected at least 1, got 0"));
-        }
-        if self.eval.splits.is_empty() {
-            return Err(Fault::at("eval.splits", "expected at least one split, got none"));
-        }
+        self.eval.check()?;
         let sampled = self.rl.iter().map(|rl| ("rl.sampling.max_new_tokens", rl.sampling.max_new_tokens));
         let limits: Vec<(&str, usize)> =
             sampled.chain([("eval.max_new_tokens", self.eval.max_new_tokens)]).collect();

@@ -4,26 +4,32 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use kyoka_core::{CausalLm, RolloutEngine};
+use kyoka_core::{RewardFn, RolloutEngine};
+use kyoka_reward::WeightedSum;
 use kyoka_trainer::{
-    AdamWConfig, CheckpointStore, EvalReport, EvalSummary, Evaluation, Observer, PreferenceStage,
-    RewardModelStage, RlStage, Session, SftStage, Stage, StepReport, TrainError, TrainableFn, evaluate,
-    load_weights,
+    AdamWConfig, CheckpointStore, EvalReport, EvalRules, EvalSummary, Evaluation, Observer, PreferenceStage,
+    Progress, Resumed, RewardModelStage, RlStage, Session, SftStage, Stage, StepReport, TrainError,
+    TrainableFn, evaluate, load_weights,
 };
 use serde_json::json;
 
 use crate::{
-    Error, Policy, Recipe,
-    device::meant,
+    Error, Policy, Recipe, choose_device,
     evaluating::locate,
     freezing::Frozen,
     open_device_with,
-    preparing::{Prepared, prepare},
-    recipe::{Settings, limited},
-    run::{RunLog, RunSummary, peak_rss_mb, write_report},
+    preparing::{Prepared, check_media, prepare},
+    recipe::limited,
+    run::{
+        LogPlace, RunFolder, RunLog, RunSummary, check_data, check_settings, config_text, data_path,
+        data_prints, peak_rss_mb, refuse_taken, write_report,
+    },
 };
 
 /// What a user decides besides the recipe.
@@ -33,17 +39,26 @@ pub struct TrainOptions {
     pub seed: u64,
     /// Folder of the run; `runs/<recipe>-<seed>` (numbered if taken) when not given.
     pub out: Option<PathBuf>,
-    /// Device name, see [`open_device`](crate::open_device).
+    /// Device name, see [`choose_device`](crate::choose_device).
     pub device: String,
     /// Folder of a run to go on with.
     pub resume: Option<PathBuf>,
-    /// Set from outside to stop after the step under way.
+    /// Set from outside to stop with a checkpoint: sampling and evaluation are given up, an update under way is finished.
     pub stop: Arc<AtomicBool>,
+    /// Set once the run has its folder. Before that there is nothing to keep, and `stop` is not looked at.
+    pub started: Arc<AtomicBool>,
 }
 
 impl Default for TrainOptions {
     fn default() -> Self {
-        Self { seed: 1, out: None, device: "auto".to_owned(), resume: None, stop: Arc::default() }
+        Self {
+            seed: 1,
+            out: None,
+            device: "auto".to_owned(),
+            resume: None,
+            stop: Arc::default(),
+            started: Arc::default(),
+        }
     }
 }
 
@@ -72,11 +87,15 @@ impl Observer for Quiet {
     }
 }
 
-/// Trains a recipe, writing everything into the run's folder.
+/// Trains a recipe, writing everything into the run's folder, which no other process may use meanwhile.
+///
+/// A run that is resumed goes on from its newest checkpoint that can be read, with its own recipe, seed and rows; the
+/// settings in [`RESUMABLE`](crate::RESUMABLE) may differ.
 ///
 /// # Errors
-/// Before anything runs if recipe, data or device are unusable; later if a medium is broken, the disk is full or the
-/// loss is not finite. What was written until then is whole, and the run can be resumed.
+/// Before anything runs if recipe, data or device are unusable or the folder is taken; later if a medium is broken, the
+/// disk is full, the loss is not finite or the run is told to stop. What was written until then is whole, the error says
+/// which checkpoint stands, and the run can be resumed.
 pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observer) -> Result<Outcome, Error> {
     let settings = recipe.checked()?;
     // A run's own recipe holds every default, read or not.
@@ -87,24 +106,31 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
         let reason = format!("seed: expected at most {}, got {}", i64::MAX, options.seed);
         return Err(Error::Recipe { name: recipe.name().to_owned(), reason });
     }
-    let device = open_device_with(&options.device, settings.precision)?;
-    let run_folder = match &options.resume {
-        Some(folder) => folder.clone(),
-        None => new_run_folder(recipe, options)?,
+    let chosen = choose_device(&options.device)?;
+    let device = open_device_with(&chosen.name, settings.precision)?;
+    let reopened = match (&options.resume, &options.out) {
+        (Some(folder), _) => {
+            let reopened = RunFolder::reopen(folder)?;
+            check_settings(folder, recipe.name(), &settings, options.seed)?;
+            Some(reopened)
+        }
+        (None, out) => {
+            out.as_deref().map_or(Ok(()), refuse_taken)?;
+            None
+        }
     };
-    if options.resume.is_some() {
-        refuse_other_recipe(&run_folder, recipe.name(), &settings, options.seed)?;
-    }
     let prepared = prepare(settings, options.seed)?;
     prepared.warnings.iter().try_for_each(|warning| observer.on_warning(warning))?;
-    let run = Run { recipe, options, run_folder: &run_folder, prepared: &prepared };
+    check_media(&prepared)?;
     let frozen = Frozen::new(&prepared.settings.model.freeze, &prepared.opened.config);
     let model = started(prepared.opened.policy(options.seed, &device.autodiff())?, &prepared)?;
     let model = match frozen.holds_towers(&prepared.opened.config) {
         true => model.with_feature_cache(FEATURE_BYTES),
         false => model,
     };
-    run.execute(model, observer)
+    let reward = prepared.settings.reward(&kyoka_core::CausalLm::device(&model).without_autodiff())?;
+    let run = Run { recipe, options, device: chosen.name, prepared: &prepared, reward: &reward };
+    run.execute(model, reopened, observer)
 }
 
 /// The policy that the recipe starts from: fresh, or with the weights of a checkpoint.
@@ -122,70 +148,97 @@ fn started(fresh: Policy, prepared: &Prepared) -> Result<Policy, Error> {
     Ok(load_weights(&checkpoint.join("model.safetensors"), fresh)?)
 }
 
-fn new_run_folder(recipe: &Recipe, options: &TrainOptions) -> Result<PathBuf, Error> {
-    if let Some(out) = &options.out {
-        if out.join("config.toml").exists() {
-            return Err(Error::file(out, "holds a run already; name another folder or use --resume"));
-        }
-        return Ok(out.clone());
-    }
-    let base = Path::new("runs").join(format!("{}-seed{}", recipe.name(), options.seed));
-    let numbered = (2..).map(|number| PathBuf::from(format!("{}-{number}", base.display())));
-    let mut candidates = std::iter::once(base.clone()).chain(numbered);
-    Ok(candidates.find(|folder| !folder.exists()).expect("there is always another number"))
-}
-
-/// A run goes on with its own recipe and seed only.
-fn refuse_other_recipe(folder: &Path, recipe: &str, settings: &Settings, seed: u64) -> Result<(), Error> {
-    let path = folder.join("config.toml");
-    let text = fs::read_to_string(&path).map_err(|error| Error::file(&path, error))?;
-    let old = text.parse::<toml::Table>().map_err(|error| Error::file(&path, error))?;
-    let new = config_text(recipe, settings, seed).parse::<toml::Table>().expect("settings are valid TOML");
-    let mut fields = Vec::new();
-    differing("", &toml::Value::Table(old), &toml::Value::Table(new), &mut fields);
-    if fields.is_empty() {
-        return Ok(());
-    }
-    Err(Error::OtherRecipe { path: folder.to_owned(), fields: fields.join(", ") })
-}
-
-fn differing(path: &str, old: &toml::Value, new: &toml::Value, fields: &mut Vec<String>) {
-    match (old, new) {
-        (toml::Value::Table(old), toml::Value::Table(new)) => {
-            let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-            let none = toml::Value::String("(not set)".to_owned());
-            for key in keys {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                differing(&path, old.get(key).unwrap_or(&none), new.get(key).unwrap_or(&none), fields);
-            }
-        }
-        _ if old != new => fields.push(format!("{path} ({old} then, {new} now)")),
-        _ => {}
-    }
-}
-
-/// `config.toml`: recipe name, seed and settings.
-fn config_text(recipe: &str, settings: &Settings, seed: u64) -> String {
-    let mut head = toml::Table::new();
-    head.insert("recipe".to_owned(), recipe.into());
-    head.insert("seed".to_owned(), toml::Value::Integer(seed as i64));
-    format!("{head}{}", settings.to_toml())
-}
-
 struct Run<'a> {
     recipe: &'a Recipe,
     options: &'a TrainOptions,
-    run_folder: &'a Path,
+    /// The device's name.
+    device: String,
     prepared: &'a Prepared,
+    reward: &'a WeightedSum,
 }
 
+/// Makes an engine that gives up sampling when the run is told to stop.
+type Engine<'a> = &'a dyn Fn(Policy) -> Box<dyn RolloutEngine>;
+
 impl Run<'_> {
-    fn execute(&self, model: Policy, observer: &mut dyn Observer) -> Result<Outcome, Error> {
+    fn execute(
+        &self,
+        model: Policy,
+        reopened: Option<RunFolder>,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, Error> {
+        let Prepared { settings, task, splits, .. } = self.prepared;
+        let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
+            let mut engine = task.engine(policy);
+            engine.interrupt = Some(self.options.stop.clone());
+            Box::new(engine)
+        };
+        let rules = settings.eval_rules(self.reward);
+        let rules = rules.map_err(|fault| self.recipe.refused(&fault))?;
+        let mut stages = self.stages(&engine)?;
+        let resuming = reopened.is_some();
+        let folder = self.claim(reopened)?;
+        let (mut session, resumed) = self.session(model, &folder.path, (rules, resuming), &stages)?;
+        let names: Vec<&'static str> = stages.iter().map(|stage| stage.name()).collect();
+        let at_end = settings.eval.final_as_text();
+        let place = resuming.then(|| log_place(&session, &at_end));
+        let mut log = RunLog::open(&folder.path, place, &names, observer)?;
+        warn(resumed.as_ref(), &session.progress, &mut log)?;
+        let evaluation = Evaluation {
+            task,
+            reward: self.reward,
+            engine: &engine,
+            sampling: settings.eval.sampling(settings.stop_texts()),
+            num_samples: settings.eval.samples,
+            seed: self.options.seed,
+            interrupt: Some(&self.options.stop),
+        };
+        let reports = |policy: &Policy, names: &[String]| {
+            let report = |split: &String| {
+                evaluate(policy, &evaluation, split, limited(&splits[split], settings.eval.max_rows))
+            };
+            names.iter().map(report).collect::<Result<Vec<EvalReport>, TrainError>>()
+        };
+        for (index, stage) in stages.iter_mut().enumerate() {
+            log.begin_stage(stage.total_steps());
+            session.run_stage(index, stage.as_mut(), &mut log, &|policy| {
+                reports(policy, &settings.eval.splits)
+            })?;
+        }
+        if let (Some(last), false) = (names.last(), settings.eval.final_splits.is_empty()) {
+            log.at_end = true;
+            let evaluate = |policy: &Policy| reports(policy, &settings.eval.final_splits);
+            session.evaluate_at_end((last, &at_end), &mut log, &evaluate)?;
+        }
+        drop(log);
+        let summary = self.summary(&folder.path, &session, &names)?;
+        write_report(&folder.path)?;
+        Ok(Outcome { run_folder: folder.path.clone(), summary })
+    }
+
+    /// The session of a new run, or of one that goes on with what it goes on from.
+    fn session(
+        &self,
+        model: Policy,
+        run_folder: &Path,
+        (rules, resuming): (EvalRules, bool),
+        stages: &[Box<dyn Stage<Policy> + '_>],
+    ) -> Result<(Session<Policy>, Option<Resumed>), Error> {
+        let mut session = Session::new(model, self.options.seed, self.checkpoint_store(run_folder));
+        session.stop = self.options.stop.clone();
+        session.trainable = self.trainable();
+        session.gradient_checkpointing = self.prepared.settings.gradient_checkpointing;
+        session.evaluation = rules;
+        let settings =
+            |stage: usize| stages.get(stage).map_or_else(AdamWConfig::default, |s| s.optimization().1);
+        let resumed = if resuming { session.resume(settings)? } else { None };
+        Ok((session, resumed))
+    }
+
+    fn stages<'s>(&'s self, engine: Engine<'s>) -> Result<Vec<Box<dyn Stage<Policy> + 's>>, Error> {
         let Prepared { settings, task, splits, pairs, .. } = self.prepared;
-        let reward = settings.reward(&model.device().without_autodiff())?;
-        let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };
         let seed = self.options.seed;
-        let mut stages: Vec<Box<dyn Stage<Policy> + '_>> = Vec::new();
+        let mut stages: Vec<Box<dyn Stage<Policy> + 's>> = Vec::new();
         for (name, config) in [("sft", &settings.sft), ("sft_continued", &settings.sft_continued)] {
             if let Some(config) = config {
                 stages.push(Box::new(SftStage::new(name, config, task, &splits[&config.data], seed)?));
@@ -198,53 +251,32 @@ impl Run<'_> {
             stages.push(Box::new(RewardModelStage::new(config, task, &pairs[&config.data], seed)?));
         }
         if let Some(config) = &settings.rl {
-            stages.push(Box::new(RlStage::new(
-                config,
-                task,
-                (&reward, &engine),
-                &splits[&config.data],
-                seed,
-            )?));
+            let reward: &dyn RewardFn = self.reward;
+            stages.push(Box::new(RlStage::new(config, task, (reward, engine), &splits[&config.data], seed)?));
         }
-        fs::create_dir_all(self.run_folder).map_err(|error| Error::file(self.run_folder, error))?;
-        if self.options.resume.is_none() {
-            let text = config_text(self.recipe.name(), settings, seed);
-            write_whole(&self.run_folder.join("config.toml"), &text)?;
-        }
-        let mut session = Session::new(model, seed, self.checkpoint_store());
-        session.stop = self.options.stop.clone();
-        session.trainable = self.trainable();
-        session.gradient_checkpointing = settings.gradient_checkpointing;
-        if self.options.resume.is_some() {
-            session.resume(|stage| {
-                stages.get(stage).map_or_else(AdamWConfig::default, |s| s.optimization().1)
-            })?;
-        }
-        let names: Vec<&'static str> = stages.iter().map(|stage| stage.name()).collect();
-        let resume_from =
-            self.options.resume.is_some().then_some((session.progress.stage, session.progress.step));
-        let mut log = RunLog::open(self.run_folder, resume_from, &names, observer)?;
-        let evaluation = Evaluation {
-            task,
-            reward: &reward,
-            engine: &engine,
-            max_new_tokens: settings.eval.max_new_tokens,
-            stop: settings.stop_texts(),
+        Ok(stages)
+    }
+
+    /// The run's folder, new or given back, with what decides the run written into it.
+    fn claim(&self, reopened: Option<RunFolder>) -> Result<RunFolder, Error> {
+        let prints = data_prints(self.prepared);
+        let (folder, prints) = match reopened {
+            Some(folder) => {
+                let prints = check_data(&folder.path, prints)?;
+                (folder, prints)
+            }
+            None => {
+                let base = format!("{}-seed{}", self.recipe.name(), self.options.seed);
+                let folder = RunFolder::create(self.options.out.as_deref(), &Path::new("runs").join(base))?;
+                (folder, prints)
+            }
         };
-        let evaluate_splits = |policy: &Policy| {
-            let report = |split: &String| {
-                evaluate(policy, &evaluation, split, limited(&splits[split], settings.eval.max_rows))
-            };
-            settings.eval.splits.iter().map(report).collect::<Result<Vec<EvalReport>, TrainError>>()
-        };
-        for (index, stage) in stages.iter_mut().enumerate() {
-            log.begin_stage(stage.total_steps());
-            session.run_stage(index, stage.as_mut(), &mut log, &evaluate_splits)?;
-        }
-        drop(log);
-        let summary = self.summary(&session, &names)?;
-        write_report(self.run_folder)?;
-        Ok(Outcome { run_folder: self.run_folder.to_owned(), summary })
+        let text = config_text(self.recipe.name(), &self.prepared.settings, self.options.seed);
+        write_whole(&folder.path.join("config.toml"), &text)?;
+        let prints = serde_json::to_string_pretty(&prints).expect("names and hashes serialise");
+        write_whole(&data_path(&folder.path), &prints)?;
+        self.options.started.store(true, Ordering::Relaxed);
+        Ok(folder)
     }
 
     /// Which parameters each stage trains; `None` if all do.
@@ -260,22 +292,27 @@ impl Run<'_> {
         }))
     }
 
-    fn checkpoint_store(&self) -> CheckpointStore {
+    fn checkpoint_store(&self, run_folder: &Path) -> CheckpointStore {
         let opened = &self.prepared.opened;
         let config = serde_json::to_vec_pretty(&opened.config).expect("sizes and names serialise");
         let mut extra = opened.files.clone();
         extra.push(("config.json".to_owned(), config));
-        CheckpointStore::new(self.run_folder.join("checkpoints"), self.prepared.settings.checkpoints, extra)
+        CheckpointStore::new(run_folder.join("checkpoints"), self.prepared.settings.checkpoints, extra)
     }
 
     /// Writes `summary.json` from the run's log and state.
-    fn summary(&self, session: &Session<Policy>, stages: &[&'static str]) -> Result<RunSummary, Error> {
-        let path = self.run_folder.join("metrics.jsonl");
+    fn summary(
+        &self,
+        run_folder: &Path,
+        session: &Session<Policy>,
+        stages: &[&'static str],
+    ) -> Result<RunSummary, Error> {
+        let path = run_folder.join("metrics.jsonl");
         let text = fs::read_to_string(&path).map_err(|error| Error::file(&path, error))?;
         let mut summary = RunSummary {
             recipe: self.recipe.name().to_owned(),
             seed: self.options.seed,
-            device: meant(&self.options.device).to_owned(),
+            device: self.device.clone(),
             wall_s: session.progress.elapsed_s,
             rl_steps: if stages.last() == Some(&"rl") { session.progress.step } else { 0 },
             generated_tokens: session.progress.generated_tokens,
@@ -287,7 +324,10 @@ impl Run<'_> {
         };
         // Later evaluations of a stage replace earlier ones: the last one stands.
         for line in text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
-            let moment = format!("after_{}", line["stage"].as_str().unwrap_or_default());
+            let moment = match line["step"].as_u64() {
+                Some(0) => "at_start".to_owned(),
+                _ => format!("after_{}", line["stage"].as_str().unwrap_or_default()),
+            };
             let summaries: Vec<EvalSummary> =
                 serde_json::from_value(line["eval"].clone()).unwrap_or_default();
             for split in summaries {
@@ -296,11 +336,37 @@ impl Run<'_> {
                 summary.eval.entry(split.split).or_default().insert(moment.clone(), means);
             }
         }
-        let path = self.run_folder.join("summary.json");
+        let path = run_folder.join("summary.json");
         let text = serde_json::to_string_pretty(&json!(summary)).expect("numbers and names serialise");
         write_whole(&path, &text)?;
         Ok(summary)
     }
+}
+
+/// Where the log of a resumed run goes on; `at_end` are the settings of the evaluation after the last step.
+fn log_place(session: &Session<Policy>, at_end: &str) -> LogPlace {
+    let Progress { stage, step, evaluation, final_evaluation, .. } = &session.progress;
+    let known = evaluation
+        .as_ref()
+        .is_some_and(|known| known.step == *step && known.settings == session.evaluation.settings);
+    LogPlace {
+        place: (*stage, *step),
+        evaluated: known,
+        evaluated_at_end: final_evaluation.as_deref() == Some(at_end),
+    }
+}
+
+/// Says which checkpoints could not be read.
+fn warn(resumed: Option<&Resumed>, progress: &Progress, log: &mut RunLog<'_>) -> Result<(), TrainError> {
+    let Some(Resumed { checkpoint, unreadable }) = resumed else { return Ok(()) };
+    for (path, error) in unreadable {
+        let (path, from) = (path.display(), checkpoint.display());
+        log.on_warning(&format!(
+            "{path} cannot be read and was renamed to {path}.broken ({error}); the run goes on from {from}, step {}",
+            progress.step
+        ))?;
+    }
+    Ok(())
 }
 
 /// Writes a file aside and renames it into place.

@@ -8,7 +8,10 @@ use kyoka_core::{
     RolloutError, RolloutGroup, Sample,
 };
 
-use crate::{SampleRecord, evaluate::PartMeans};
+use crate::{
+    SampleRecord,
+    evaluate::{PartMeans, truncated},
+};
 
 /// Where a row is used: it decides the row's random changes.
 pub(super) type Place = [u64; 4];
@@ -72,7 +75,7 @@ impl JudgedGroup<'_> {
 }
 
 /// An error that names the row, if a number of a reward is none or a verdict stands outside the completion.
-pub(super) fn check(
+pub(crate) fn check(
     rule: &str,
     sample: &Sample,
     (completion, reward): &(Completion, Reward),
@@ -118,6 +121,7 @@ pub(super) fn log_rewards(groups: &[JudgedGroup<'_>], metrics: &mut Metrics) {
         means.add("reward/total", f64::from(reward.total.expect("ungraded completions were left out")));
         reward.parts.iter().for_each(|(name, value)| means.add(&format!("reward/{name}"), f64::from(*value)));
         means.add("completion_length", rollout.token_ids.len() as f64);
+        means.add("truncated_share", truncated(rollout));
     }
     means.finish().into_iter().for_each(|(name, value)| metrics.set(name, value));
     let told = rollouts.iter().all(|(rollout, _)| rollout.entropies.len() == rollout.token_ids.len());

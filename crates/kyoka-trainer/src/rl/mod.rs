@@ -5,6 +5,7 @@ mod config;
 mod credit;
 mod gather;
 mod groups;
+mod idle;
 mod loss;
 mod mini_batches;
 mod replay;
@@ -16,12 +17,13 @@ use kyoka_core::{Metrics, RewardFn, Sample};
 use kyoka_data::Shuffled;
 
 pub use self::config::RlConfig;
-pub(crate) use self::groups::record;
+pub(crate) use self::groups::{check, record};
 use self::{
     batch::{Credited, Rows, Scoring},
     credit::StepState,
     gather::Gathered,
     groups::{JudgedGroup, sampled_entropy},
+    idle::idle_reason,
     loss::{Objective, critic_gradients, own_trunk},
     mini_batches::UpdateMetrics,
     replay::{Replay, Replayed},
@@ -158,9 +160,7 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         metrics.set("time/train_s", started.elapsed().as_secs_f64());
         let samples = fresh.iter().take(2).map(|g| record(g.sample, &g.completions[0], &g.rewards[0]));
         let idle = trained_tokens == 0 && !pretraining;
-        let warning = idle.then(|| {
-            "all completions of every prompt earned the same; nothing to learn from this step".to_owned()
-        });
+        let warning = idle.then(|| idle_reason(fresh, &credited, &self.algorithm));
         let warning = warning.or_else(|| self.schedule_warning(step));
         let (samples, total_steps) = (samples.collect(), self.config.total_steps());
         Ok(StepReport { stage: "rl", step: step + 1, total_steps, metrics, samples, warning })

@@ -118,14 +118,15 @@ impl<'a> Facts<'a> {
             phases.push(sampling("rollout", sizes, &batch, capacity, (trained, own, others)));
             phases.push(training("train", sizes, &batch, (trained, own), others));
         }
-        for split in &settings.eval.splits {
+        for split in settings.eval.all_splits() {
             let rows = match settings.eval.max_rows {
                 0 => self.prepared.splits[split].len(),
                 rows => rows.min(self.prepared.splits[split].len()),
             };
             let capacity = settings.eval.max_new_tokens;
             let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
-            let batch = self.sampled((split, at_limit), rows.min(EVAL_PROMPTS), 1, new_tokens);
+            let batch =
+                self.sampled((split, at_limit), rows.min(EVAL_PROMPTS), settings.eval.samples, new_tokens);
             // Moments stand while a stage is evaluated: those of the stage that trains most.
             let stages = self.stages().map(|stage| self.trained(stage, false));
             if let Some(trained) = stages.max_by_key(|trained| trained.params) {

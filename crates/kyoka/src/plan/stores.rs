@@ -52,7 +52,7 @@ fn draws(prepared: &Prepared) -> Vec<Draw<'_>> {
         let rows = pairs[split].iter().map(|row| &row.sample).collect();
         Draw { rows, count, augment: false }
     }));
-    found.extend(settings.eval.splits.iter().map(|split| {
+    found.extend(settings.eval.all_splits().map(|split| {
         let rows: Vec<&Sample> = limited(&splits[split], settings.eval.max_rows).iter().collect();
         Draw { count: rows.len(), rows, augment: false }
     }));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Results by split and then by moment (`after_sft`, `after_rl`), each a map of means.
+/// Results by split and then by moment (`at_start`, `after_sft`, `after_rl`), each a map of means.
 pub type EvalTable = BTreeMap<String, BTreeMap<String, BTreeMap<String, f64>>>;
 
 /// The result of a run.
@@ -14,7 +14,7 @@ pub struct RunSummary {
     pub recipe: String,
     /// The run's seed.
     pub seed: u64,
-    /// The device's name as asked for.
+    /// The device's name: what `auto` took.
     pub device: String,
     /// Seconds of the run, interrupted parts added.
     pub wall_s: f64,
@@ -34,6 +34,22 @@ pub struct RunSummary {
     pub phase_s: BTreeMap<String, f64>,
     /// Means by split and moment.
     pub eval: EvalTable,
+}
+
+/// The order of moments.
+const MOMENTS: [&str; 6] =
+    ["at_start", "after_sft", "after_sft_continued", "after_preference", "after_reward_model", "after_rl"];
+
+impl RunSummary {
+    /// The moments that were evaluated, in the order of the run.
+    pub fn moments(&self) -> Vec<&str> {
+        let mut moments: Vec<&str> =
+            self.eval.values().flat_map(|moments| moments.keys().map(String::as_str)).collect();
+        let place = |moment: &str| MOMENTS.iter().position(|known| *known == moment).unwrap_or(MOMENTS.len());
+        moments.sort_by_key(|moment| (place(moment), *moment));
+        moments.dedup();
+        moments
+    }
 }
 
 /// Highest resident memory of this process in MB; 0 where the system does not tell.
