@@ -27,7 +27,11 @@ fn wrong_settings_are_refused_before_anything_runs() {
         (vec!["--set", "rl.group_size=1"], 2, "expected group_size of at least 2, got 1"),
         (vec!["--set", "rl.prompts_per_step=0"], 2, "rl.prompts_per_step: expected at least 1"),
         (vec!["--set", "rl.sampling.top_p=0"], 2, "top_p: expected a number in (0, 1], got 0"),
-        (vec!["--set", "rl.data=trian"], 2, "splits there: sft, sft_384, test, test_more, test_voice, train"),
+        (
+            vec!["--set", "rl.data=trian"],
+            2,
+            "splits there: sft, sft_384, test, test_more, test_voice, train, val",
+        ),
         (vec!["--set", "eval.max_new_tokens=5000"], 1, "exceed the model's 512 positions"),
         (vec!["--set", "model.config=tny"], 2, "did you mean tiny?"),
         (vec!["--set", "data.dataset=spoken"], 1, "no such folder and no bundled dataset"),
@@ -102,7 +106,7 @@ fn a_broken_medium_in_training_names_file_row_and_field() {
     fs::write(data.join("tokenizer.json"), tokenizer).unwrap();
     fs::write(data.join("bad.png"), b"nothing").unwrap();
     let row = r#"{"id": "x", "prompt": "<image>?", "images": ["bad.png"], "answer": "1", "steps": ["bag"], "completion": "<think> bag </think> <answer> 1 </answer>"}"#;
-    for split in ["sft", "train", "test", "test_voice", "test_more"] {
+    for split in ["sft", "train", "val", "test", "test_voice", "test_more"] {
         fs::write(data.join(format!("{split}.jsonl")), row).unwrap();
     }
     let (code, message) = train(home.path(), &["--set", "data.dataset=mine"]);

@@ -13,7 +13,8 @@ pub(crate) struct EvalSettings {
     /// Splits that are watched: evaluated every `eval_every` steps of a stage and at its end. Settings and checkpoints are
     /// chosen on them.
     pub splits: Vec<String>,
-    /// Splits that are evaluated once, after the last step of the run: tests that nothing is chosen on. Default none.
+    /// Splits that are evaluated once, after the last step of the run: tests that nothing is chosen on; a split
+    /// that is watched too is not one of them. Default none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub final_splits: Vec<String>,
     /// Rows of each split; 0 takes all.
@@ -75,7 +76,7 @@ impl EvalSettings {
         }
     }
 
-    /// Refuses values that cannot be, and splits that contradict each other.
+    /// Refuses values that cannot be.
     pub fn check(&self) -> Result<(), Fault> {
         let temperature = self.temperature();
         let fault =
@@ -94,12 +95,6 @@ impl EvalSettings {
         if self.samples > 1 && temperature == 0.0 {
             return fault("temperature", "more than 0 for several completions a row, got 0".to_owned());
         }
-        if let Some(split) = self.final_splits.iter().find(|split| self.splits.contains(split)) {
-            return fault(
-                "final_splits",
-                format!("splits that are not watched, got {split}, one of eval.splits"),
-            );
-        }
         match &self.best.split {
             Some(split) if !self.splits.contains(split) => {
                 fault("best.split", format!("one of {}, got {split}", self.splits.join(", ")))
@@ -108,9 +103,14 @@ impl EvalSettings {
         }
     }
 
+    /// Splits that are evaluated at the very end alone; one that is watched too is evaluated there already.
+    pub fn unwatched(&self) -> impl Iterator<Item = &String> {
+        self.final_splits.iter().filter(|split| !self.splits.contains(split))
+    }
+
     /// All splits that are ever evaluated.
     pub fn all_splits(&self) -> impl Iterator<Item = &String> {
-        self.splits.iter().chain(&self.final_splits)
+        self.splits.iter().chain(self.unwatched())
     }
 
     fn temperature(&self) -> f32 {
@@ -201,7 +201,6 @@ mod tests {
             ("samples = 0", "eval.samples: expected at least 1, got 0"),
             ("temperature = -1.0", "eval.temperature: expected a finite number of at least 0, got -1"),
             ("samples = 4\ntemperature = 0.0", "eval.temperature: expected more than 0"),
-            ("final_splits = ['more']", "eval.final_splits: expected splits that are not watched, got more"),
             ("best.split = 'test'", "eval.best.split: expected one of val, more, got test"),
         ] {
             let error = said(settings(text).check().unwrap_err());
@@ -218,5 +217,11 @@ mod tests {
         assert_eq!(rules("").settings, rules("at_start = false\nfinal_splits = ['test']").settings);
         assert_ne!(rules("").settings, rules("max_rows = 7").settings);
         assert!(rules("").at_start && !rules("at_start = false").at_start);
+    }
+
+    #[test]
+    fn a_split_that_is_watched_is_not_evaluated_again_at_the_end() {
+        let eval = settings("final_splits = ['more', 'test']");
+        assert!(eval.unwatched().eq(["test"]) && eval.all_splits().eq(["val", "more", "test"]));
     }
 }

@@ -205,9 +205,10 @@ impl Run<'_> {
                 reports(policy, &settings.eval.splits)
             })?;
         }
-        if let (Some(last), false) = (names.last(), settings.eval.final_splits.is_empty()) {
+        let unwatched: Vec<String> = settings.eval.unwatched().cloned().collect();
+        if let (Some(last), false) = (names.last(), unwatched.is_empty()) {
             log.at_end = true;
-            let evaluate = |policy: &Policy| reports(policy, &settings.eval.final_splits);
+            let evaluate = |policy: &Policy| reports(policy, &unwatched);
             session.evaluate_at_end((last, &at_end), &mut log, &evaluate)?;
         }
         drop(log);

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use burn::{
-    module::AutodiffModule,
+    module::Module,
     optim::GradientsParams,
     tensor::{Device, Int, Tensor, TensorData, activation::log_softmax},
 };
