@@ -198,13 +198,10 @@ mod tests {
         let rollouts = [rollout(StopReason::EndToken), rollout(StopReason::Length)];
         let judged = |values: [Option<f32>; 2]| {
             values.map(|value| {
-                let completion = Completion {
-                    text: String::new(),
-                    token_spans: Vec::new(),
-                    finished: true,
-                    max_new_tokens: 2,
-                };
-                (completion, value.map_or_else(Reward::ungraded, |value| Reward::graded("accuracy", value)))
+                (
+                    Completion::default(),
+                    value.map_or_else(Reward::ungraded, |value| Reward::graded("accuracy", value)),
+                )
             })
         };
         let mut tally = Tally { num_samples: 2, ..Tally::default() };

@@ -51,17 +51,6 @@ mod tests {
 
     use super::*;
 
-    fn sample() -> Sample {
-        Sample {
-            id: "r".into(),
-            parts: Vec::new(),
-            answer: None,
-            steps: Vec::new(),
-            completion: None,
-            origin: Default::default(),
-        }
-    }
-
     fn group(sample: &Sample, totals: [f32; 2], stop_reason: StopReason) -> JudgedGroup<'_> {
         let rollout = || Rollout { token_ids: vec![1; 5], logprobs: vec![0.0; 5], stop_reason };
         JudgedGroup {
@@ -78,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_reason_is_the_one_that_holds() {
-        let sample = sample();
+        let sample = Sample::default();
         let mut algorithm = AlgorithmConfig::preset(Preset::Grpo).build(2).unwrap();
         algorithm.filters.mask_overlong = true;
         let credited = |advantages: [f32; 2]| Credited {
