@@ -118,7 +118,10 @@ impl<M: TrainableLm> Session<M> {
         (progress, num_updates): (Progress, u64),
         mut error: TrainError,
     ) -> TrainError {
-        if self.num_updates() == num_updates {
+        // A stage with a state of its own may have changed it before it came to the update that gave no number.
+        let not_finite = matches!(error, TrainError::NotFinite { .. } | TrainError::NotFiniteUpdate { .. });
+        let unchanged = !not_finite || stage.state().is_none();
+        if self.num_updates() == num_updates && unchanged {
             self.progress = progress;
             let path = self.checkpoints.path(stage.name(), &self.progress);
             if self.progress.step > 0

@@ -51,17 +51,8 @@ mod tests {
 
     use super::*;
 
-    fn sample() -> Sample {
-        Sample { id: "r".into(), ..Sample::default() }
-    }
-
     fn group(sample: &Sample, totals: [f32; 2], stop_reason: StopReason) -> JudgedGroup<'_> {
-        let rollout = || Rollout {
-            token_ids: vec![1; 5],
-            logprobs: vec![0.0; 5],
-            entropies: vec![0.0; 5],
-            stop_reason,
-        };
+        let rollout = || Rollout { token_ids: vec![1; 5], logprobs: vec![0.0; 5], stop_reason };
         JudgedGroup {
             sample,
             row: 0,
@@ -76,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_reason_is_the_one_that_holds() {
-        let sample = sample();
+        let sample = Sample::default();
         let mut algorithm = AlgorithmConfig::preset(Preset::Grpo).build(2).unwrap();
         algorithm.filters.mask_overlong = true;
         let credited = |advantages: [f32; 2]| Credited {
