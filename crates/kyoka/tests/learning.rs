@@ -620,15 +620,13 @@ fn the_share_of_uncertain_tokens_changes_no_denominator() {
         let algorithm = format!("preset = 'dapo'\ndynamic_sampling = false\ntop_entropy_share = {share}");
         first_step(&config(toml::from_str(&algorithm).unwrap(), 1)).0
     };
-    // 64 completions of 3 tokens: before the first update, a token's loss is -advantage / 192. Completions of a group
-    // share their first distribution, so that the most uncertain one is that of up to 8 tokens.
-    let metrics = step(1e-6);
-    let (loss, tokens) = (metrics.get("loss").unwrap().abs(), metrics.get("trained_tokens").unwrap());
+    // Completions of a group share their first distribution, so that the most uncertain one is that of up to 8 tokens. A
+    // mean over those alone would have 24 times their gradient.
+    let [few, half, all] = [1e-6, 0.5, 1.0].map(step);
+    let tokens = few.get("trained_tokens").unwrap();
     assert!((1.0..=8.0).contains(&tokens), "{tokens} tokens");
-    assert!(loss <= tokens * 2.7 / 192.0, "{loss} from {tokens} tokens");
-    let norm = |share: f64| step(share).get("grad_norm").unwrap();
-    let (few, half, all) = (norm(1e-6), norm(0.5), norm(1.0));
-    assert!(few > 0.0 && few < 0.2 * all && half < 1.2 * all, "gradients of {few}, {half} and {all}");
+    let [few, half, all] = [few, half, all].map(|metrics| metrics.get("grad_norm").unwrap());
+    assert!(few > 0.0 && few < 0.7 * all && half < 1.2 * all, "gradients of {few}, {half} and {all}");
 }
 
 /// Runs a stage with some judge; gives the policy and what each step said.
