@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
 use kyoka::{
     algorithms::{AlgorithmConfig, AlgorithmOverrides, Preset, Reduction},
     core::{
@@ -27,7 +30,6 @@ type Policy = MultimodalLm<NoEncoder<ImageInput>, NoEncoder<AudioInput>>;
 const WORDS: u32 = 8;
 /// Tokens that are never drawn: a policy that scored them would move its mass there.
 const BANNED: [u32; 2] = [8, 9];
-const VOCAB: usize = 10;
 const NEW_TOKENS: usize = 3;
 
 /// Shows a word; the completion's text is its token ids.
@@ -91,6 +93,8 @@ fn samples() -> Vec<Sample> {
     (0..WORDS).map(sample).collect()
 }
 
+/// A fresh policy of [`WORDS`] words, beside which the banned tokens are likely: unmasked they would take most of the mass.
+/// Masked, they change nothing.
 fn policy() -> Policy {
     let config = DecoderConfig {
         d_model: 32,
@@ -100,10 +104,20 @@ fn policy() -> Policy {
         d_head: 16,
         d_hidden: 48,
         tie_embeddings: false,
-        ..DecoderConfig::tiny(VOCAB)
+        ..DecoderConfig::tiny(WORDS as usize)
     };
-    let device = Device::flex().autodiff();
-    Policy::text_only(Decoder::new(&config, &mut WeightInit::new(5, &device)))
+    let device = Device::flex();
+    let mut init = WeightInit::new(5, &device);
+    let mut decoder = Decoder::new(&config, &mut init);
+    let banned = BANNED.len();
+    let rows = init.uniform([banned, config.d_model], 0.5).val();
+    decoder.embedding = decoder.embedding.map(|words| Tensor::cat(vec![words, rows], 0));
+    let columns = init.uniform([config.d_model, banned], 2.0).val();
+    decoder.head = decoder.head.map(|mut head| {
+        head.weight = head.weight.map(|words| Tensor::cat(vec![words, columns], 1));
+        head
+    });
+    Policy::text_only(decoder).train()
 }
 
 fn config(algorithm: AlgorithmOverrides, steps: usize) -> RlConfig {
@@ -550,6 +564,10 @@ fn what_learns_is_what_samples_at_every_temperature() {
             let mut config = config(toml::from_str(algorithm).unwrap(), 1);
             config.sampling.temperature = temperature;
             let metrics = first_step(&config).0;
+            if metrics.get("trained_tokens") == Some(0.0) {
+                // The coldest policy repeats itself: nothing to learn, no update.
+                continue;
+            }
             let get = |name: &str| metrics.get(name).unwrap_or_else(|| panic!("{algorithm}: no {name}"));
             let drift = get("ratio/max_abs_log");
             // Rounding of the logits, divided by the temperature.
@@ -575,7 +593,7 @@ fn what_learns_is_what_samples_at_every_temperature() {
 
 #[test]
 fn a_hot_policy_is_taught_as_a_cold_one_is() {
-    for (temperature, least) in [(0.5, 0.9), (1.5, 0.9)] {
+    for (temperature, least) in [(0.7, 0.9), (1.5, 0.9)] {
         let mut config = config(toml::from_str("preset = 'reinforce'").unwrap(), 160);
         config.sampling.temperature = temperature;
         let curves = run_in(tempfile::tempdir().unwrap().path(), &config, 0).1;
