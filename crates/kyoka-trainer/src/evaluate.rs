@@ -194,7 +194,12 @@ mod tests {
 
     #[test]
     fn several_completions_a_row_give_their_mean_and_whether_one_is_right() {
-        let rollout = |stop_reason| Rollout { token_ids: vec![1, 2], logprobs: Vec::new(), stop_reason };
+        let rollout = |stop_reason| Rollout {
+            token_ids: vec![1, 2],
+            logprobs: Vec::new(),
+            entropies: Vec::new(),
+            stop_reason,
+        };
         let rollouts = [rollout(StopReason::EndToken), rollout(StopReason::Length)];
         let judged = |values: [Option<f32>; 2]| {
             values.map(|value| {

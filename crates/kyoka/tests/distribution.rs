@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use burn::{
-    module::Module,
+    module::{Module, ModuleVisitor, Param},
     optim::GradientsParams,
     tensor::{Device, Int, Tensor, TensorData, activation::log_softmax},
 };
@@ -101,8 +101,8 @@ fn log_probabilities_and_entropies_are_those_of_what_is_drawn() {
 /// Gradients of all parameters by name.
 fn gradients(policy: &Policy, gradients: GradientsParams) -> Vec<(String, Vec<f32>)> {
     struct Collect(GradientsParams, ParameterPath, Vec<(String, Vec<f32>)>);
-    impl burn::module::ModuleVisitor for Collect {
-        fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let gradient = self.0.remove::<D>(param.id).expect("every parameter takes part");
             self.2.push((self.1.name(), gradient.into_data().try_into_vec().unwrap()));
         }
@@ -114,7 +114,7 @@ fn gradients(policy: &Policy, gradients: GradientsParams) -> Vec<(String, Vec<f3
         }
     }
     let mut collect = Collect(gradients, ParameterPath::default(), Vec::new());
-    burn::module::Module::visit(policy, &mut collect);
+    policy.visit(&mut collect);
     collect.2
 }
 

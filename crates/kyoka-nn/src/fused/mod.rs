@@ -120,7 +120,7 @@ pub fn softmax<const D: usize>(scores: Tensor<D>) -> Tensor<D> {
 
 /// The token that each row is scored for, and the distribution it is scored in.
 #[derive(Debug, Clone)]
-pub struct Targets {
+pub(crate) struct Targets {
     ids: Vec<usize>,
     temperature: f32,
     banned: Vec<u32>,
