@@ -32,5 +32,5 @@ pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepV
 pub use rollout::{
     Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig, StopReason,
 };
-pub use sample::{Part, PlaceholderMismatch, Sample, prompt_parts};
+pub use sample::{Part, PlaceholderMismatch, Sample, prompt_parts, prompt_without_media};
 pub use seed::{Stream, stream_rng};
