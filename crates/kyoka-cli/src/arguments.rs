@@ -356,7 +356,7 @@ pub struct GenerateArguments {
     /// A sound; may be repeated
     #[arg(long, value_name = "FILE")]
     pub audio: Vec<PathBuf>,
-    /// The question; <image> and <audio> mark where media go, else they come first
+    /// The question; <image> and <audio> mark where media go (\<image> is that text), else they come first
     #[arg(long)]
     pub prompt: String,
     /// 0 takes the likeliest token always

@@ -34,5 +34,5 @@ pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepV
 pub use rollout::{
     Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig, StopReason,
 };
-pub use sample::{Origin, Part, Place, PlaceholderMismatch, Sample, prompt_parts};
+pub use sample::{Origin, Part, Place, PlaceholderMismatch, Sample, prompt_parts, prompt_without_media};
 pub use seed::{Stream, stream_rng};

@@ -81,21 +81,19 @@ impl Sample {
         (!self.answers.is_empty()).then(|| self.answers.join(" | "))
     }
 
-    /// The prompt as text, with placeholders where the media stand.
+    /// The prompt as text, with placeholders where the media stand, as [`prompt_parts`] reads it.
     pub fn prompt_text(&self) -> String {
-        self.parts
-            .iter()
-            .map(|part| match part {
-                Part::Text(text) => text.as_str(),
-                Part::Media(media) => media.modality.placeholder(),
-            })
-            .collect()
+        written(&self.parts)
     }
 }
 
 /// Placeholders and files that do not match in number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the prompt has {placeholders} {} placeholder(s), but {files} file(s) are given", .modality.placeholder())]
+#[error(
+    "the prompt has {placeholders} {} placeholder(s), but {files} file(s) are given{}",
+    .modality.placeholder(),
+    hint(*.modality, .placeholders > .files)
+)]
 pub struct PlaceholderMismatch {
     /// Which sense.
     pub modality: Modality,
@@ -105,7 +103,16 @@ pub struct PlaceholderMismatch {
     pub files: usize,
 }
 
-/// Cuts a prompt text at its placeholders; files fill them in order, resolved against `folder`.
+/// How a placeholder is written that stands for no medium.
+fn hint(modality: Modality, too_many: bool) -> String {
+    match too_many {
+        true => format!("; where it is text and stands for no medium, write \\{}", modality.placeholder()),
+        false => String::new(),
+    }
+}
+
+/// Cuts a prompt text at its placeholders; files fill them in order, resolved against `folder`. Behind a backslash a
+/// placeholder is text (`\<image>`); a backslash that stands before a medium is doubled.
 ///
 /// # Errors
 /// One mismatch for every modality whose placeholders and files differ in number.
@@ -115,12 +122,16 @@ pub fn prompt_parts(
     images: &[PathBuf],
     audios: &[PathBuf],
 ) -> Result<Vec<Part>, Vec<PlaceholderMismatch>> {
+    let pieces = pieces(text);
     let senses = [(Modality::Image, images), (Modality::Audio, audios)];
     let mismatches: Vec<PlaceholderMismatch> = senses
         .into_iter()
         .map(|(modality, files)| PlaceholderMismatch {
             modality,
-            placeholders: text.matches(modality.placeholder()).count(),
+            placeholders: pieces
+                .iter()
+                .filter(|piece| matches!(piece, Piece::Mark(of) if *of == modality))
+                .count(),
             files: files.len(),
         })
         .filter(|counted| counted.placeholders != counted.files)
@@ -128,25 +139,84 @@ pub fn prompt_parts(
     if !mismatches.is_empty() {
         return Err(mismatches);
     }
-    let mut files = senses.map(|(modality, files)| (modality, files.iter()));
-    let mut parts = Vec::new();
-    let mut rest = text;
-    while let Some((at, (modality, files))) = files
-        .iter_mut()
-        .filter_map(|sense| Some((rest.find(sense.0.placeholder())?, sense)))
-        .min_by_key(|&(at, _)| at)
-    {
-        if at > 0 {
-            parts.push(Part::Text(rest[..at].to_owned()));
+    let mut files = senses.map(|(_, files)| files.iter());
+    let part = |piece| match piece {
+        Piece::Text(text) => Part::Text(text),
+        Piece::Mark(modality) => {
+            let files = &mut files[usize::from(modality == Modality::Audio)];
+            let path = folder.join(files.next().expect("placeholders and files were counted"));
+            Part::Media(MediaRef { modality, path })
         }
-        let path = folder.join(files.next().expect("placeholders and files were counted"));
-        parts.push(Part::Media(MediaRef { modality: *modality, path }));
+    };
+    Ok(pieces.into_iter().map(part).collect())
+}
+
+/// A prompt text for a policy that has no senses: placeholders are text, with a backslash before them or without.
+pub fn prompt_without_media(text: &str) -> String {
+    let written = pieces(text).into_iter().map(|piece| match piece {
+        Piece::Text(text) => text,
+        Piece::Mark(modality) => modality.placeholder().to_owned(),
+    });
+    written.collect()
+}
+
+/// What a prompt text consists of.
+enum Piece {
+    /// Text that is not empty, escaped placeholders in it written out.
+    Text(String),
+    /// A placeholder.
+    Mark(Modality),
+}
+
+fn pieces(text: &str) -> Vec<Piece> {
+    let (mut pieces, mut run, mut rest) = (Vec::new(), String::new(), text);
+    while let Some((at, modality)) = next_placeholder(rest) {
+        let before = rest[..at].trim_end_matches('\\');
+        let backslashes = at - before.len();
+        run.push_str(before);
+        run.push_str(&"\\".repeat(backslashes / 2));
+        if backslashes % 2 == 1 {
+            run.push_str(modality.placeholder());
+        } else {
+            pieces.extend((!run.is_empty()).then(|| Piece::Text(std::mem::take(&mut run))));
+            pieces.push(Piece::Mark(modality));
+        }
         rest = &rest[at + modality.placeholder().len()..];
     }
-    if !rest.is_empty() {
-        parts.push(Part::Text(rest.to_owned()));
+    run.push_str(rest);
+    pieces.extend((!run.is_empty()).then_some(Piece::Text(run)));
+    pieces
+}
+
+fn next_placeholder(text: &str) -> Option<(usize, Modality)> {
+    let places = [Modality::Image, Modality::Audio].into_iter();
+    places
+        .filter_map(|modality| Some((text.find(modality.placeholder())?, modality)))
+        .min_by_key(|&(at, _)| at)
+}
+
+/// Parts as a prompt text that [`prompt_parts`] reads back.
+fn written(parts: &[Part]) -> String {
+    let next_parts = parts.iter().skip(1).map(Some).chain([None]);
+    let texts = parts.iter().zip(next_parts).map(|(part, next)| match part {
+        Part::Text(text) => escaped(text, matches!(next, Some(Part::Media(_)))),
+        Part::Media(media) => media.modality.placeholder().to_owned(),
+    });
+    texts.collect()
+}
+
+/// Text with what [`pieces`] would take for a placeholder behind a backslash.
+fn escaped(text: &str, before_medium: bool) -> String {
+    let doubled = |text: &str| {
+        let kept = text.trim_end_matches('\\');
+        format!("{text}{}", "\\".repeat(text.len() - kept.len()))
+    };
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some((at, modality)) = next_placeholder(rest) {
+        out.extend([doubled(&rest[..at]).as_str(), "\\", modality.placeholder()]);
+        rest = &rest[at + modality.placeholder().len()..];
     }
-    Ok(parts)
+    out + &if before_medium { doubled(rest) } else { rest.to_owned() }
 }
 
 #[cfg(test)]
@@ -181,9 +251,29 @@ mod tests {
         assert_eq!(
             messages,
             [
-                "the prompt has 1 <image> placeholder(s), but 0 file(s) are given",
+                "the prompt has 1 <image> placeholder(s), but 0 file(s) are given; where it is text and stands for no \
+                 medium, write \\<image>",
                 "the prompt has 0 <audio> placeholder(s), but 1 file(s) are given"
             ]
         );
+    }
+
+    #[test]
+    fn placeholders_behind_a_backslash_are_text_and_backslashes_elsewhere_stay() {
+        let image = |path: &str| Part::Media(MediaRef { modality: Modality::Image, path: path.into() });
+        let text = |text: &str| Part::Text(text.to_owned());
+        for (prompt, images, expected) in [
+            (r"the \<image> tag", vec![], vec![text("the <image> tag")]),
+            (r"<image>\<image>\<audio>", vec!["a.png"], vec![image("a.png"), text("<image><audio>")]),
+            (r"a\\<image>", vec!["a.png"], vec![text(r"a\"), image("a.png")]),
+            (r"\\\<image>", vec![], vec![text(r"\<image>")]),
+            (r"C:\dir \frac{1}{2}\\ x\", vec![], vec![text(r"C:\dir \frac{1}{2}\\ x\")]),
+        ] {
+            let images: Vec<PathBuf> = images.into_iter().map(PathBuf::from).collect();
+            let parts = prompt_parts(prompt, Path::new(""), &images, &[]).unwrap();
+            assert_eq!(parts, expected, "{prompt}");
+            assert_eq!(written(&parts), prompt);
+        }
+        assert_eq!(prompt_without_media(r"<image> or \<image>"), "<image> or <image>");
     }
 }

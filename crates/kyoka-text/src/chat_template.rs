@@ -250,7 +250,16 @@ mod tests {
         let doubling = "{% set n = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}";
         let joined = "{{ (['x' * 1000000] * 100000) | join(',') }}";
         let endless = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
-        for text in [nested.as_str(), doubling, joined, endless, "{{ 'x' * 99999999999 }}"] {
+        let tree = "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | tojson }}";
+        let widths = [
+            "'%99999999999d' % 1",
+            "'a'.center(99999999999)",
+            "'1'.zfill(99999999999)",
+            "('a' | center(99999999999))",
+        ];
+        let widths = widths.map(|width| format!("{{{{ {width} }}}}"));
+        let texts = [nested.as_str(), doubling, joined, endless, tree, "{{ 'x' * 99999999999 }}"];
+        for text in texts.into_iter().chain(widths.iter().map(String::as_str)) {
             let error = render(text).unwrap_err();
             assert!(error.starts_with("t.jinja: chat template: "), "{error}");
         }

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{MediaMark, MediaMarks, TextError, TileMarks, Tokenizer};
+use crate::{MediaMark, MediaMarks, TextError, TileMarks, Tokenizer, decode::Decoder, tokenizer::Opening};
 
 /// A JSON file of a folder; one that is not there holds null.
 pub(crate) struct JsonFile {
@@ -38,17 +38,30 @@ impl JsonFile {
 
 impl Tokenizer {
     /// Reads `tokenizer.json` of a checkpoint folder, with the ends from `generation_config.json` and
-    /// `tokenizer_config.json` and the placeholders of media from `config.json`.
+    /// `tokenizer_config.json`, and the placeholders of media from `config.json`.
     ///
     /// # Errors
     /// If a file cannot be read, or names a token that is not in the vocabulary; if no token ends a completion.
     pub fn from_checkpoint(folder: &Path) -> Result<Self, TextError> {
         let path = folder.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|source| TextError::Read { path: path.clone(), source })?;
-        let mut tokenizer = Self::parse(&bytes).map_err(|reason| TextError::File { path, reason })?;
+        let parse = |reason| TextError::File { path, reason };
+        let mut tokenizer = Self::parse(&bytes).map_err(parse.clone())?;
         let config = JsonFile::optional(folder, "config.json")?;
-        tokenizer.end_ids = end_ids(&tokenizer, folder, &config)?;
+        let settings = JsonFile::optional(folder, "tokenizer_config.json")?;
+        let named = named_tokens(folder)?;
+        let further =
+            ["extra_special_tokens", "additional_special_tokens"].map(|field| &settings.content[field]);
+        let further = further.into_iter().filter_map(Value::as_array).flatten().filter_map(content);
+        tokenizer.make_special(named.values().map(String::as_str).chain(further));
+        tokenizer.end_ids = end_ids(&tokenizer, folder, &config, named.get("eos_token"))?;
         tokenizer.marks = media_marks(&tokenizer, &config)?;
+        tokenizer.opening = opening(&tokenizer, &config.content, named.get("bos_token"))
+            .map_err(|error| parse(error.to_string()))?;
+        let is_bpe = matches!(tokenizer.inner.get_model(), tokenizers::ModelWrapper::BPE(_));
+        if settings.content["clean_up_tokenization_spaces"] == true && !is_bpe {
+            tokenizer.decoder = Decoder::File { clean_up: true };
+        }
         let around = tokenizer.marks.each().flat_map(|(_, mark)| {
             let tiles = mark.tiles.iter().flat_map(|tiles| [&tiles.around, &tiles.global]);
             let names = [&mark.before, &mark.after].into_iter().chain(tiles);
@@ -60,8 +73,28 @@ impl Tokenizer {
     }
 }
 
-/// Every id that ends a completion: those of `generation_config.json`, else of the configuration; and `eos_token`.
-fn end_ids(tokenizer: &Tokenizer, folder: &Path, config: &JsonFile) -> Result<Vec<u32>, TextError> {
+/// What stands before a text: what the post-processor of `tokenizer.json` puts there. As in transformers, `add_bos_token`
+/// of `tokenizer_config.json` counts for nothing beside that file. What the post-processor would put behind the text is
+/// left out: a completion goes on there.
+fn opening(tokenizer: &Tokenizer, config: &Value, bos: Option<&String>) -> Result<Opening, TextError> {
+    let probe = tokenizer.inner.encode("a", true).map_err(|error| TextError::Parse(error.to_string()))?;
+    let added = probe.get_special_tokens_mask().iter().take_while(|&&added| added == 1).count();
+    let ids = probe.get_ids()[..added].to_vec();
+    // The processors of several senses put it before conversations too, unless the template has written it.
+    let senses = ["vision_config", "audio_config", "thinker_config"];
+    let processes = senses.iter().any(|part| config[part].is_object());
+    let unless_written = bos.filter(|_| processes && !ids.is_empty()).cloned();
+    Ok(Opening { ids, unless_written })
+}
+
+/// Every id that ends a completion: that of `eos_token` first, and those of `generation_config.json`, else of the
+/// configuration.
+fn end_ids(
+    tokenizer: &Tokenizer,
+    folder: &Path,
+    config: &JsonFile,
+    eos: Option<&String>,
+) -> Result<Vec<u32>, TextError> {
     let generation = JsonFile::optional(folder, "generation_config.json")?;
     let in_text = &config.content["text_config"]["eos_token_id"];
     let (file, value) = match &generation.content["eos_token_id"] {
@@ -74,14 +107,12 @@ fn end_ids(tokenizer: &Tokenizer, folder: &Path, config: &JsonFile) -> Result<Ve
         Value::Null => Vec::new(),
         one => vec![one],
     };
-    let mut ids = Vec::new();
+    let mut ids: Vec<u32> = eos.and_then(|token| tokenizer.token_id(token)).into_iter().collect();
     for value in listed {
         let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
         let known = id.filter(|&id| tokenizer.inner.id_to_token(id).is_some());
         ids.push(known.ok_or_else(|| file.fault("eos_token_id", "ids of tokenizer.json", value))?);
     }
-    let named = named_tokens(folder)?;
-    ids.extend(named.get("eos_token").and_then(|token| tokenizer.token_id(token)));
     let mut seen = std::collections::BTreeSet::new();
     ids.retain(|id| seen.insert(*id));
     if ids.is_empty() {
@@ -170,9 +201,10 @@ mod tests {
     use std::fs;
 
     use kyoka_core::Modality;
+    use serde_json::json;
 
     use super::*;
-    use crate::MediumTokens;
+    use crate::{MediumTokens, PromptLayout};
 
     /// A folder with the tests' tokenizer; `files` stand beside it.
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -201,7 +233,8 @@ mod tests {
             ("tokenizer_config.json", r#"{"eos_token": {"content": "<|endoftext|>"}, "bos_token": null}"#),
         ]);
         let tokenizer = Tokenizer::from_checkpoint(folder.path()).unwrap();
-        assert_eq!(tokenizer.end_ids(), [5, 6, end]);
+        assert_eq!(tokenizer.end_ids(), [end, 5, 6]);
+        assert_eq!(tokenizer.end_id(), end);
         assert_eq!(tokenizer.placeholder_id(Modality::Audio).unwrap(), audio);
         let mut banned = vec![image, audio];
         banned.sort_unstable();
@@ -248,5 +281,70 @@ mod tests {
         assert!(tokenizer.check_fits(tokenizer.vocab_size()).is_ok());
         let error = tokenizer.check_fits(10).unwrap_err().to_string();
         assert!(error.contains("expected ids below the model's vocabulary of 10"), "{error}");
+    }
+    /// The tests' tokenizer with a field of `tokenizer.json` changed.
+    fn with_field(folder: &Path, field: &str, value: Value) {
+        let path = folder.join("tokenizer.json");
+        let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        json[field] = value;
+        fs::write(path, json.to_string()).unwrap();
+    }
+
+    #[test]
+    fn texts_are_neither_cut_nor_padded_as_the_file_remembers() {
+        let folder = folder(&[("tokenizer_config.json", r#"{"eos_token": "<|endoftext|>"}"#)]);
+        let whole = Tokenizer::from_checkpoint(folder.path()).unwrap().encode("how many coats?").unwrap();
+        let cut = json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+        let padded = json!({"strategy": {"Fixed": 64}, "direction": "Left", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "x"});
+        with_field(folder.path(), "truncation", cut);
+        with_field(folder.path(), "padding", padded);
+        let tokenizer = Tokenizer::from_checkpoint(folder.path()).unwrap();
+        assert_eq!(tokenizer.encode("how many coats?").unwrap(), whole);
+        assert!(whole.len() > 2);
+    }
+
+    #[test]
+    fn what_stands_before_a_text_is_what_transformers_puts_there() {
+        let [bos, ..] = ids();
+        let token = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+        let sequence = json!({"Sequence": {"id": "A", "type_id": 0}});
+        let both = json!({"type": "TemplateProcessing", "single": [token("b"), sequence, token("b")],
+            "pair": [sequence, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"b": {"id": "b", "ids": [bos], "tokens": ["<|endoftext|>"]}}});
+        let processor = json!({"type": "Sequence", "processors": [
+            {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true}, both]});
+        let settings = r#"{"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>"}"#;
+        for (post_processor, config, opening, in_conversations) in [
+            (processor.clone(), "{}", true, false),
+            (Value::Null, "{}", false, false),
+            (processor, r#"{"vision_config": {}}"#, true, true),
+        ] {
+            let folder = folder(&[("tokenizer_config.json", settings), ("config.json", config)]);
+            with_field(folder.path(), "post_processor", post_processor);
+            let tokenizer = Tokenizer::from_checkpoint(folder.path()).unwrap();
+            let first = |ids: Vec<u32>| ids.first() == Some(&bos);
+            let mut layout = PromptLayout::new(&tokenizer);
+            layout.text("how");
+            let (ids, _) = layout.finish().unwrap();
+            assert_eq!((first(ids.clone()), ids.last() == Some(&bos)), (opening, false), "{config}");
+            assert!(!first(tokenizer.encode("how").unwrap()));
+            assert_eq!(first(tokenizer.encode_prompt("how", &[]).unwrap().0), in_conversations);
+            let written = tokenizer.encode_prompt("<|endoftext|>how", &[]).unwrap().0;
+            assert_eq!(written.iter().filter(|&&id| id == bos).count(), 1);
+        }
+    }
+
+    #[test]
+    fn tokens_that_the_configuration_names_are_special() {
+        let settings = json!({"eos_token": "man", "image_token": {"content": "How"}, "add_bos_token": false,
+            "extra_special_tokens": {"boi_token": "<|endoftext|>"}});
+        let folder = folder(&[("tokenizer_config.json", &settings.to_string())]);
+        let named = named_tokens(folder.path()).unwrap();
+        assert_eq!(named.keys().collect::<Vec<_>>(), ["boi_token", "eos_token", "image_token"]);
+        let tokenizer = Tokenizer::from_checkpoint(folder.path()).unwrap();
+        let ids: Vec<u32> = ["How", "man"].iter().filter_map(|token| tokenizer.token_id(token)).collect();
+        assert_eq!(tokenizer.decode(&ids).text, "");
+        assert!(ids.contains(&tokenizer.end_id()));
     }
 }

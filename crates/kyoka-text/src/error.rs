@@ -30,14 +30,6 @@ pub enum TextError {
         /// Its text.
         token: String,
     },
-    /// Running text holds the placeholder of a medium.
-    #[error("text holds the placeholder {placeholder}, which only stands for a medium: {excerpt:?}")]
-    StrayPlaceholder {
-        /// Which one.
-        placeholder: String,
-        /// Where it was found.
-        excerpt: String,
-    },
     /// The prompt has more or fewer placeholders than media.
     #[error("expected {expected} {modality}(s) as the prompt has placeholders, got {got}")]
     MediaCount {

@@ -2,25 +2,16 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    ops::Range,
     path::Path,
+    sync::{Arc, OnceLock},
 };
 
 use kyoka_core::{Modality, ModalitySpan};
 
-use crate::{MediaMark, MediaMarks, MediumTokens, TextError};
+use crate::{MediaMark, MediaMarks, MediumTokens, TextError, decode::Decoder};
 
 /// The token that ends a completion of a tokenizer of ours.
 pub const END_TOKEN: &str = "<|endoftext|>";
-
-/// A completion as text, with the bytes each token stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DecodedText {
-    /// The text, special tokens left out.
-    pub text: String,
-    /// Byte range of each token in `text`; empty for special tokens.
-    pub token_spans: Vec<Range<usize>>,
-}
 
 /// A tokenizer with the special tokens a policy needs.
 ///
@@ -28,12 +19,25 @@ pub struct DecodedText {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     pub(crate) inner: tokenizers::Tokenizer,
+    /// That of `eos_token` first.
     pub(crate) end_ids: Vec<u32>,
     pub(crate) banned: BTreeSet<u32>,
     pub(crate) marks: MediaMarks,
-    special: HashMap<u32, String>,
-    /// Bytes of the characters of byte-level BPE; `None`: the file's own decoder is asked.
-    byte_of: Option<HashMap<char, u8>>,
+    pub(crate) opening: Opening,
+    pub(crate) special: HashMap<u32, String>,
+    pub(crate) decoder: Decoder,
+    /// Made when a text first spells a placeholder.
+    pub(crate) letters: OnceLock<Arc<tokenizers::Tokenizer>>,
+}
+
+/// What stands before a text, such as `<s>`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Opening {
+    /// What the tokenizer puts before a text of its own accord.
+    pub ids: Vec<u32>,
+    /// The text by which a chat template that writes it itself is known, in checkpoints whose processor adds it to
+    /// conversations too: those of several senses.
+    pub unless_written: Option<String>,
 }
 
 impl Tokenizer {
@@ -54,7 +58,7 @@ impl Tokenizer {
     /// If the text is no tokenizer or lacks the end token.
     pub fn from_bytes(json: &[u8]) -> Result<Self, TextError> {
         let mut tokenizer = Self::parse(json).map_err(TextError::Parse)?;
-        tokenizer.byte_of = Some(byte_level_alphabet());
+        tokenizer.decoder = Decoder::Bytes;
         let end_id = tokenizer.inner.token_to_id(END_TOKEN);
         let end_id = end_id.ok_or_else(|| TextError::MissingSpecial { token: END_TOKEN.to_owned() })?;
         tokenizer.end_ids = vec![end_id];
@@ -67,20 +71,40 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Any `tokenizer.json`, its ends and marks not yet known.
+    /// Any `tokenizer.json`, its ends and marks not yet known. How its texts were once cut and padded for training is left
+    /// out: a prompt is read whole.
     pub(crate) fn parse(json: &[u8]) -> Result<Self, String> {
-        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(|error| error.to_string())?;
-        let special = inner.get_added_tokens_decoder();
-        let special = special
-            .into_iter()
-            .filter(|(_, token)| token.special)
-            .map(|(id, token)| (id, token.content))
-            .collect();
-        let decoder = inner.get_decoder().map(serde_json::to_string).transpose();
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|error| error.to_string())?;
+        inner.with_truncation(None).map_err(|error| error.to_string())?;
+        inner.with_padding(None);
+        let decoder = inner.get_decoder().map(serde_json::to_value).transpose();
         let decoder = decoder.map_err(|error| error.to_string())?.unwrap_or_default();
-        let byte_of = decoder.contains("\"ByteLevel\"").then(byte_level_alphabet);
-        let (end_ids, banned, marks) = Default::default();
-        Ok(Self { inner, end_ids, banned, marks, special, byte_of })
+        let decoder = match decoder["type"].as_str() {
+            Some("ByteLevel") => Decoder::Bytes,
+            _ => Decoder::File { clean_up: false },
+        };
+        let (end_ids, banned, marks, opening, letters) = Default::default();
+        let mut tokenizer =
+            Self { inner, end_ids, banned, marks, opening, special: HashMap::new(), decoder, letters };
+        tokenizer.name_special();
+        Ok(tokenizer)
+    }
+
+    /// Takes note of the tokens that are left out of text.
+    fn name_special(&mut self) {
+        let added = self.inner.get_added_tokens_decoder().into_iter();
+        let special = added.filter(|(_, token)| token.special).map(|(id, token)| (id, token.content));
+        self.special.extend(special);
+    }
+
+    /// Makes tokens of the vocabulary special, as the configuration of a checkpoint names them.
+    pub(crate) fn make_special<'a>(&mut self, tokens: impl Iterator<Item = &'a str>) {
+        let known: Vec<(u32, String)> =
+            tokens.filter_map(|token| Some((self.token_id(token)?, token.to_owned()))).collect();
+        let added: Vec<_> =
+            known.iter().map(|(_, token)| tokenizers::AddedToken::from(token.clone(), true)).collect();
+        self.inner.add_special_tokens(&added);
+        self.special.extend(known);
     }
 
     /// The same tokenizer with placeholders for pictures and sounds behind the vocabulary of its model, as a decoder that
@@ -100,9 +124,8 @@ impl Tokenizer {
         let [image, audio] = ids.map(|(text, id)| MediaMark::plain(text.to_owned(), id));
         self.banned.extend([image.id, audio.id]);
         self.marks = MediaMarks { image: Some(image), audio: Some(audio) };
-        let special = self.inner.get_added_tokens_decoder().into_iter();
-        self.special =
-            special.filter(|(_, token)| token.special).map(|(id, token)| (id, token.content)).collect();
+        self.name_special();
+        self.letters = OnceLock::new();
         (self, ids.map(|(_, id)| id))
     }
 
@@ -116,7 +139,7 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// The id that ends a completion; where there are several, the first.
+    /// The id that a worked completion ends with: that of the tokenizer's `eos_token`.
     pub fn end_id(&self) -> u32 {
         self.end_ids[0]
     }
@@ -124,6 +147,11 @@ impl Tokenizer {
     /// All ids that end a completion, at least one.
     pub fn end_ids(&self) -> &[u32] {
         &self.end_ids
+    }
+
+    /// The ids that stand before every text that no chat template wrote, such as that of `<s>`.
+    pub fn opening_ids(&self) -> &[u32] {
+        &self.opening.ids
     }
 
     /// How media stand in text.
@@ -165,32 +193,17 @@ impl Tokenizer {
         }
     }
 
-    /// Token ids of running text, no special token added.
+    /// Token ids of running text, no special token added. A placeholder in it is its letters: the token stands for a
+    /// medium only.
     ///
     /// # Errors
-    /// If the text holds a media placeholder: those stand for media only.
+    /// If the vocabulary cannot write the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        self.refuse_placeholders(text)?;
-        self.encode_all(text)
+        self.encode_shielded(&self.shielded(text))
     }
 
-    /// Refuses text in which a placeholder would be read as a medium.
-    pub(crate) fn refuse_placeholders(&self, text: &str) -> Result<(), TextError> {
-        for (_, mark) in self.marks.each() {
-            if let Some(at) = text.find(mark.placeholder.as_str()) {
-                let excerpt = text[at..].chars().take(40).collect();
-                return Err(TextError::StrayPlaceholder { placeholder: mark.placeholder.clone(), excerpt });
-            }
-        }
-        Ok(())
-    }
-
-    fn encode_all(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let encoding = self.inner.encode(text, false).map_err(|error| TextError::Parse(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    /// Token ids and spans of a prompt in which each medium has its placeholder, as chat templates write them.
+    /// Token ids and spans of a prompt in which each medium has its placeholder, as chat templates write them;
+    /// [`shielded`](Self::shielded) ones are letters.
     ///
     /// # Errors
     /// If placeholders and media differ in number.
@@ -199,119 +212,31 @@ impl Tokenizer {
         text: &str,
         media: &[MediumTokens],
     ) -> Result<(Vec<u32>, Vec<ModalitySpan>), TextError> {
+        let due = self.opening.unless_written.as_ref().is_some_and(|written| !text.starts_with(written));
+        let opening = if due { self.opening_ids() } else { &[] };
+        self.encode_marked(opening, text, media)
+    }
+
+    pub(crate) fn encode_marked(
+        &self,
+        opening: &[u32],
+        text: &str,
+        media: &[MediumTokens],
+    ) -> Result<(Vec<u32>, Vec<ModalitySpan>), TextError> {
         let (text, order) = self.marks.expand_in_order(text, media)?;
-        let token_ids = self.encode_all(&text)?;
+        let token_ids = [opening, &self.encode_shielded(&text)?].concat();
         let spans = self.marks.spans(&token_ids, &order)?;
         Ok((token_ids, spans))
     }
-
-    /// The text of a completion; special tokens are left out.
-    pub fn decode(&self, token_ids: &[u32]) -> DecodedText {
-        match &self.byte_of {
-            Some(byte_of) => self.decode_bytes(token_ids, byte_of),
-            None => self.decode_stream(token_ids),
-        }
-    }
-
-    fn decode_bytes(&self, token_ids: &[u32], byte_of: &HashMap<char, u8>) -> DecodedText {
-        let pieces: Vec<Vec<u8>> = token_ids.iter().map(|&id| self.token_bytes(id, byte_of)).collect();
-        let joined: Vec<u8> = pieces.concat();
-        // Bytes that are no UTF-8 are replaced token by token, so that the ranges keep fitting the text.
-        let valid = std::str::from_utf8(&joined).is_ok();
-        let mut text: Vec<u8> = Vec::with_capacity(joined.len());
-        let mut token_spans = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            let start = text.len();
-            match valid {
-                true => text.extend(piece),
-                false => text.extend(String::from_utf8_lossy(&piece).as_bytes()),
-            }
-            token_spans.push(start..text.len());
-        }
-        let text = String::from_utf8(text).expect("valid bytes, or replaced token by token");
-        DecodedText { text, token_spans }
-    }
-
-    /// Token by token with the file's own decoder; a token whose bytes end within a character counts to the next.
-    fn decode_stream(&self, token_ids: &[u32]) -> DecodedText {
-        let mut stream = self.inner.decode_stream(true);
-        let (mut text, mut token_spans) = (String::new(), Vec::with_capacity(token_ids.len()));
-        for &id in token_ids {
-            let start = text.len();
-            text.push_str(&stream.step(id).ok().flatten().unwrap_or_default());
-            token_spans.push(start..text.len());
-        }
-        DecodedText { text, token_spans }
-    }
-
-    fn token_bytes(&self, id: u32, byte_of: &HashMap<char, u8>) -> Vec<u8> {
-        if self.special.contains_key(&id) {
-            return Vec::new();
-        }
-        let token = self.inner.id_to_token(id).unwrap_or_default();
-        let bytes: Option<Vec<u8>> = token.chars().map(|c| byte_of.get(&c).copied()).collect();
-        bytes.unwrap_or_else(|| token.into_bytes())
-    }
-}
-
-/// The printable characters that GPT-2's byte-level BPE writes for the 256 bytes.
-fn byte_level_alphabet() -> HashMap<char, u8> {
-    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut next = 256;
-    (0..=255_u8)
-        .map(|byte| {
-            let code = if printable(byte) {
-                u32::from(byte)
-            } else {
-                next += 1;
-                next - 1
-            };
-            (char::from_u32(code).expect("codes below 0x200 are characters"), byte)
-        })
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tiny() -> Tokenizer {
-        Tokenizer::from_bytes(include_bytes!("../tests/tiny_tokenizer.json")).unwrap()
-    }
-
     #[test]
-    fn any_text_survives_encoding_and_decoding() {
-        let tokenizer = tiny();
-        for text in ["how many?", "  two  spaces ", "強化 é\n\t", "<think> coat 1 </think>"] {
-            assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).text, text);
-        }
-    }
-
-    #[test]
-    fn token_spans_cover_the_text_and_special_tokens_are_silent() {
-        let tokenizer = tiny();
-        let mut ids = tokenizer.encode("<think> coat").unwrap();
-        ids.push(tokenizer.end_id());
-        let decoded = tokenizer.decode(&ids);
-        assert_eq!(decoded.text, "<think> coat");
-        assert_eq!(decoded.token_spans.last(), Some(&(12..12)));
-        let joined: String = decoded.token_spans.iter().map(|span| &decoded.text[span.clone()]).collect();
-        assert_eq!(joined, decoded.text);
-    }
-
-    #[test]
-    fn half_a_character_is_replaced_and_spans_still_fit() {
-        let tokenizer = tiny();
-        let ids = tokenizer.encode("é").unwrap();
-        let decoded = tokenizer.decode(&ids[..1]);
-        assert_eq!(decoded.text, "\u{fffd}");
-        assert_eq!(decoded.token_spans.first(), Some(&(0..3)));
-    }
-
-    #[test]
-    fn placeholders_are_refused_in_running_text_and_banned_from_sampling() {
-        let tokenizer = tiny();
-        assert!(matches!(tokenizer.encode("see <image>"), Err(TextError::StrayPlaceholder { .. })));
+    fn placeholders_are_banned_from_sampling() {
+        let tokenizer = Tokenizer::from_bytes(include_bytes!("../tests/tiny_tokenizer.json")).unwrap();
         let banned = tokenizer.banned_ids();
         for modality in [Modality::Image, Modality::Audio] {
             assert!(banned.contains(&tokenizer.placeholder_id(modality).unwrap()));

@@ -75,7 +75,7 @@ impl Chat {
     /// If a medium cannot be read or the conversation is longer than the model's context.
     pub fn say(&mut self, text: &str) -> Result<String, Error> {
         let fail = |reason: String| Error::file("message", reason);
-        let parts = parts(text, [&self.images, &self.audios]).map_err(fail)?;
+        let parts = parts(&self.task, text, [&self.images, &self.audios]).map_err(fail)?;
         (self.images, self.audios) = (Vec::new(), Vec::new());
         self.turns.push(Turn { role: "user", parts });
         let answer = self.answer();

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use kyoka_core::{
-    Modality, Origin, Part, RolloutEngine, RolloutRequest, Sample, SamplingConfig, prompt_parts,
+    Modality, Origin, Part, PlaceholderMismatch, RolloutEngine, RolloutRequest, Sample, SamplingConfig,
+    prompt_parts, prompt_without_media,
 };
 use kyoka_trainer::Task;
 
@@ -24,7 +25,8 @@ pub struct GenerateOptions {
     pub model: PathBuf,
     /// Folder of a PEFT adapter for a Hugging Face model.
     pub adapter: Option<PathBuf>,
-    /// The question; `<image>` and `<audio>` mark where media go. Without marks, media come first.
+    /// The question; `<image>` and `<audio>` mark where media go, `\<image>` is the text itself. Without marks, media
+    /// come first. To a policy without senses marks are text.
     pub prompt: String,
     /// Pictures in order.
     pub images: Vec<PathBuf>,
@@ -48,7 +50,8 @@ pub fn generate(options: &GenerateOptions) -> Result<Vec<String>, Error> {
     let device = open_device(&options.device)?;
     let fail = |reason: String| Error::file("prompt", reason);
     let (policy, task) = open(&options.model, options.adapter.as_deref(), &device)?;
-    let sample = user_sample(parts(&options.prompt, [&options.images, &options.audios]).map_err(fail)?);
+    let sample =
+        user_sample(parts(&task, &options.prompt, [&options.images, &options.audios]).map_err(fail)?);
     let prompt = task.prompt(&sample, None).map_err(|error| Error::file("prompt", error))?;
     let engine = task.engine(policy);
     let request = RolloutRequest {
@@ -94,14 +97,24 @@ pub(crate) fn user_sample(parts: Vec<Part>) -> Sample {
 }
 
 /// Text and media in order; without marks in the text, media come first.
-pub(crate) fn parts(text: &str, [images, audios]: [&[PathBuf]; 2]) -> Result<Vec<Part>, String> {
+pub(crate) fn parts(
+    task: &MultimodalTask,
+    text: &str,
+    [images, audios]: [&[PathBuf]; 2],
+) -> Result<Vec<Part>, String> {
     let (image, audio) = (Modality::Image.placeholder(), Modality::Audio.placeholder());
-    let marked = [image, audio].iter().any(|placeholder| text.contains(placeholder));
     let media = image.repeat(images.len()) + &audio.repeat(audios.len());
-    let prompt = if marked { text.to_owned() } else { media + text };
-    let parts = prompt_parts(&prompt, Path::new(""), images, audios);
-    let parts = parts
-        .map_err(|mismatches| mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    let parts = if media.is_empty() && !task.has_senses() {
+        let text = prompt_without_media(text);
+        if text.is_empty() { Vec::new() } else { vec![Part::Text(text)] }
+    } else {
+        let read = |text: &str| prompt_parts(text, Path::new(""), images, audios);
+        let all = |mismatches: Vec<PlaceholderMismatch>| {
+            mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        let marked = prompt_parts(text, Path::new(""), &[], &[]).is_err();
+        read(&if marked { text.to_owned() } else { media + text }).map_err(all)?
+    };
     if parts.is_empty() {
         return Err("expected a question or a medium, got nothing".to_owned());
     }

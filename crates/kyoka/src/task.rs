@@ -13,7 +13,7 @@ use kyoka_rollout::LocalEngine;
 use kyoka_text::{ChatTemplate, MediaMark, MediumTokens, PromptLayout, Tokenizer};
 use kyoka_trainer::{Task, TaskError};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Policy, PolicyConfig, VisionConfig};
 
@@ -43,6 +43,8 @@ pub struct MultimodalTask {
     template: Option<ChatTemplate>,
     /// Whether the template begins answers inside the reasoning.
     think_opened: bool,
+    /// How a picture and a sound stand in a message for which the template writes their placeholder.
+    media_parts: [Option<Value>; 2],
     config: PolicyConfig,
     log_mel: Option<LogMel>,
     augment: MediaAugment,
@@ -65,13 +67,29 @@ impl MultimodalTask {
     pub fn new(tokenizer: Tokenizer, config: PolicyConfig, augment: MediaAugment, seed: u64) -> Self {
         let log_mel = config.audio.as_ref().map(|audio| LogMel::new(audio.processor));
         let (pictures, sounds) = (MediaStore::new(STORE_BYTES), MediaStore::new(STORE_BYTES));
-        let (template, think_opened, blank) = (None, false, None);
-        Self { tokenizer, template, think_opened, config, log_mel, augment, seed, blank, pictures, sounds }
+        let (template, media_parts, think_opened, blank) = Default::default();
+        Self {
+            tokenizer,
+            template,
+            media_parts,
+            think_opened,
+            config,
+            log_mel,
+            augment,
+            seed,
+            blank,
+            pictures,
+            sounds,
+        }
     }
 
     /// Puts prompts into a conversation as the checkpoint's template writes it.
     pub fn with_template(mut self, template: Option<ChatTemplate>) -> Self {
         self.think_opened = template.as_ref().is_some_and(opens_reasoning);
+        self.media_parts = [Modality::Image, Modality::Audio].map(|modality| {
+            let mark = self.tokenizer.marks().of(modality)?;
+            template.as_ref()?.media_part(modality, &mark.placeholder)
+        });
         self.template = template;
         self
     }
@@ -164,12 +182,17 @@ impl MultimodalTask {
         let mut media = media.into_iter();
         for part in &sample.parts {
             match part {
-                Part::Text(text) => layout.text(text)?,
-                Part::Media(_) => layout.marked_media(media.next().expect("one a medium"))?,
+                Part::Text(text) => layout.text(text),
+                Part::Media(_) => layout.media(media.next().expect("one a medium"))?,
             }
         }
-        let (token_ids, spans) = layout.finish();
+        let (token_ids, spans) = layout.finish()?;
         Ok(Prompt { token_ids, spans, ..Prompt::default() })
+    }
+
+    /// Whether the policy sees or hears.
+    pub(crate) fn has_senses(&self) -> bool {
+        self.config.vision.is_some() || self.config.audio.is_some()
     }
 
     /// Whether prompts are turns of a conversation.
@@ -192,27 +215,48 @@ impl MultimodalTask {
     ) -> Result<Prompt, TaskError> {
         let mut messages = Vec::new();
         for Turn { role, parts } in turns {
-            for part in parts {
-                if let Part::Text(text) = part {
-                    drop(self.tokenizer.encode(text)?);
-                }
-            }
-            // A turn of words alone is one text, except for templates that see parts alone.
-            let words_alone = parts.iter().all(|part| matches!(part, Part::Text(_)));
-            let takes_parts = template.takes_parts() && !(words_alone && template.takes_text());
-            messages.push(json!({"role": role, "content": content(&self.tokenizer, takes_parts, parts)}));
+            messages.push(json!({"role": role, "content": self.content(template, parts)}));
         }
         let text = template.render(&messages.into(), None, true)?;
         let system = turns.iter().filter(|turn| turn.role == "system").flat_map(|turn| &turn.parts);
         for part in system {
             if let Part::Text(said) = part
-                && !text.contains(said.trim())
+                && !text.contains(self.tokenizer.shielded(said.trim()).as_str())
             {
                 return Err("the policy's chat template leaves the `system` text out".into());
             }
         }
         let (token_ids, spans) = self.tokenizer.encode_prompt(&text, media)?;
         Ok(Prompt { token_ids, spans, ..Prompt::default() })
+    }
+
+    /// A turn as a template takes it: parts, or one text with placeholders.
+    fn content(&self, template: &ChatTemplate, parts: &[Part]) -> Value {
+        let form =
+            |media: &MediaRef| self.media_parts[usize::from(media.modality == Modality::Audio)].as_ref();
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let part = |part: &Part| match part {
+            Part::Text(words) => Some(text(&self.tokenizer.shielded(words))),
+            Part::Media(media) => form(media).cloned(),
+        };
+        // A turn of words alone is one text, except for templates that see parts alone.
+        let words_alone = parts.iter().all(|part| matches!(part, Part::Text(_)));
+        let as_parts = template.takes_parts() && !(words_alone && template.takes_text());
+        if let Some(parts) = parts.iter().map(part).collect::<Option<Value>>().filter(|_| as_parts) {
+            return parts;
+        }
+        let written = parts.iter().map(|part| match part {
+            Part::Text(words) => self.tokenizer.shielded(words),
+            Part::Media(media) => {
+                self.tokenizer.marks().of(media.modality).map(MediaMark::written).unwrap_or_default()
+            }
+        });
+        let written: String = written.collect();
+        if template.takes_parts() && !template.takes_text() {
+            json!([text(&written)])
+        } else {
+            written.into()
+        }
     }
 
     /// What the encoders read of all media, in reading order, and the tokens they take.
@@ -354,24 +398,6 @@ fn opens_reasoning(template: &ChatTemplate) -> bool {
     let content = if takes_text { json!("?") } else { json!([{"type": "text", "text": "?"}]) };
     let text = template.render(&json!([{"role": "user", "content": content}]), None, true);
     text.is_ok_and(|text| text.trim_end().ends_with("<think>"))
-}
-
-/// A turn as a template takes it: parts, or one text with placeholders.
-fn content(tokenizer: &Tokenizer, takes_parts: bool, parts: &[Part]) -> serde_json::Value {
-    let part = |part: &Part| match part {
-        Part::Text(text) => json!({"type": "text", "text": text}),
-        Part::Media(media) => json!({"type": media.modality.name()}),
-    };
-    let written = |part: &Part| match part {
-        Part::Text(text) => text.clone(),
-        Part::Media(media) => {
-            tokenizer.marks().of(media.modality).map(MediaMark::written).unwrap_or_default()
-        }
-    };
-    match takes_parts {
-        true => parts.iter().map(part).collect(),
-        false => parts.iter().map(written).collect::<String>().into(),
-    }
 }
 
 fn fault<E: std::error::Error + Send + Sync + 'static>(path: &Path, source: E) -> MediaFault<E> {

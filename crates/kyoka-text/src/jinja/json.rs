@@ -1,7 +1,7 @@
 //! JSON and numbers as Python writes them: chat templates were trained with these.
 
 use minijinja::{
-    Error as TemplateError, Value,
+    Error as TemplateError, State, Value,
     value::{Kwargs, ValueKind},
 };
 
@@ -10,6 +10,7 @@ use super::{fail, filters::named};
 /// The filter `tojson` as transformers defines it: `json.dumps` with `ensure_ascii`, `indent`, `separators` and
 /// `sort_keys`.
 pub(super) fn tojson(
+    state: &State<'_, '_>,
     value: Value,
     ensure_ascii: Option<bool>,
     indent: Option<Value>,
@@ -28,7 +29,7 @@ pub(super) fn tojson(
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
     let mut out = String::new();
-    Style { indent, item, key, ensure_ascii, sort_keys }.write(&value, 0, &mut out)?;
+    Style { state, indent, item, key, ensure_ascii, sort_keys }.write(&value, 0, &mut out)?;
     Ok(out)
 }
 
@@ -42,7 +43,9 @@ fn separators(options: &Kwargs) -> Result<Option<[String; 2]>, TemplateError> {
 }
 
 /// How `json.dumps` was asked to write.
-struct Style {
+struct Style<'a> {
+    /// Pays for each value, as one may stand in a tree many times.
+    state: &'a State<'a, 'a>,
     /// Before each item, once a level; lines of their own where there is one.
     indent: Option<String>,
     item: String,
@@ -51,8 +54,9 @@ struct Style {
     sort_keys: bool,
 }
 
-impl Style {
+impl Style<'_> {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), TemplateError> {
+        self.state.consume_fuel(8 + value.as_str().map_or(0, |text| text.len() as u64 / 64))?;
         match value.kind() {
             ValueKind::String => self.write_text(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {

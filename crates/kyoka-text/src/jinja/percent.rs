@@ -1,15 +1,11 @@
 //! Python's `%`: the remainder of numbers, and values written into a text.
 
-use minijinja::{
-    Error as TemplateError, State, Value, context,
-    formatting::{FormatStyle, format},
-    value::ValueKind,
-};
+use minijinja::{Error as TemplateError, State, Value, context, value::ValueKind};
 
 use super::fail;
 
 /// `left % right`.
-pub(crate) fn percent(state: &State<'_, '_>, left: Value, right: Value) -> Result<Value, TemplateError> {
+pub(crate) fn percent(state: &mut State<'_, '_>, left: Value, right: Value) -> Result<Value, TemplateError> {
     let Some(text) = left.as_str() else {
         let expression = state.env().compile_expression("left % right")?;
         return expression.eval(context! { left, right });
@@ -24,7 +20,9 @@ pub(crate) fn percent(state: &State<'_, '_>, left: Value, right: Value) -> Resul
     if spare && taken < values.len() {
         return Err(fail(format!("%: expected {taken} values as the text asks for, got {}", values.len())));
     }
-    format(FormatStyle::Printf, &text, &values).map(Value::from)
+    // The filter pays for widths before it makes them.
+    values.insert(0, Value::from(text));
+    state.apply_filter("format", &values)
 }
 
 /// The text with conversions that the engine has, values that fit them, and the number of values it takes: `%r` writes
