@@ -110,11 +110,12 @@ impl MultimodalTask {
             Modality::Audio => {
                 let audio = self.config.audio.as_ref().ok_or_else(lacks)?;
                 let log_mel = self.log_mel.as_ref().ok_or_else(lacks)?;
-                let valid = match audio.encoder.span {
-                    AudioSpan::Padded => log_mel.num_frames(),
-                    _ => log_mel.valid_frames(self.sound(&media.path)?.samples.len()),
+                let samples = match audio.encoder.span {
+                    AudioSpan::Padded => 0,
+                    _ => self.sound(&media.path)?.samples.len(),
                 };
-                let tokens = audio.encoder.num_positions(log_mel.num_frames(), valid) / audio.projector.fold;
+                let tokens = audio.encoder.num_tokens(log_mel, samples, audio.projector.fold);
+                let tokens = tokens.map_err(|source| fault(&media.path, source))?;
                 Ok(MediumTokens { modality: media.modality, tokens_per_view: tokens, split: None })
             }
         }
