@@ -1,16 +1,25 @@
 //! A sound as its file holds it.
 
-use std::io::Cursor;
+use std::{borrow::Cow, io::Cursor};
 
 use symphonia::core::{
-    codecs::audio::AudioDecoderOptions,
+    codecs::audio::{
+        AudioDecoder, AudioDecoderOptions,
+        well_known::{CODEC_ID_FLAC, CODEC_ID_MP1, CODEC_ID_MP2, CODEC_ID_MP3, CODEC_ID_OPUS},
+    },
     errors::Error as SymphoniaError,
-    formats::{FormatOptions, TrackType, probe::Hint},
-    io::MediaSourceStream,
-    meta::MetadataOptions,
+    formats::FormatReader,
+    packet::Packet,
 };
 
-use crate::{AudioError, Waveform};
+use crate::{
+    AudioError, Waveform,
+    aiff::Aiff,
+    header::{audio_track, open, skipped},
+    ogg,
+    opus::{OPUS_RATE_HZ, OpusDecoder},
+    wav::{self, Wav},
+};
 
 /// Samples of all channels at the file's own rate.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,23 +33,29 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Decodes a file by its content: WAV with integers of 8 to 32 bits or floats of 32 or 64, FLAC, MP3, Ogg Vorbis.
+    /// Decodes a file by its content: WAV and RF64 with integers of 8 to 32 bits, floats of 32 or 64, A-law, mu-law or
+    /// ADPCM (IMA, Microsoft), AIFF and AIFF-C, FLAC, MP3, Ogg Vorbis, Ogg Opus.
+    ///
+    /// A WAV or AIFF file whose length was left open, as writers into a pipe do, is read to its end.
     ///
     /// # Errors
-    /// If the bytes are empty, of no known format, cut short, without a channel or a sample, or hold samples that
-    /// are not finite.
+    /// If the bytes are empty, of no known format, cut short or damaged, without a channel or a sample, or hold samples
+    /// that are not finite. Of MP3, a cut shows only where the file states its length, and damage is silence.
     pub fn decode(bytes: &[u8]) -> Result<Self, AudioError> {
-        let recording = match bytes {
+        let file = match bytes {
             [] => return Err(AudioError::Empty),
-            [b'R', b'I', b'F', b'F', ..] => decode_wav(bytes)?,
-            _ => decode_with_symphonia(bytes)?,
+            _ if Wav::is(bytes) => Cow::Owned(Wav::read(Cursor::new(bytes))?.plain(bytes)?),
+            _ if Aiff::is(bytes) => Cow::Owned(Aiff::read(Cursor::new(bytes))?.plain(bytes)?),
+            _ => Cow::Borrowed(bytes),
         };
+        if ogg::is_cut(bytes) {
+            return Err(AudioError::CutShort);
+        }
+        let recording = decode_packets(&file)?;
         if recording.samples.is_empty() {
             return Err(AudioError::NoSound("no samples"));
         }
-        if let Some(index) = recording.samples.iter().position(|sample| !sample.is_finite()) {
-            return Err(AudioError::NotFinite { index });
-        }
+        recording.check_finite()?;
         Ok(recording)
     }
 
@@ -52,69 +67,25 @@ impl Recording {
             if channels == 1 { samples } else { samples.chunks_exact(channels).map(mean).collect() };
         Waveform { samples, sample_rate_hz }
     }
-}
 
-fn decode_wav(bytes: &[u8]) -> Result<Recording, AudioError> {
-    let mut reader = match hound::WavReader::new(Cursor::new(bytes)) {
-        Ok(reader) => reader,
-        // What hound does not know: 64-bit floats, a list of tags before the format.
-        Err(error) => return decode_with_symphonia(bytes).map_err(|_| error.into()),
-    };
-    let spec = reader.spec();
-    if spec.channels == 0 {
-        return Err(AudioError::NoSound("no channels"));
+    /// The sound as a WAV file of 16 bits.
+    pub fn to_wav(&self) -> Vec<u8> {
+        let sample = |&sample: &f32| (sample * 32_768.0).clamp(-32_768.0, 32_767.0) as i16;
+        let samples: Vec<u8> = self.samples.iter().flat_map(|value| sample(value).to_le_bytes()).collect();
+        wav::write_pcm16(&samples, self.channels, self.sample_rate_hz)
     }
-    let samples: Vec<f32> = match spec.sample_format {
-        hound::SampleFormat::Float => reader.samples::<f32>().collect::<Result<_, _>>()?,
-        hound::SampleFormat::Int => {
-            let scale = 1.0 / (1_u64 << (spec.bits_per_sample - 1)) as f32;
-            reader
-                .samples::<i32>()
-                .map(|sample| sample.map(|value| value as f32 * scale))
-                .collect::<Result<_, _>>()?
-        }
-    };
-    Ok(Recording { samples, channels: usize::from(spec.channels), sample_rate_hz: spec.sample_rate })
-}
 
-fn decode_with_symphonia(bytes: &[u8]) -> Result<Recording, AudioError> {
-    let source = MediaSourceStream::new(Box::new(Cursor::new(bytes.to_vec())), Default::default());
-    let (format_options, metadata_options) = (FormatOptions::default(), MetadataOptions::default());
-    let mut format =
-        symphonia::default::get_probe().probe(&Hint::new(), source, format_options, metadata_options)?;
-    let track = format.default_track(TrackType::Audio).ok_or(AudioError::NoSound("no audio track"))?;
-    let (track_id, promised) = (track.id, track.num_frames);
-    let parameters = track.codec_params.as_ref().and_then(|parameters| parameters.audio());
-    let parameters = parameters.ok_or(AudioError::NoSound("no codec parameters"))?;
-    let mut decoder =
-        symphonia::default::get_codecs().make_audio_decoder(parameters, &AudioDecoderOptions::default())?;
-    let mut recording = Recording { samples: Vec::new(), channels: 0, sample_rate_hz: 0 };
-    let mut interleaved: Vec<f32> = Vec::new();
-    while let Some(packet) = format.next_packet()? {
-        if packet.track_id != track_id {
-            continue;
-        }
-        match decoder.decode(&packet) {
-            Ok(buffer) => {
-                recording.accept(buffer.num_planes(), buffer.spec().rate())?;
-                buffer.copy_to_vec_interleaved(&mut interleaved);
-                recording.samples.append(&mut interleaved);
-            }
-            // A damaged packet is skipped, as players do.
-            Err(SymphoniaError::DecodeError(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
+    fn check_finite(&self) -> Result<(), AudioError> {
+        let Some(place) = self.samples.iter().position(|sample| !sample.is_finite()) else { return Ok(()) };
+        let index = place / self.channels;
+        Err(AudioError::NotFinite {
+            index,
+            channel: place % self.channels + 1,
+            seconds: index as f64 / f64::from(self.sample_rate_hz.max(1)),
+            value: self.samples[place],
+        })
     }
-    let wav_cut_short = bytes.starts_with(b"RIFF")
-        && promised
-            .is_some_and(|frames| frames > (recording.samples.len() / recording.channels.max(1)) as u64);
-    if wav_cut_short {
-        return Err(AudioError::CutShort);
-    }
-    Ok(recording)
-}
 
-impl Recording {
     /// Takes the shape of the next packet.
     fn accept(&mut self, channels: usize, sample_rate_hz: u32) -> Result<(), AudioError> {
         if channels == 0 {
@@ -126,6 +97,83 @@ impl Recording {
         (self.channels, self.sample_rate_hz) = (channels, sample_rate_hz);
         Ok(())
     }
+
+    fn moments(&self) -> u64 {
+        (self.samples.len() / self.channels.max(1)) as u64
+    }
+}
+
+fn decode_packets(file: &[u8]) -> Result<Recording, AudioError> {
+    let mut format = open(Cursor::new(file))?;
+    let (track, parameters) = audio_track(format.as_ref())?;
+    let (track_id, codec) = (track.id, parameters.codec);
+    let skipped = skipped(track, parameters);
+    // What the file says of its length; MPEG audio says it for sure only where the encoder left its mark.
+    let is_mpeg = [CODEC_ID_MP1, CODEC_ID_MP2, CODEC_ID_MP3].contains(&codec);
+    let states_length = codec == CODEC_ID_FLAC || is_mpeg && track.delay.is_some();
+    let promised = track.num_frames.filter(|_| states_length).unwrap_or(0);
+    let mut sound = Recording { samples: Vec::new(), channels: 0, sample_rate_hz: 0 };
+    if codec == CODEC_ID_OPUS {
+        let header = parameters.extra_data.as_deref().unwrap_or_default();
+        let decoder = OpusDecoder::new(header)?;
+        decode_opus(format.as_mut(), track_id, decoder, &mut sound)?;
+        let start = (skipped as usize * sound.channels).min(sound.samples.len());
+        sound.samples.drain(..start);
+        return Ok(sound);
+    }
+    let mut decoder =
+        symphonia::default::get_codecs().make_audio_decoder(parameters, &AudioDecoderOptions::default())?;
+    while let Some(packet) = format.next_packet()? {
+        if packet.track_id == track_id {
+            decode_packet(decoder.as_mut(), &packet, is_mpeg, &mut sound)?;
+        }
+    }
+    if sound.moments() < promised { Err(AudioError::CutShort) } else { Ok(sound) }
+}
+
+/// Appends a packet's samples; one of MPEG audio that needs lost ones before it is silence, so that the rest keeps its
+/// place.
+fn decode_packet(
+    decoder: &mut dyn AudioDecoder,
+    packet: &Packet,
+    is_mpeg: bool,
+    sound: &mut Recording,
+) -> Result<(), AudioError> {
+    match decoder.decode(packet) {
+        Ok(buffer) => {
+            sound.accept(buffer.num_planes(), buffer.spec().rate())?;
+            let mut samples: Vec<f32> = Vec::new();
+            buffer.copy_to_vec_interleaved(&mut samples);
+            sound.samples.append(&mut samples);
+            Ok(())
+        }
+        Err(SymphoniaError::DecodeError(_)) if is_mpeg => {
+            let silent = packet.dur.get() as usize * sound.channels;
+            sound.samples.resize(sound.samples.len() + silent, 0.0);
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn decode_opus(
+    format: &mut dyn FormatReader,
+    track_id: u32,
+    mut decoder: OpusDecoder,
+    sound: &mut Recording,
+) -> Result<(), AudioError> {
+    sound.accept(decoder.channels(), OPUS_RATE_HZ)?;
+    while let Some(packet) = format.next_packet()? {
+        if packet.track_id != track_id {
+            continue;
+        }
+        let before = sound.samples.len();
+        decoder.decode(&packet.data, &mut sound.samples)?;
+        let trimmed = packet.trim_end.get() as usize * sound.channels;
+        let end = sound.samples.len().saturating_sub(trimmed).max(before);
+        sound.samples.truncate(end);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -184,7 +232,7 @@ mod tests {
         no_channels[22..24].copy_from_slice(&[0, 0]);
         assert!(Waveform::decode(&no_channels).is_err());
         let nan = wav(1, 32, hound::SampleFormat::Float, &[0.0, f64::NAN]);
-        assert!(matches!(Waveform::decode(&nan), Err(AudioError::NotFinite { index: 1 })));
+        assert!(matches!(Waveform::decode(&nan), Err(AudioError::NotFinite { index: 1, channel: 1, .. })));
     }
 
     #[test]

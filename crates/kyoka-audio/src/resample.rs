@@ -7,15 +7,27 @@ use crate::{AudioError, Waveform};
 /// Fewest frames a chunk; the last one is padded.
 const MIN_CHUNK: usize = 1024;
 
-/// Brings a sound to `target_hz`; length and alignment follow the ratio of the rates.
+/// Samples that `num_samples` at one rate become at another, rounded up, as librosa has it.
+pub fn resampled_len(num_samples: u64, source_hz: u32, target_hz: u32) -> usize {
+    let samples = u128::from(num_samples) * u128::from(target_hz);
+    samples.div_ceil(u128::from(source_hz.max(1))).try_into().unwrap_or(usize::MAX)
+}
+
+/// Refuses rates that no sound has.
+pub(crate) fn check_rate(sample_rate_hz: u32) -> Result<(), AudioError> {
+    match sample_rate_hz {
+        1_000..=768_000 => Ok(()),
+        got => Err(AudioError::SampleRate { got }),
+    }
+}
+
+/// Brings a sound to `target_hz`; alignment follows the ratio of the rates, the length is that of [`resampled_len`].
 ///
 /// # Errors
 /// If the source rate is outside 1,000 to 768,000 Hz.
 pub fn resample(waveform: Waveform, target_hz: u32) -> Result<Waveform, AudioError> {
     let source_hz = waveform.sample_rate_hz;
-    if !(1_000..=768_000).contains(&source_hz) {
-        return Err(AudioError::SampleRate { got: source_hz });
-    }
+    check_rate(source_hz)?;
     if source_hz == target_hz {
         return Ok(waveform);
     }
@@ -25,8 +37,7 @@ pub fn resample(waveform: Waveform, target_hz: u32) -> Result<Waveform, AudioErr
     let chunk = period * MIN_CHUNK.div_ceil(period).next_multiple_of(2);
     let mut resampler =
         FftFixedIn::<f32>::new(source_hz as usize, target_hz as usize, chunk, 1, 1).map_err(|e| fail(&e))?;
-    let length =
-        (waveform.samples.len() as f64 * f64::from(target_hz) / f64::from(source_hz)).round() as usize;
+    let length = resampled_len(waveform.samples.len() as u64, source_hz, target_hz);
     let delay = resampler.output_delay();
     let mut output: Vec<f32> = Vec::with_capacity(length + delay);
     let mut rest = waveform.samples.as_slice();

@@ -18,7 +18,7 @@ impl Waveform {
     /// Decodes a file by its content and brings it to 16 kHz mono.
     ///
     /// # Errors
-    /// As [`Recording::decode`].
+    /// As [`Recording::decode`], and if the sampling rate is none.
     pub fn decode(bytes: &[u8]) -> Result<Self, AudioError> {
         Self::decode_at(bytes, SAMPLE_RATE_HZ)
     }

@@ -1,7 +1,6 @@
 //! What `kyoka plan` predicts is what a run takes.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-#[expect(dead_code, reason = "tests of training use the rest")]
 mod support;
 
 use serde_json::Value;

@@ -5,7 +5,7 @@ use kyoka_core::{ImageInput, ModalityEncoder, ModalityFeatures};
 use kyoka_nn::{Linears, NamedLinears, WeightInit};
 use serde::{Deserialize, Serialize};
 
-use crate::{QwenVisionConfig, QwenVisionEncoder, VitConfig, VitEncoder};
+use crate::{ImageProcessor, QwenVisionConfig, QwenVisionEncoder, VitConfig, VitEncoder};
 
 /// Sizes of a vision tower of any kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,28 @@ impl ImageEncoderConfig {
         match self {
             Self::Vit(config) => ImageEncoder::Vit(VitEncoder::new(config, init)),
             Self::Qwen(config) => ImageEncoder::Qwen(QwenVisionEncoder::new(config, init)),
+        }
+    }
+
+    /// Refuses a processor that cuts pictures into other patches than this tower reads.
+    ///
+    /// # Errors
+    /// Names the field of the processor that differs.
+    pub fn check_processor(&self, processor: &ImageProcessor) -> Result<(), String> {
+        let (Self::Qwen(tower), ImageProcessor::Qwen2Vl(processor)) = (self, processor) else {
+            return Ok(());
+        };
+        let patches = &processor.patches;
+        let pairs = [
+            ("patch_size", tower.patch_size, patches.patch_size),
+            ("merge_size", tower.merge_size, patches.merge_size),
+            ("temporal_patch_size", tower.temporal_patch_size, patches.temporal_patch_size),
+        ];
+        match pairs.into_iter().find(|(_, expected, got)| expected != got) {
+            None => Ok(()),
+            Some((field, expected, got)) => {
+                Err(format!("{field}: expected the tower's {expected}, got {got}"))
+            }
         }
     }
 }

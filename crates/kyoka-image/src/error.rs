@@ -9,9 +9,42 @@ pub enum ImageError {
     /// The file holds no byte.
     #[error("picture: the file is empty")]
     Empty,
-    /// The bytes are no picture of a known format, or a broken one.
+    /// The bytes are no picture of a known format.
+    #[error(
+        "picture: expected PNG, JPEG, WebP, BMP, TIFF or GIF, got another format; convert it, for example with `magick \
+         INPUT OUTPUT.png`"
+    )]
+    UnknownFormat,
+    /// The picture is broken.
     #[error("picture: {0}")]
-    Decode(#[from] image::ImageError),
+    Decode(image::ImageError),
+    /// A TIFF file is broken.
+    #[error("picture: {0}")]
+    Tiff(tiff::TiffError),
+    /// The format is known, what is in it is not.
+    #[error(
+        "picture: {format} with {what} is not read; convert it to 8 or 16 bit grey or RGB, for example with `magick \
+         INPUT OUTPUT.png`"
+    )]
+    Unsupported {
+        /// The format.
+        format: &'static str,
+        /// What is in it.
+        what: String,
+    },
+    /// The file ends before its picture does.
+    #[error("picture: the file is cut short")]
+    CutShort,
+    /// The header claims sides that are none.
+    #[error("picture: expected sides of 1 to {most} pixels, got {height} x {width}")]
+    Sides {
+        /// Height in pixels.
+        height: usize,
+        /// Width in pixels.
+        width: usize,
+        /// Longest side.
+        most: usize,
+    },
     /// One side is far longer than the other.
     #[error("picture: expected an aspect ratio of at most {most}, got {height} x {width} pixels")]
     AspectRatio {
@@ -42,4 +75,15 @@ pub enum ImageError {
         /// Side of the merged patches.
         factor: usize,
     },
+}
+
+impl From<image::ImageError> for ImageError {
+    fn from(error: image::ImageError) -> Self {
+        match error {
+            image::ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Self::CutShort
+            }
+            error => Self::Decode(error),
+        }
+    }
 }

@@ -4,6 +4,7 @@ mod augment;
 mod encoder;
 mod error;
 pub mod families;
+mod jpeg;
 mod patches;
 mod picture;
 mod positions;
@@ -11,6 +12,7 @@ mod processor;
 mod qwen_vision;
 mod resample;
 mod scale;
+mod tiff;
 mod vit;
 
 pub use augment::ImageAugment;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kyoka_audio::Waveform;
+use kyoka_audio::{AudioError, SHORTEST_SOUND, Waveform};
 use kyoka_core::{Modality, Part};
 use kyoka_data::{DataError, ReadOptions, RowFault, Scan, scan_jsonl};
 use kyoka_image::Picture;
@@ -42,7 +42,7 @@ pub fn check_data(file: &Path, options: ReadOptions) -> Result<CheckedData, Erro
                 }
                 Modality::Audio => {
                     checked.audios += 1;
-                    ("audios", read(&media.path, |bytes| Waveform::decode(bytes).map(drop)))
+                    ("audios", read(&media.path, heard))
                 }
             };
             if let Err(reason) = result {
@@ -61,4 +61,12 @@ fn read<E: std::fmt::Display>(
 ) -> Result<(), String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     decode(&bytes).map_err(|error| error.to_string())
+}
+
+/// Refuses what some families hear nothing of, besides what cannot be decoded.
+fn heard(bytes: &[u8]) -> Result<(), AudioError> {
+    match Waveform::decode(bytes)?.samples.len() {
+        got if got < SHORTEST_SOUND => Err(AudioError::TooShort { expected: SHORTEST_SOUND, got }),
+        _ => Ok(()),
+    }
 }

@@ -270,9 +270,11 @@ pub(crate) fn open_checkpoint(folder: &Path) -> Result<Opened, Error> {
     tokenizer.check_fits(config.decoder.vocab_size)?;
     if let Some(vision) = &mut config.vision {
         vision.processor = ImageProcessor::from_folder(folder).map_err(|error| Error::file(folder, error))?;
+        vision.encoder.check_processor(&vision.processor).map_err(|error| Error::file(folder, error))?;
     }
     if let Some(audio) = &mut config.audio {
         audio.processor = LogMelConfig::from_folder(folder).map_err(|error| Error::file(folder, error))?;
+        audio.encoder.check_features(&audio.processor).map_err(|error| Error::file(folder, error))?;
     }
     let folder = fs::canonicalize(folder).map_err(|error| Error::file(folder, error))?;
     config.source = Some(Source { folder: folder.clone(), config: json });

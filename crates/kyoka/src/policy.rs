@@ -108,22 +108,6 @@ impl VisionConfig {
 }
 
 impl AudioConfig {
-    /// Tokens of a sound of `frames`, of which `valid` hold sound.
-    ///
-    /// # Errors
-    /// Says so if they are none: the sound is too short.
-    pub(crate) fn tokens_of(&self, frames: usize, valid: usize) -> Result<MediumTokens, String> {
-        let tokens_per_view = self.encoder.num_positions(frames, valid) / self.projector.fold;
-        if tokens_per_view == 0 {
-            let hop_ms = 1e3 * self.processor.hop_length as f64 / f64::from(self.processor.sample_rate_hz);
-            return Err(format!(
-                "too short to hear: expected a sound that gives the policy at least one token, got {} ms, which give none",
-                valid as f64 * hop_ms
-            ));
-        }
-        Ok(MediumTokens { modality: Modality::Audio, tokens_per_view, split: None })
-    }
-
     /// Log-mel features of sounds padded or cut to `frames`.
     pub(crate) fn log_mel(num_mels: usize, frames: usize) -> LogMelConfig {
         LogMelConfig::new(num_mels, frames as f64 / 100.0)

@@ -15,7 +15,7 @@ use kyoka_trainer::{Task, TaskError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{Policy, PolicyConfig, VisionConfig};
+use crate::{AudioConfig, Policy, PolicyConfig, VisionConfig};
 
 /// Random changes of media while training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -126,9 +126,8 @@ impl MultimodalTask {
             }
             Modality::Audio => {
                 let audio = self.config.audio.as_ref().ok_or_else(lacks)?;
-                let input = self.audio_input(media, place)?;
-                let tokens = audio.tokens_of(input.frames, input.valid_frames);
-                let tokens = tokens.map_err(|reason| fault(&media.path, MediumError(reason)))?;
+                let (input, samples) = self.audio_input(media, place)?;
+                let tokens = self.sound_tokens(audio, (media, samples))?;
                 Ok((Input::Audio(input), tokens))
             }
         }
@@ -150,18 +149,25 @@ impl MultimodalTask {
             }
             Modality::Audio => {
                 let audio = self.config.audio.as_ref().ok_or_else(lacks)?;
-                let log_mel = self.log_mel.as_ref().ok_or_else(lacks)?;
-                let valid = match audio.encoder.span {
-                    AudioSpan::Padded => log_mel.num_frames(),
-                    _ => {
-                        let delay = self.augment.audio.max_delay_samples();
-                        log_mel.valid_frames(self.sound(&media.path)?.samples.len() + delay)
-                    }
+                let samples = match audio.encoder.span {
+                    AudioSpan::Padded => 0,
+                    _ => self.sound(&media.path)?.samples.len() + self.augment.audio.max_delay_samples(),
                 };
-                let tokens = audio.tokens_of(log_mel.num_frames(), valid);
-                Ok(tokens.map_err(|reason| fault(&media.path, MediumError(reason)))?)
+                Ok(self.sound_tokens(audio, (media, samples))?)
             }
         }
+    }
+
+    /// The tokens of a sound of so many samples.
+    fn sound_tokens(
+        &self,
+        audio: &AudioConfig,
+        (media, samples): (&MediaRef, usize),
+    ) -> Result<MediumTokens, TaskError> {
+        let log_mel = self.log_mel.as_ref().ok_or_else(|| self.lacks(media.modality))?;
+        let tokens_per_view = audio.encoder.num_tokens(log_mel, samples, audio.projector.fold);
+        let tokens_per_view = tokens_per_view.map_err(|source| fault(&media.path, source))?;
+        Ok(MediumTokens { modality: Modality::Audio, tokens_per_view, split: None })
     }
 
     fn lacks(&self, modality: Modality) -> TaskError {
@@ -334,7 +340,8 @@ impl MultimodalTask {
         Ok(config.processor.process(picture).map_err(|source| fault(&media.path, source))?)
     }
 
-    fn audio_input(&self, media: &MediaRef, place: Option<&[u64]>) -> Result<AudioInput, TaskError> {
+    /// What the encoder reads of a sound, and of how many samples.
+    fn audio_input(&self, media: &MediaRef, place: Option<&[u64]>) -> Result<(AudioInput, usize), TaskError> {
         let log_mel = self.log_mel.as_ref().ok_or_else(|| self.lacks(media.modality))?;
         let sound = self.sound(&media.path)?;
         let changed = match place {
@@ -347,10 +354,11 @@ impl MultimodalTask {
         };
         let samples = changed.as_deref().unwrap_or(&sound.samples);
         // Silence of the same length: the prompt keeps its tokens.
-        Ok(match self.blank {
+        let input = match self.blank {
             Some(Modality::Audio) => log_mel.process(&vec![0.0; samples.len()]),
             _ => log_mel.process(samples),
-        })
+        };
+        Ok((input, samples.len()))
     }
 }
 
@@ -370,11 +378,6 @@ fn filled(mut prompt: Prompt, inputs: Vec<Input>) -> Prompt {
     }
     prompt
 }
-
-/// A medium that gives the decoder nothing to read.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct MediumError(String);
 
 /// A turn of a conversation.
 #[derive(Debug, Clone)]

@@ -1,5 +1,7 @@
 //! Decoding of pictures, and the processors.
 
+use std::io::Cursor;
+
 use anyhow::{Context, Result, ensure};
 use kyoka::image::{ImageError, ImageProcessor, Picture, smart_resize};
 use kyoka_core::ImageInput;
@@ -34,7 +36,8 @@ fn decode(folder: &Folder, file: &str, about: &Value, checks: &mut Checks) -> Re
     let turned = goldens.find(&format!("{file}/rgb_exif_applied"))?;
     let golden = turned.map_or_else(|| flat(&goldens, file), Ok)?;
     checks.shape("rgb shape", &[picture.height, picture.width, 3], &golden.shape);
-    checks.shape("size read from the header", &Picture::size(&bytes)?, &golden.shape[..2]);
+    let (height, width) = Picture::probe(Cursor::new(&bytes))?;
+    checks.shape("size read from the header", &[height, width], &golden.shape[..2]);
     let is_png = bytes.starts_with(b"\x89PNG");
     if is_png && bytes.get(24) == Some(&16) {
         // Sixteen bits to eight: every tool has its own way.
