@@ -111,6 +111,13 @@ fn a_broken_medium_in_training_names_file_row_and_field() {
     }
     let (code, message) = train(home.path(), &["--set", "data.dataset=mine"]);
     assert_eq!(code, 1);
+    assert!(message.contains("sft.jsonl:1: images: ") && message.contains("bad.png"), "{message}");
+    // A head that can be read promises no body: it is met at the step that draws the row.
+    kyoka_testing::write_grey_png(&data.join("bad.png"), 40, |x, y| (x * y) as u8);
+    let whole = fs::read(data.join("bad.png")).unwrap();
+    fs::write(data.join("bad.png"), &whole[..whole.len() / 2]).unwrap();
+    let (code, message) = train(home.path(), &["--set", "data.dataset=mine"]);
+    assert_eq!(code, 1);
     assert!(message.contains("sft.jsonl:1: row x") && message.contains("bad.png"), "{message}");
 }
 

@@ -3,11 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    io::BufReader,
     path::{Path, PathBuf},
 };
 
+use kyoka_audio::Waveform;
 use kyoka_core::{Modality, Part, RewardFn, Sample};
 use kyoka_data::{DataError, PreferenceRow, ReadOptions, RowFault, Rows, read_jsonl, read_pairs};
+use kyoka_image::Picture;
 use kyoka_trainer::Task;
 
 use crate::{
@@ -69,7 +72,7 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
     Ok(Prepared { settings, task, splits, pairs, opened, warnings })
 }
 
-/// Refuses rows with media that are not there, before a step is lost to one of them.
+/// Refuses rows with media that are not there or have no readable head, before a step is lost to one of them.
 ///
 /// # Errors
 /// Lists every such row with file, line and field.
@@ -80,7 +83,8 @@ pub(crate) fn check_media(prepared: &Prepared) -> Result<(), Error> {
     for sample in prepared.splits.values().flatten().chain(pairs) {
         for part in &sample.parts {
             let Part::Media(medium) = part else { continue };
-            let found = known.entry(&medium.path).or_insert_with(|| medium_fault(&medium.path));
+            let found =
+                known.entry(&medium.path).or_insert_with(|| medium_fault(medium.modality, &medium.path));
             let Some(reason) = found else { continue };
             let field = match medium.modality {
                 Modality::Image => "images",
@@ -93,13 +97,15 @@ pub(crate) fn check_media(prepared: &Prepared) -> Result<(), Error> {
     if faults.is_empty() { Ok(()) } else { Err(DataError::Rows(faults).into()) }
 }
 
-/// What is wrong with a medium, as far as can be seen without decoding it.
-fn medium_fault(path: &Path) -> Option<String> {
-    match fs::File::open(path).and_then(|file| file.metadata()) {
-        Err(error) => Some(error.to_string()),
-        Ok(found) if !found.is_file() => Some("expected a file, got a folder".to_owned()),
-        Ok(found) if found.len() == 0 => Some("the file is empty".to_owned()),
-        Ok(_) => None,
+/// What is wrong with a medium, as far as its head tells.
+fn medium_fault(modality: Modality, path: &Path) -> Option<String> {
+    let file = match fs::File::open(path) {
+        Ok(file) => BufReader::new(file),
+        Err(error) => return Some(error.to_string()),
+    };
+    match modality {
+        Modality::Image => Picture::probe(file).err().map(|error| error.to_string()),
+        Modality::Audio => Waveform::probe(file).err().map(|error| error.to_string()),
     }
 }
 
