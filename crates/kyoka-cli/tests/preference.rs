@@ -118,9 +118,15 @@ fn faulty_pairs_and_settings_are_refused_with_their_place() {
     let message = refused(&good, &stage("'ktoo'"));
     assert!(message.contains("did you mean `kto`?"), "{message}");
     let message = refused(&good, &stage("{ preset = 'kto', beta = 0.0 }"));
-    assert!(message.contains("preference.algorithm.beta: expected a finite number above 0, got 0"), "{message}");
+    assert!(
+        message.contains("preference.algorithm.beta: expected a finite number above 0, got 0"),
+        "{message}"
+    );
     let message = refused(&good, &stage("{ preset = 'kto', label_smoothing = 0.1 }"));
-    assert!(message.contains("preference.algorithm.label_smoothing") && message.contains("got loss = \"kto\""), "{message}");
+    assert!(
+        message.contains("preference.algorithm.label_smoothing") && message.contains("got loss = \"kto\""),
+        "{message}"
+    );
     let message = refused(&good, &stage("'dpo'").replace("batch_size = 2", "batch_size = 0"));
     assert!(message.contains("preference.batch_size: expected at least 1, got 0"), "{message}");
     let homeless = stage("'dpo'").replace("exact_answer", "learned");

@@ -21,12 +21,14 @@ pub fn text(output: &Output) -> String {
 /// How checkpoints with towers preprocess; the golden ones come without.
 pub const PROCESSORS: [(&str, &str); 6] = [
     ("smolvlm_tiles", IDEFICS3),
-    ("idefics3_tiles", IDEFICS3),
+    ("idefics3_tiles", LARGER_TILES),
     ("qwen2_vl", QWEN2_VL),
     ("qwen2_5_vl", QWEN2_VL),
     (
         "qwen2_audio",
-        r#"{"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8, "chunk_length": 1}"#,
+        // The tower has 16 positions: 32 frames.
+        r#"{"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8, "chunk_length": 1,
+            "hop_length": 500, "n_fft": 1000}"#,
     ),
     (
         "qwen2_5_omni",
@@ -35,6 +37,8 @@ pub const PROCESSORS: [(&str, &str); 6] = [
             "feature_size": 8, "chunk_length": 1}"#,
     ),
 ];
+const LARGER_TILES: &str = r#"{"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 30},
+    "max_image_size": {"longest_edge": 15}}"#;
 const IDEFICS3: &str = r#"{"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 24},
     "max_image_size": {"longest_edge": 12}}"#;
 const QWEN2_VL: &str = r#"{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 2, "temporal_patch_size": 2,
