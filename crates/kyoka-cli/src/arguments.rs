@@ -36,7 +36,7 @@ pub enum Command {
         after_help = "Example:\n  kyoka chat --model SmolLM2-135M-Instruct --system \"Answer briefly.\""
     )]
     Chat(ChatArguments),
-    /// Give a policy back as a folder that transformers or PEFT loads
+    /// Give a policy back as a folder that transformers or PEFT loads; it is read back and compared before it counts
     #[command(after_help = "Example:\n  kyoka export runs/tuned --to tuned --dtype bf16")]
     Export(ExportArguments),
     /// List the bundled recipes
@@ -311,7 +311,7 @@ pub struct ExportArguments {
     /// Folder to write: new or empty
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
-    /// Kind of numbers
+    /// Kind of numbers; `same` writes adapters in 32 bits, as they were trained
     #[arg(long, default_value = "same")]
     pub dtype: DtypeArgument,
     /// Fold adapters into the weights instead of writing them in PEFT's layout
@@ -321,7 +321,7 @@ pub struct ExportArguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum DtypeArgument {
-    /// As the checkpoint had them
+    /// As the checkpoint had them, adapters in 32 bits
     Same,
     /// 32 bits
     F32,

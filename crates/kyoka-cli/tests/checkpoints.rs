@@ -1,90 +1,15 @@
 //! A Hugging Face checkpoint goes in, is trained, and comes out as it went in.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/golden.rs"]
+mod golden_checkpoints;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
 };
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../kyoka/tests/golden").join(name)
-}
-
-fn kyoka(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kyoka")).args(arguments).current_dir(folder).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// How checkpoints with towers preprocess; the golden ones come without.
-const PROCESSORS: [(&str, &str); 6] = [
-    ("smolvlm_tiles", IDEFICS3),
-    ("idefics3_tiles", IDEFICS3),
-    ("qwen2_vl", QWEN2_VL),
-    ("qwen2_5_vl", QWEN2_VL),
-    (
-        "qwen2_audio",
-        r#"{"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8, "chunk_length": 1}"#,
-    ),
-    (
-        "qwen2_5_omni",
-        r#"{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 2, "temporal_patch_size": 2, "merge_size": 2,
-            "min_pixels": 784, "max_pixels": 50176, "feature_extractor_type": "WhisperFeatureExtractor",
-            "feature_size": 8, "chunk_length": 1}"#,
-    ),
-];
-const IDEFICS3: &str = r#"{"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 24},
-    "max_image_size": {"longest_edge": 12}}"#;
-const QWEN2_VL: &str = r#"{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 2, "temporal_patch_size": 2,
-    "merge_size": 2, "min_pixels": 784, "max_pixels": 50176}"#;
-
-/// A checkpoint, and how it preprocesses, as a folder of its own.
-fn with_processor(name: &str, processor: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(golden(name)).unwrap().map(Result::unwrap) {
-        if entry.path().is_file() {
-            fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-        }
-    }
-    fs::write(folder.path().join("preprocessor_config.json"), processor).unwrap();
-    folder
-}
-
-/// A folder with two rows and a recipe over a tiny checkpoint; `model` are further lines of `[model]`.
-fn setup(name: &str, rate: f64, model: &str) -> tempfile::TempDir {
-    setup_of((&golden(name), 5), rate, model)
-}
-
-/// `word` is the number of the first of five words that stand for no medium.
-fn setup_of((checkpoint, word): (&Path, usize), rate: f64, model: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
-    let (second, last) = (word + 1, word + 4);
-    let row = |id: usize| {
-        format!(
-            "{{\"id\": \"{id}\", \"prompt\": \"t{word} t{second} t{id}\", \"answer\": \"t{last}\", \
-             \"completion\": \"t{id} t{last}\"}}\n"
-        )
-    };
-    fs::write(data.join("rows.jsonl"), row(word + 2) + &row(word + 3)).unwrap();
-    let recipe = format!(
-        "[data]\ndataset = \"data\"\n[model]\ncheckpoint = {:?}\n{model}\n[sft]\ndata = \"rows\"\nsteps = 2\nbatch_size = 2\n\
-         learning_rate = {{ peak = {rate} }}\n[sft.optimizer]\nweight_decay = 0.0\n[[reward]]\nkind = \"exact_answer\"\n\
-         weight = 1.0\n[eval]\nsplits = [\"rows\"]\nmax_new_tokens = 3\n",
-        checkpoint
-    );
-    fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
-    folder
-}
-
-fn train(folder: &Path) {
-    let output = kyoka(folder, &["train", "recipe.toml", "--out", "run", "--quiet", "--device", "cpu"]);
-    assert!(output.status.success(), "{}", text(&output));
-}
+use golden_checkpoints::{PROCESSORS, golden, kyoka, setup, setup_of, text, train, with_processor};
 
 #[test]
 fn an_untouched_checkpoint_comes_out_as_it_went_in() {
@@ -209,7 +134,8 @@ fn parts_of_three_checkpoints_are_composed_and_trained() {
     let parts = format!(
         "decoder = {:?}\nimage = {:?}\naudio = {:?}\nimage_side = 12\nimage_fold = 9\naudio_fold = 4\n\
          freeze = [\"image.encoder\", \"audio.encoder\"]\nfreeze_in = {{ sft = [\"decoder\"] }}\n\
-         lora = {{ rank = 2, alpha = 4.0, targets = [\"q_proj\"] }}",
+         lora = {{ rank = 2, alpha = 4.0, targets = [\"q_proj\"], \
+         modules_to_save = [\"image.projector\", \"audio.projector\"] }}",
         golden("llama_yarn"),
         golden("dinov2"),
         golden("whisper_learned")
@@ -217,6 +143,7 @@ fn parts_of_three_checkpoints_are_composed_and_trained() {
     let rl = "[rl]\ndata = \"rows\"\nsteps = 1\nprompts_per_step = 2\ngroup_size = 32\nalgorithm = \"grpo\"\n\
               sampling = { max_new_tokens = 12 }\nlearning_rate = { peak = 0.05 }\n\
               [[reward]]\nkind = \"soft_overlong\"\nbuffer_tokens = 10\nweight = 1.0\n[[reward]]";
+    let recipe = recipe.replace("max_new_tokens = 3", "max_new_tokens = 12");
     let recipe = recipe.replace(&checkpoint, &parts).replacen("[[reward]]", rl, 1);
     fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
     train(folder.path());

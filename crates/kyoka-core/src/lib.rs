@@ -10,6 +10,7 @@ mod nearest;
 mod parameters;
 mod policy_loss;
 mod prompt;
+mod python_json;
 mod recompute;
 mod reward;
 mod rollout;
@@ -29,6 +30,7 @@ pub use parameters::{
 };
 pub use policy_loss::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
 pub use prompt::{ModalitySpan, Prompt};
+pub use python_json::from_python_json;
 pub use recompute::{CutScore, Recompute};
 pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict, UnfitRow};
 pub use rollout::{

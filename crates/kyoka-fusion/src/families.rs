@@ -32,8 +32,9 @@ pub struct TextConfig {
     rms_norm_eps: f64,
     max_position_embeddings: NonZeroUsize,
     rope_theta: Option<f64>,
-    #[serde(alias = "rope_scaling")]
     rope_parameters: Option<RopeParameters>,
+    /// The older name; where both say something, this one counts, as in `transformers`.
+    rope_scaling: Option<RopeParameters>,
     /// Whether the output uses the embedding; where absent, a larger model or the weights tell.
     pub tie_word_embeddings: Option<bool>,
     attention_bias: Option<bool>,
@@ -41,9 +42,20 @@ pub struct TextConfig {
     mlp_bias: bool,
     #[serde(default = "default_activation")]
     hidden_act: Activation,
-    #[serde(default)]
-    use_sliding_window: bool,
+    use_sliding_window: Option<bool>,
+    #[serde(default = "default_window")]
+    sliding_window: Option<usize>,
+    max_window_layers: Option<usize>,
+    layer_types: Option<Vec<String>>,
 }
+
+/// `sliding_window` of Qwen where a configuration has windows and leaves their width out.
+fn default_window() -> Option<usize> {
+    Some(4096)
+}
+
+/// `max_window_layers` of Qwen where it is left out.
+const DEFAULT_WINDOW_LAYERS: usize = 28;
 
 fn default_epsilon() -> f64 {
     1e-6
@@ -53,11 +65,12 @@ fn default_activation() -> Activation {
     Activation::Silu
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 struct RopeParameters {
     rope_theta: Option<f64>,
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older name of `rope_type`; some files have both.
+    r#type: Option<String>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
@@ -69,6 +82,16 @@ struct RopeParameters {
     beta_slow: Option<f64>,
     truncate: Option<bool>,
     mrope_section: Option<[usize; 3]>,
+}
+
+impl RopeParameters {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn kind(&self) -> &str {
+        self.rope_type.as_deref().or(self.r#type.as_deref()).unwrap_or("default")
+    }
 }
 
 impl TextConfig {
@@ -90,9 +113,7 @@ impl TextConfig {
         if self.hidden_act != Activation::Silu {
             return Err(format!("hidden_act: expected silu, got {:?}", self.hidden_act));
         }
-        if self.use_sliding_window {
-            return Err("use_sliding_window: expected false, got true".to_owned());
-        }
+        self.refuse_windows(family)?;
         let sections = self.sections(d_head)?;
         Ok(DecoderConfig {
             vocab_size: self.vocab_size.get(),
@@ -115,9 +136,32 @@ impl TextConfig {
         })
     }
 
+    /// Refuses attention over a window that is shorter than the longest sequence, in any layer.
+    fn refuse_windows(&self, family: TextFamily) -> Result<(), String> {
+        let asked = family != TextFamily::Llama && self.use_sliding_window == Some(true);
+        let Some(window) = self.sliding_window.filter(|_| asked) else { return Ok(()) };
+        let (num_layers, longest) = (self.num_hidden_layers.get(), self.max_position_embeddings.get());
+        let slides = match &self.layer_types {
+            Some(kinds) => kinds.iter().any(|kind| kind == "sliding_attention"),
+            None => self.max_window_layers.unwrap_or(DEFAULT_WINDOW_LAYERS) < num_layers,
+        };
+        if slides && window < longest {
+            return Err(format!(
+                "sliding_window: expected no layer with a window below the {longest} positions, got {window}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What turns queries and keys.
+    fn rope(&self) -> Option<&RopeParameters> {
+        let says_something = |rope: &&RopeParameters| !rope.is_empty();
+        self.rope_scaling.as_ref().filter(says_something).or(self.rope_parameters.as_ref())
+    }
+
     fn rope_theta(&self, family: TextFamily) -> Result<f64, String> {
-        let named = self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).or(self.rope_theta);
-        let sections = self.rope_parameters.as_ref().is_some_and(|rope| rope.mrope_section.is_some());
+        let named = self.rope().and_then(|rope| rope.rope_theta).or(self.rope_theta);
+        let sections = self.rope().is_some_and(|rope| rope.mrope_section.is_some());
         let usual = if family == TextFamily::Qwen2 && sections { 1_000_000.0 } else { 10_000.0 };
         let theta = named.unwrap_or(usual);
         if theta.is_finite() && theta > 0.0 {
@@ -128,7 +172,7 @@ impl TextConfig {
     }
 
     fn sections(&self, d_head: usize) -> Result<Option<[usize; 3]>, String> {
-        let sections = self.rope_parameters.as_ref().and_then(|rope| rope.mrope_section);
+        let sections = self.rope().and_then(|rope| rope.mrope_section);
         match sections {
             Some(sections) if sections.iter().sum::<usize>() != d_head / 2 => {
                 Err(format!("mrope_section: expected a sum of {}, got {sections:?}", d_head / 2))
@@ -138,7 +182,7 @@ impl TextConfig {
     }
 
     fn scaling(&self) -> Result<Option<RopeScaling>, String> {
-        let Some(rope) = &self.rope_parameters else { return Ok(None) };
+        let Some(rope) = self.rope() else { return Ok(None) };
         let needed = |value: Option<f64>, field: &str| {
             let value = value.ok_or_else(|| format!("rope_parameters.{field}: missing"))?;
             let fits = value.is_finite() && value > 0.0;
@@ -150,7 +194,7 @@ impl TextConfig {
         };
         let context = self.max_position_embeddings.get() as f64;
         let original = rope.original_max_position_embeddings.unwrap_or(context);
-        match rope.rope_type.as_deref().unwrap_or("default") {
+        match rope.kind() {
             "default" | "mrope" => Ok(None),
             "linear" => Ok(Some(RopeScaling::Linear { factor: needed(rope.factor, "factor")? })),
             "llama3" => Ok(Some(RopeScaling::Llama3 {
@@ -214,6 +258,73 @@ mod tests {
             panic!("yarn")
         };
         assert!((attention_factor - (0.1 * 4_f64.ln() + 1.0)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn both_names_may_stand_side_by_side() {
+        let linear = Some(RopeScaling::Linear { factor: 2.0 });
+        for (extra, scaling, theta) in [
+            (
+                r#", "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2.0}"#,
+                linear,
+                10_000.0,
+            ),
+            (r#", "rope_scaling": {"type": "mrope", "rope_type": "default"}"#, None, 10_000.0),
+            (
+                r#", "rope_scaling": {"type": "default", "rope_type": "linear", "factor": 2.0}"#,
+                linear,
+                10_000.0,
+            ),
+            (
+                r#", "rope_scaling": null, "rope_parameters": {"rope_theta": 50.0}, "rope_theta": 60.0"#,
+                None,
+                50.0,
+            ),
+            (
+                r#", "rope_scaling": {}, "rope_parameters": {"rope_type": "linear", "factor": 2.0}"#,
+                linear,
+                10_000.0,
+            ),
+            (
+                r#", "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_theta": 60.0,
+                    "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}"#,
+                linear,
+                60.0,
+            ),
+        ] {
+            let config = parse(extra).unwrap();
+            assert_eq!((config.rope_scaling, config.rope_theta), (scaling, theta), "{extra}");
+        }
+    }
+
+    #[test]
+    fn a_window_counts_only_where_a_layer_uses_it() {
+        let qwen = |extra: &str| {
+            let json = format!(
+                r#"{{"vocab_size": 10, "hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": 2,
+                    "num_attention_heads": 3, "max_position_embeddings": 64, "use_sliding_window": true{extra}}}"#
+            );
+            let config: TextConfig = serde_json::from_str(&json).unwrap();
+            config.config(TextFamily::Qwen2, true).map(|_| ())
+        };
+        for extra in [
+            "",
+            r#", "sliding_window": 16, "max_window_layers": 2"#,
+            r#", "sliding_window": null, "max_window_layers": 0"#,
+            r#", "sliding_window": 64, "max_window_layers": 0"#,
+            r#", "sliding_window": 16, "max_window_layers": 0, "layer_types": ["full_attention", "full_attention"]"#,
+        ] {
+            assert_eq!(qwen(extra), Ok(()), "{extra}");
+        }
+        for extra in [
+            r#", "sliding_window": 16, "max_window_layers": 1"#,
+            r#", "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]"#,
+        ] {
+            assert!(qwen(extra).unwrap_err().contains("sliding_window"), "{extra}");
+        }
+        assert!(
+            parse(r#", "use_sliding_window": true, "sliding_window": 16, "max_window_layers": 0"#).is_ok()
+        );
     }
 
     #[test]

@@ -160,13 +160,19 @@ fn shards_hold_what_one_file_would() {
     let open = || CheckpointFiles::open(folder.path()).unwrap_err().to_string();
     let index_path = folder.path().join("model.safetensors.index.json");
     let index = fs::read_to_string(&index_path).unwrap();
+    // A name that is listed and nowhere is no tensor; who needs it is told so.
+    fs::write(&index_path, index.replace("\"c\":", "\"d\": \"model-00002-of-00002.safetensors\", \"c\":"))
+        .unwrap();
+    let files = CheckpointFiles::open(folder.path()).unwrap();
+    assert_eq!(files.names().collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert!(files.read_f32("d").unwrap_err().to_string().contains("d: missing"));
     for (from, to, words) in [
         (
             "\"c\": \"model-00002",
             "\"c\": \"model-00001",
             "c: expected in model-00001-of-00002.safetensors, got it in model-00002",
         ),
-        ("\"c\":", "\"d\":", "d: missing"),
+        ("\"c\":", "\"d\":", "c: expected in no shard, got it in model-00002"),
         ("model-00002", "model-00003", "model-00003-of-00002.safetensors"),
         ("\"model-00002", "\"../model-00002", "a file name without folder"),
         ("\"c\":", "\"a\":", "a: the name stands twice"),

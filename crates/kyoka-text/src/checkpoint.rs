@@ -19,7 +19,7 @@ impl JsonFile {
     pub fn optional(folder: &Path, name: &str) -> Result<Self, TextError> {
         let path = folder.join(name);
         let content = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
+            Ok(bytes) => kyoka_core::from_python_json(&bytes)
                 .map_err(|error| TextError::File { path: path.clone(), reason: error.to_string() })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
             Err(error) => return Err(TextError::File { path, reason: error.to_string() }),
@@ -108,16 +108,21 @@ fn end_ids(
         one => vec![one],
     };
     let mut ids: Vec<u32> = eos.and_then(|token| tokenizer.token_id(token)).into_iter().collect();
+    let mut without_token = Vec::new();
     for value in listed {
         let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let known = id.filter(|&id| tokenizer.inner.id_to_token(id).is_some());
-        ids.push(known.ok_or_else(|| file.fault("eos_token_id", "ids of tokenizer.json", value))?);
+        let id = id.ok_or_else(|| file.fault("eos_token_id", "token ids", value))?;
+        // A vocabulary is often padded: an id that the model knows and the tokenizer does not ends a completion all the same.
+        let known = tokenizer.inner.id_to_token(id).is_some();
+        if known { &mut ids } else { &mut without_token }.push(id);
     }
     let mut seen = std::collections::BTreeSet::new();
     ids.retain(|id| seen.insert(*id));
     if ids.is_empty() {
-        return Err(generation.fault("eos_token_id", "at least one id that ends a completion", &Value::Null));
+        let expected = "at least one id of tokenizer.json that ends a completion";
+        return Err(generation.fault("eos_token_id", expected, value));
     }
+    ids.extend(without_token);
     Ok(ids)
 }
 
@@ -252,11 +257,7 @@ mod tests {
         for (name, text, expected) in [
             ("config.json", r#"{"image_token_id": 99999}"#, "config.json: image_token_id: expected an id"),
             ("config.json", r#"{"image_token_id": -3}"#, "config.json: image_token_id: expected an id"),
-            (
-                "generation_config.json",
-                r#"{"eos_token_id": 99999}"#,
-                "generation_config.json: eos_token_id: ",
-            ),
+            ("generation_config.json", r#"{"eos_token_id": -1}"#, "generation_config.json: eos_token_id: "),
             ("generation_config.json", r#"{"eos_token_id": "x"}"#, "generation_config.json: eos_token_id: "),
             ("generation_config.json", r#"{"#, "generation_config.json: EOF"),
             ("config.json", "{}", "generation_config.json: eos_token_id: expected at least one"),
@@ -272,6 +273,18 @@ mod tests {
             };
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn an_end_without_a_token_still_ends_and_is_not_the_one_taught() {
+        let [end, ..] = ids();
+        let listed = format!(r#"{{"eos_token_id": [99999, {end}]}}"#);
+        let folder_with = |text: &str| folder(&[("generation_config.json", text)]);
+        let tokenizer = Tokenizer::from_checkpoint(folder_with(&listed).path()).unwrap();
+        assert_eq!((tokenizer.end_ids(), tokenizer.end_id()), (&[end, 99999][..], end));
+        let alone = folder_with(r#"{"eos_token_id": 99999}"#);
+        let error = Tokenizer::from_checkpoint(alone.path()).unwrap_err().to_string();
+        assert!(error.contains("eos_token_id") && error.contains("99999"), "{error}");
     }
 
     #[test]

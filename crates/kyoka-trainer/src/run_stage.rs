@@ -45,6 +45,12 @@ impl<M: TrainableLm> Session<M> {
             let expected = "parameters of the policy, and some left to train";
             let refused = |got| TrainError::Config { field: "model.freeze", expected, got };
             self.model = trainable(stage.name(), self.model.clone()).map_err(refused)?;
+            // A critic that was read back has not come from the model, as a fresh one does.
+            if let Some(CriticState { critic, .. }) = &mut self.critic
+                && let Some(trunk) = critic.trunk.take()
+            {
+                critic.trunk = Some(trainable(stage.name(), trunk).map_err(refused)?);
+            }
         }
         if self.progress.stage < index || !self.progress.started {
             let Progress { best, elapsed_s, ref best_settings, ref phase_s, .. } = self.progress;

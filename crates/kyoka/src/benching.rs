@@ -16,7 +16,7 @@ use crate::{
     hub::checkpoint_folder,
     load_policy, open_device,
     plan::step_gflop,
-    pretrained::{Pretrained, is_pretrained, load_pretrained},
+    pretrained::{Pretrained, is_hugging_face, load_pretrained},
     random_task::{EvenShare, RandomMedium, RandomTask},
     run::peak_rss_mb,
 };
@@ -186,7 +186,7 @@ impl Subject {
             });
         };
         let folder = &checkpoint_folder(folder)?;
-        if is_pretrained(folder) {
+        if is_hugging_face(folder)? {
             let Pretrained { policy, config, placeholders, end_ids, .. } = load_pretrained(folder, device)?;
             // A text model has no placeholder; its first token is as good as any.
             let image_token_id = placeholders.image.unwrap_or(0);

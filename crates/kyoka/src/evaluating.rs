@@ -10,9 +10,9 @@ use crate::{
     eval_settings::EvalSettings,
     generating::open,
     hub::checkpoint_folder,
-    model::is_hugging_face,
     open_device,
     preparing::{Addition, Room, additions_to, check_judged, read_split},
+    pretrained::is_hugging_face,
     reading::Places,
     recipe::{DataSettings, limited},
     rewards::{check_rewards, sum_of},
@@ -105,7 +105,7 @@ impl EvalOptions {
         let recipe = match &self.recipe {
             Some(recipe) => Some(recipe.clone()),
             None if given => None,
-            None if is_hugging_face(folder) => {
+            None if is_hugging_face(folder)? => {
                 let reason = "has no recipe of its own: give --recipe, or --dataset and --reward".to_owned();
                 return Err(refused(&folder.display().to_string(), reason));
             }

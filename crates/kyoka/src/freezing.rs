@@ -8,7 +8,8 @@ use kyoka_core::{ParameterPath, nearest};
 
 use crate::{PolicyConfig, adapters::matches};
 
-/// What is frozen: parts of a policy (`decoder`, `image.encoder`, `audio`, ...) or patterns of parameter names.
+/// What is frozen: parts of a policy (`decoder`, `image.encoder`, `audio`, ...) or patterns of parameter names, and with
+/// adapters everything but these and the modules saved with them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Frozen {
     patterns: Vec<String>,
@@ -31,7 +32,10 @@ impl Frozen {
         let towers = [(config.vision.is_some(), "image.encoder"), (config.audio.is_some(), "audio.encoder")];
         let present: Vec<&str> =
             towers.into_iter().filter(|(there, _)| *there).map(|(_, name)| name).collect();
-        let whole = |tower: &&str| self.patterns.iter().any(|pattern| is_part(pattern, tower));
+        let whole = |tower: &&str| {
+            let named = self.patterns.iter().any(|pattern| is_part(pattern, tower));
+            named || self.adapters.as_ref().is_some_and(|adapters| adapters.freezes_all_of(tower))
+        };
         !present.is_empty() && present.iter().all(whole)
     }
 

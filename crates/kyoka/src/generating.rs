@@ -10,12 +10,8 @@ use kyoka_core::{
 use kyoka_trainer::Task;
 
 use crate::{
-    Error, MediaAugment, MultimodalTask, Policy,
-    evaluating::locate,
-    hub::checkpoint_folder,
-    load_policy,
-    model::{is_hugging_face, open_checkpoint},
-    open_device,
+    Error, MediaAugment, MultimodalTask, Policy, evaluating::locate, hub::checkpoint_folder, load_policy,
+    model::open_checkpoint, open_device, pretrained::is_hugging_face,
 };
 
 /// What `kyoka generate` is asked.
@@ -72,7 +68,7 @@ pub(crate) fn open(
     device: &Device,
 ) -> Result<(Policy, MultimodalTask), Error> {
     let model = &checkpoint_folder(model)?;
-    if is_hugging_face(model) {
+    if is_hugging_face(model)? {
         let mut opened = open_checkpoint(model)?;
         if let Some(folder) = adapter {
             opened.put_adapter(&checkpoint_folder(folder)?)?;

@@ -30,10 +30,11 @@ mod rewards;
 mod roofline;
 mod run;
 mod setting_checks;
+mod starting;
 mod task;
 mod training;
 
-pub use adapters::{AdapterPlace, Adapters, LoraSettings};
+pub use adapters::{AdapterPlace, Adapters, LoraSettings, SavedParameter};
 pub use bench_shape::BenchShape;
 pub use benching::{
     BenchOptions, DecodeTimes, StepTimes, TextStepTimes, bench_decode, bench_step, bench_text_step,

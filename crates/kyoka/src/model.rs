@@ -6,25 +6,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::Device;
 use kyoka_audio::{LogMelConfig, WhisperConfig};
 use kyoka_core::ModalityEncoder;
-use kyoka_fusion::{Decoder, Projector, ProjectorConfig, Tower};
+use kyoka_fusion::{Decoder, DecoderConfig, Projector, ProjectorConfig, Tower};
 use kyoka_image::{FixedSizeProcessor, ImageEncoderConfig, ImageProcessor, PixelScale};
 use kyoka_nn::{CheckpointFiles, Fit, WeightInit, WeightRule};
 use kyoka_text::{ChatTemplate, Tokenizer};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::{
     AudioConfig, Error, LoraSettings, Policy, PolicyConfig, VisionConfig,
-    adapters::{Adapters, modules, read_adapter},
+    adapters::ExistingAdapters,
     hub::checkpoint_folder,
     policy::{SOURCE_FOLDER, Source},
     pretrained::{
         Described, audio_tower_config, describe, image_tower_config, load_audio_encoder, load_image_encoder,
-        load_pretrained, read_json,
+        load_pretrained,
     },
+    starting::Beginning,
 };
 
 /// Where the policy comes from, and what of it is trained.
@@ -70,7 +69,11 @@ pub(crate) struct ModelSettings {
     /// Folder of a PEFT adapter to go on with, on a checkpoint or a composed policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
-    /// Low-rank adapters; the part of the policy that they sit in keeps its weights.
+    /// What becomes of the adapters that `start` or `adapter` has: `continue` or `merge`. Default `continue` where `lora`
+    /// asks for the same or an `adapter` is named; else it must be said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub existing_adapters: Option<ExistingAdapters>,
+    /// Low-rank adapters; everything else keeps its weights but the modules it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSettings>,
 }
@@ -83,8 +86,8 @@ pub(crate) struct Opened {
     /// Written into every checkpoint, so that it can be used alone.
     pub files: Vec<(String, Vec<u8>)>,
     kind: Kind,
-    /// Folder of a PEFT adapter.
-    adapter: Option<PathBuf>,
+    /// Where the weights and adapters come from, where not from what `kind` says alone.
+    pub(crate) beginning: Beginning,
 }
 
 enum Kind {
@@ -120,10 +123,14 @@ impl ModelSettings {
         if self.decoder.is_none() && (self.image.is_some() || self.audio.is_some()) {
             return Err("model: image and audio stand beside a decoder".to_owned());
         }
-        if self.adapter.is_some() && (self.lora.is_some() || self.config.is_some()) {
-            return Err(
-                "model: an adapter stands beside a checkpoint or a decoder, and without lora".to_owned()
-            );
+        if self.adapter.is_some() && self.config.is_some() {
+            return Err("model: an adapter stands beside a checkpoint or a decoder".to_owned());
+        }
+        if self.adapter.is_some() && self.start.is_some() {
+            return Err("model: expected one of start and adapter, got both".to_owned());
+        }
+        if self.existing_adapters.is_some() && self.adapter.is_none() && self.start.is_none() {
+            return Err("model.existing_adapters: expected a start or an adapter that has some".to_owned());
         }
         Ok(())
     }
@@ -146,24 +153,13 @@ impl ModelSettings {
     }
 
     fn open_folders(&self, dataset: &Path) -> Result<Opened, Error> {
-        let fail = |reason: String| Error::Recipe { name: "model".to_owned(), reason };
         let mut opened = match (&self.config, &self.checkpoint, &self.decoder) {
             (Some(name), _, _) => from_scratch(name, dataset)?,
             (_, Some(folder), _) => open_checkpoint(folder)?,
             (_, _, Some(decoder)) => self.compose(decoder)?,
             _ => unreachable!("one of the three was checked"),
         };
-        if let Some(adapter) = &self.adapter {
-            opened.put_adapter(adapter)?;
-        }
-        if let Some(lora) = &self.lora {
-            let rules = opened.rules()?;
-            let mut blank = opened.config.build_with(&mut WeightInit::blank(&Device::default()));
-            let places = modules(&mut blank, &rules);
-            let adapters =
-                Adapters::of(lora.clone(), &places).map_err(|reason| fail(format!("lora.{reason}")))?;
-            opened.config.adapters = Some(adapters);
-        }
+        opened.begin(self)?;
         Ok(opened)
     }
 
@@ -198,7 +194,7 @@ impl ModelSettings {
             audio: self.audio.clone(),
             rules,
         };
-        Ok(Opened { config, tokenizer, template, files, kind, adapter: None })
+        Ok(Opened { config, tokenizer, template, files, kind, beginning: Beginning::default() })
     }
 
     fn vision(&self, folder: &Path) -> Result<VisionConfig, Error> {
@@ -260,7 +256,14 @@ fn from_scratch(name: &str, dataset: &Path) -> Result<Opened, Error> {
     let tokenizer = Tokenizer::from_bytes(&json)?;
     let config = PolicyConfig::named(name, tokenizer.vocab_size())?;
     let files = vec![("tokenizer.json".to_owned(), json)];
-    Ok(Opened { config, tokenizer, template: None, files, kind: Kind::Fresh, adapter: None })
+    Ok(Opened {
+        config,
+        tokenizer,
+        template: None,
+        files,
+        kind: Kind::Fresh,
+        beginning: Beginning::default(),
+    })
 }
 
 /// A Hugging Face folder.
@@ -282,7 +285,14 @@ pub(crate) fn open_checkpoint(folder: &Path) -> Result<Opened, Error> {
     let layout = serde_json::to_vec(&layout).expect("names and sizes serialise");
     files.push((format!("{SOURCE_FOLDER}/layout.json"), layout));
     let template = ChatTemplate::from_folder(&folder)?;
-    Ok(Opened { config, tokenizer, template, files, kind: Kind::Pretrained(folder), adapter: None })
+    Ok(Opened {
+        config,
+        tokenizer,
+        template,
+        files,
+        kind: Kind::Pretrained(folder),
+        beginning: Beginning::default(),
+    })
 }
 
 fn side_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
@@ -299,7 +309,7 @@ fn side_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
 
 impl Opened {
     /// How parameters are made of tensors on disk, where they are.
-    fn rules(&self) -> Result<Vec<WeightRule>, Error> {
+    pub(crate) fn rules(&self) -> Result<Vec<WeightRule>, Error> {
         match &self.kind {
             Kind::Fresh => Ok(Vec::new()),
             Kind::Pretrained(folder) => Ok(describe(folder)?.rules),
@@ -307,41 +317,15 @@ impl Opened {
         }
     }
 
-    /// Puts the adapter of a folder beside the policy.
-    ///
-    /// # Errors
-    /// Names the file, and the modules that the policy does not have.
-    pub fn put_adapter(&mut self, folder: &Path) -> Result<(), Error> {
-        let rules = self.rules()?;
-        let mut blank = self.config.build_with(&mut WeightInit::blank(&Device::default()));
-        self.config.adapters = Some(read_adapter(folder, &mut blank, (self.model_type(), &rules))?);
-        self.adapter = Some(folder.to_owned());
-        Ok(())
-    }
-
-    /// `model_type` of the checkpoint, by which adapters name modules.
-    fn model_type(&self) -> &str {
-        let source = self.config.source.as_ref();
-        source.and_then(|source| source.config["model_type"].as_str()).unwrap_or("composed")
-    }
-
-    /// The policy with its weights; what no checkpoint gives is drawn from `seed`.
-    pub fn policy(&self, seed: u64, device: &Device) -> Result<Policy, Error> {
-        let mut init = WeightInit::new(seed, device);
-        let mut policy = match &self.kind {
-            Kind::Fresh => return Ok(self.config.build(seed, device)),
-            Kind::Pretrained(folder) => load_pretrained(folder, device)?.policy,
+    /// The policy with the weights of its checkpoints and without adapters; what no checkpoint gives is drawn.
+    pub(crate) fn of_checkpoints(&self, init: &mut WeightInit) -> Result<Policy, Error> {
+        match &self.kind {
+            Kind::Fresh => Ok(PolicyConfig { adapters: None, ..self.config.clone() }.build_with(init)),
+            Kind::Pretrained(folder) => Ok(load_pretrained(folder, init.device())?.policy),
             Kind::Composed { decoder, image, audio, rules } => {
-                self.composed([image, audio], (decoder, rules), &mut init)?
+                self.composed([image, audio], (decoder, rules), init)
             }
-        };
-        if let Some(adapters) = &self.config.adapters {
-            adapters.attach(&mut policy, &mut init);
         }
-        if let Some(folder) = &self.adapter {
-            read_adapter(folder, &mut policy, (self.model_type(), &self.rules()?))?;
-        }
-        Ok(policy)
     }
 
     fn composed(
@@ -368,7 +352,10 @@ impl Opened {
             }
             None => None,
         };
-        let blank = Decoder::new(&self.config.decoder, &mut WeightInit::blank(&device));
+        // An adapter may untie what is one matrix on disk.
+        let tie_embeddings = !rules.iter().any(|rule| rule.parameter.starts_with("decoder.head."));
+        let on_disk = DecoderConfig { tie_embeddings, ..self.config.decoder.clone() };
+        let blank = Decoder::new(&on_disk, &mut WeightInit::blank(&device));
         let own: Vec<WeightRule> = rules
             .iter()
             .filter_map(|rule| {
@@ -393,10 +380,4 @@ pub(crate) fn text_side(folder: &Path) -> Result<TextSide, Error> {
         return Ok((Tokenizer::from_checkpoint(&source)?, ChatTemplate::from_folder(&source)?));
     }
     Ok((Tokenizer::from_file(&folder.join("tokenizer.json"))?, None))
-}
-
-/// Whether a folder holds a Hugging Face checkpoint rather than one of ours.
-pub(crate) fn is_hugging_face(folder: &Path) -> bool {
-    let config: Value = read_json(&folder.join("config.json")).unwrap_or_default();
-    config["model_type"].is_string()
 }

@@ -160,6 +160,12 @@ impl PolicyConfig {
         }
     }
 
+    /// `model_type` of the checkpoint that the policy comes from, by which adapters name modules.
+    pub(crate) fn model_type(&self) -> &str {
+        let source = self.source.as_ref();
+        source.and_then(|source| source.config["model_type"].as_str()).unwrap_or("composed")
+    }
+
     /// A policy with seeded weights.
     pub fn build(&self, seed: u64, device: &Device) -> Policy {
         self.build_with(&mut WeightInit::new(seed, device))
@@ -194,11 +200,19 @@ pub fn load_policy(folder: &Path, device: &Device) -> Result<(Policy, PolicyConf
     if !folder.is_dir() {
         return Err(Error::file(folder, "expected the folder of a checkpoint"));
     }
-    let path = folder.join("config.json");
-    let text = fs::read(&path).map_err(|error| Error::file(&path, error))?;
-    let config: PolicyConfig = serde_json::from_slice(&text).map_err(|error| Error::file(&path, error))?;
+    let config = read_config(folder)?;
     let text = text_side(folder)?;
     let policy =
         load_weights(&folder.join("model.safetensors"), config.build_with(&mut WeightInit::blank(device)))?;
     Ok((policy, config, text))
+}
+
+/// The configuration in a checkpoint of ours.
+///
+/// # Errors
+/// Names the file, and the place in it that does not fit.
+pub(crate) fn read_config(folder: &Path) -> Result<PolicyConfig, Error> {
+    let path = folder.join("config.json");
+    let text = fs::read(&path).map_err(|error| Error::file(&path, error))?;
+    serde_json::from_slice(&text).map_err(|error| Error::file(&path, error))
 }

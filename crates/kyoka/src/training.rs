@@ -15,13 +15,12 @@ use kyoka_reward::WeightedSum;
 use kyoka_trainer::{
     AdamWConfig, CheckpointStore, EvalReport, EvalRules, EvalSummary, Evaluation, Observer, PreferenceStage,
     Progress, Resumed, RewardModelStage, RlStage, Session, SftStage, Stage, StepReport, TrainError,
-    TrainableFn, evaluate, load_weights,
+    TrainableFn, evaluate,
 };
 use serde_json::json;
 
 use crate::{
     Error, Policy, Recipe, choose_device,
-    evaluating::locate,
     freezing::Frozen,
     open_device_with,
     preparing::{Prepared, check_media, prepare},
@@ -123,7 +122,7 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     prepared.warnings.iter().try_for_each(|warning| observer.on_warning(warning))?;
     check_media(&prepared)?;
     let frozen = Frozen::new(&prepared.settings.model.freeze, &prepared.opened.config);
-    let model = started(prepared.opened.policy(options.seed, &device.autodiff())?, &prepared)?;
+    let model = prepared.opened.policy(options.seed, &device.autodiff())?;
     let model = match frozen.holds_towers(&prepared.opened.config) {
         true => model.with_feature_cache(FEATURE_BYTES),
         false => model,
@@ -131,21 +130,6 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     let reward = prepared.settings.reward(&kyoka_core::CausalLm::device(&model).without_autodiff())?;
     let run = Run { recipe, options, device: chosen.name, prepared: &prepared, reward: &reward };
     run.execute(model, reopened, observer)
-}
-
-/// The policy that the recipe starts from: fresh, or with the weights of a checkpoint.
-fn started(fresh: Policy, prepared: &Prepared) -> Result<Policy, Error> {
-    let Some(start) = &prepared.settings.model.start else { return Ok(fresh) };
-    let (_, checkpoint) = locate(start)?;
-    let texts = prepared.opened.files.iter().filter(|(name, _)| name.ends_with("tokenizer.json"));
-    for (name, own) in texts {
-        let path = checkpoint.join(name);
-        let tokenizer = fs::read(&path).map_err(|error| Error::file(&path, error))?;
-        if tokenizer != *own {
-            return Err(Error::file(path, "expected the recipe's tokenizer, got another one"));
-        }
-    }
-    Ok(load_weights(&checkpoint.join("model.safetensors"), fresh)?)
 }
 
 struct Run<'a> {

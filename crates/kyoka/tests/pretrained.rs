@@ -2,10 +2,13 @@
 //! held by `cargo xtask parity crates/kyoka/tests/golden`, which `xtask/tests/golden.rs` runs.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use burn::tensor::Device;
-use kyoka::{load_adapted, load_pretrained};
+use kyoka::{
+    load_adapted, load_pretrained,
+    nn::{CheckpointFiles, DiskTensor, write_tensors},
+};
 use serde_json::Value;
 
 fn golden(name: &str) -> std::path::PathBuf {
@@ -92,4 +95,78 @@ fn an_adapter_for_another_base_names_its_modules() {
     let narrower = golden("peft/llama_one_layer");
     let error = load_adapted(&golden("qwen3"), &narrower, &Device::flex()).err().unwrap().to_string();
     assert!(error.contains("adapter_model.safetensors"), "{error}");
+}
+
+/// A copy of a folder with its tensors under other names; `rename` gives every name a tensor has in the copy.
+fn renamed(folder: &Path, file: &str, rename: impl Fn(&str) -> Vec<String>) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        if entry.path().extension().is_none_or(|end| end != "safetensors") {
+            fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let files = CheckpointFiles::open_file(&folder.join(file)).unwrap();
+    let tensors = files.names().flat_map(|name| {
+        let tensor = files.disk_tensor(name).unwrap();
+        rename(name).into_iter().map(move |name| {
+            let mut copy: DiskTensor<'_> = tensor.clone();
+            copy.name = name;
+            copy
+        })
+    });
+    write_tensors(&copy.path().join(file), tensors.collect()).unwrap();
+    copy
+}
+
+fn parameters(policy: &kyoka::Policy) -> BTreeMap<String, Vec<f32>> {
+    let named = kyoka::core::named_parameters(policy).into_iter();
+    named.map(|(name, (_, value))| (name, value.try_into_vec().unwrap())).collect()
+}
+
+#[test]
+fn one_matrix_for_embedding_and_output_lies_under_either_name_or_both() {
+    let [embedding, output] = ["model.embed_tokens.weight", "lm_head.weight"].map(str::to_owned);
+    let expected = parameters(&load_pretrained(&golden("qwen3"), &Device::flex()).unwrap().policy);
+    for names in [vec![output.clone()], vec![embedding.clone(), output.clone()]] {
+        let folder = renamed(&golden("qwen3"), "model.safetensors", |name| match name == embedding {
+            true => names.clone(),
+            false => vec![name.to_owned()],
+        });
+        let loaded = load_pretrained(folder.path(), &Device::flex()).unwrap();
+        assert!(loaded.config.decoder.tie_embeddings && parameters(&loaded.policy) == expected, "{names:?}");
+    }
+}
+
+#[test]
+fn adapters_of_all_times_fit_checkpoints_of_all_times() {
+    let (base, adapter) = (golden("qwen2_5_vl"), golden("peft/qwen2_5_vl_patches"));
+    let expected = load_adapted(&base, &adapter, &Device::flex()).unwrap();
+    let expected = parameters(&expected.policy);
+    let newer_base = renamed(&base, "model.safetensors", |name| {
+        let within = name.replacen("model.", "model.language_model.", 1);
+        vec![if name.starts_with("visual.") { format!("model.{name}") } else { within }]
+    });
+    let weights = "adapter_model.safetensors";
+    let older = renamed(&adapter, weights, |name| {
+        let name = name.replace("model.model.language_model.", "model.model.");
+        vec![name.replace("model.model.visual.", "model.visual.")]
+    });
+    let with_name = renamed(&adapter, weights, |name| {
+        vec![name.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.other.")]
+    });
+    for base in [base.as_path(), newer_base.path()] {
+        for adapter in [adapter.as_path(), older.path(), with_name.path()] {
+            let loaded = load_adapted(base, adapter, &Device::flex()).unwrap();
+            assert!(parameters(&loaded.policy) == expected, "{} {}", base.display(), adapter.display());
+        }
+    }
+    let alone = renamed(&adapter, weights, |name| match name.ends_with("proj.lora_B.weight") {
+        true => vec![],
+        false => vec![name.to_owned()],
+    });
+    let error = load_adapted(&base, alone.path(), &Device::flex()).err().unwrap().to_string();
+    assert!(
+        error.contains("expected lora_A and lora_B, got") && error.contains("lora_A.weight alone"),
+        "{error}"
+    );
 }

@@ -60,7 +60,7 @@ impl ConfigFields {
     /// If it cannot be read, or is no JSON object.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let bytes = fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let fields: Map<String, Value> = serde_json::from_slice(&bytes)
+        let fields: Map<String, Value> = kyoka_core::from_python_json(&bytes)
             .map_err(|error| ConfigError::Parse { path: path.to_owned(), reason: error.to_string() })?;
         Ok(Self::new(&fields, path))
     }

@@ -23,8 +23,6 @@ pub(super) struct Trained {
     pub all: usize,
     /// Parameters that learn.
     pub params: usize,
-    /// Those of them that are the decoder's.
-    decoder_params: usize,
     pub decoder: Learning,
     /// Whether a tower learns.
     pub towers: bool,
@@ -35,9 +33,8 @@ pub(super) struct Trained {
 impl Trained {
     /// A policy that learns whole.
     pub fn whole(sizes: &PolicySizes) -> Self {
-        let (all, decoder_params) = (sizes.params(), sizes.decoder_params());
-        let decoder = Learning::Whole;
-        Self { all, params: all, decoder_params, decoder, towers: true, kept_features: false }
+        let (all, decoder) = (sizes.params(), Learning::Whole);
+        Self { all, params: all, decoder, towers: true, kept_features: false }
     }
 
     /// Of a policy's parameters, by name and number of values, what is not frozen.
@@ -56,26 +53,24 @@ impl Trained {
             (false, false) => Learning::Nothing,
         };
         let tower = |part| within(part, false) || within(part, true);
-        let decoders = learning.iter().filter(|(name, _)| name.starts_with("decoder."));
         Self {
             all: parameters.values().sum(),
             params: learning.iter().map(|(_, values)| values).sum(),
-            decoder_params: decoders.map(|(_, values)| values).sum(),
             decoder,
             towers: tower("image.encoder.") || tower("audio.encoder."),
             kept_features,
         }
     }
 
-    /// With adapters on a decoder that would learn whole otherwise; towers and projectors go on as they did.
+    /// With adapters on a decoder that would learn whole otherwise; nothing else learns then.
     pub fn suggested(self, sizes: &PolicySizes, lora_rank: Option<usize>) -> Self {
         let Some(rank) = lora_rank.filter(|_| self.decoder == Learning::Whole) else { return self };
         let adapters = sizes.lora_params(rank);
         Self {
             all: self.all + adapters,
-            params: self.params - self.decoder_params + adapters,
-            decoder_params: adapters,
+            params: adapters,
             decoder: Learning::Adapters,
+            towers: false,
             ..self
         }
     }
@@ -93,7 +88,7 @@ mod tests {
     use super::*;
     use crate::{
         PolicyConfig,
-        adapters::{Adapters, LoraSettings, modules},
+        adapters::{Adapters, LoraSettings, Naming},
     };
 
     /// Values of the parameters that take gradients.
@@ -117,15 +112,18 @@ mod tests {
             (&[][..], false, Learning::Whole, true),
             (&["image.encoder", "audio.encoder"], false, Learning::Whole, false),
             (&["decoder", "image.encoder"], false, Learning::Nothing, true),
-            (&["image.encoder", "audio.encoder"], true, Learning::Adapters, false),
-            (&["image.encoder", "audio.encoder", "decoder"], true, Learning::Nothing, false),
+            (&[], true, Learning::Adapters, false),
+            (&["image.projector.mlp.fc1"], true, Learning::Adapters, false),
+            (&["decoder"], true, Learning::Nothing, false),
         ] {
             config.adapters = None;
             if with_adapters {
                 let mut blank = config.build_with(&mut WeightInit::blank(&Device::flex()));
                 let targets = vec!["*decoder*".to_owned()];
-                let lora = LoraSettings { targets, ..LoraSettings::default() };
-                config.adapters = Some(Adapters::of(lora, &modules(&mut blank, &[])).unwrap());
+                let modules_to_save = vec!["image.projector".to_owned()];
+                let lora = LoraSettings { targets, modules_to_save, ..LoraSettings::default() };
+                let naming = Naming { model_type: "composed", rules: &[] };
+                config.adapters = Some(Adapters::of(lora, &mut blank, naming).unwrap());
             }
             let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
             let frozen = Frozen::new(&patterns, &config);
@@ -139,14 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn suggested_adapters_take_the_place_of_the_decoder_alone() {
+    fn suggested_adapters_take_the_place_of_everything() {
         let sizes = PolicySizes::new(&PolicyConfig::tiny(20));
         let whole = Trained::whole(&sizes);
         let suggested = whole.suggested(&sizes, Some(4));
         let adapters = sizes.lora_params(4);
         assert_eq!(suggested.all, sizes.params() + adapters);
-        assert_eq!(suggested.params, sizes.params() - sizes.decoder_params() + adapters);
-        assert!(suggested.towers && suggested.decoder == Learning::Adapters);
+        assert_eq!(suggested.params, adapters);
+        assert!(!suggested.towers && suggested.decoder == Learning::Adapters);
         assert_eq!(suggested.suggested(&sizes, Some(8)), suggested, "a decoder with adapters keeps them");
         assert_eq!(whole.suggested(&sizes, None), whole);
     }

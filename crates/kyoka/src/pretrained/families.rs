@@ -124,20 +124,29 @@ fn decoder(
     let mut parsed: TextConfig = parse(text)?;
     parsed.tie_word_embeddings = whole["tie_word_embeddings"].as_bool().or(parsed.tie_word_embeddings);
     let head = prefix(on_disk, "lm_head.weight", heads) + "lm_head";
-    let theirs = prefix(on_disk, "embed_tokens.weight", prefixes);
+    let theirs = match prefixes.iter().any(|prefix| (on_disk.has)(&format!("{prefix}embed_tokens.weight"))) {
+        true => prefix(on_disk, "embed_tokens.weight", prefixes),
+        false => prefix(on_disk, "norm.weight", prefixes),
+    };
     let (output, embedding) = (format!("{head}.weight"), format!("{theirs}embed_tokens.weight"));
-    let alone = !(on_disk.has)(&output);
-    if !alone && !(on_disk.same)(&output, &embedding) {
+    let on_disk_are = [&embedding, &output].map(|name| (on_disk.has)(name));
+    if on_disk_are == [true, true] && !(on_disk.same)(&output, &embedding) {
         // Two matrices that differ are two, whatever the configuration says; so `transformers` has it.
         parsed.tie_word_embeddings = Some(false);
     }
-    let config = parsed.config(family, alone)?;
-    let rules = Decoder::weight_rules(&config, "decoder.", &theirs, &head);
-    let mut unused = Unused::tables();
-    if config.tie_embeddings {
-        unused.push(Unused::Prefix(head));
+    let config = parsed.config(family, on_disk_are != [true, true])?;
+    let mut rules = Decoder::weight_rules(&config, "decoder.", &theirs, &head);
+    match on_disk_are {
+        // The one matrix lies there under the other name.
+        [false, true] if config.tie_embeddings => {
+            let tensor = rules.iter_mut().find(|rule| rule.tensors == [embedding.as_str()]);
+            tensor.expect("the embedding has a rule").tensors = vec![output];
+        }
+        // It lies there twice, and is written twice.
+        [true, true] if config.tie_embeddings => rules.push(WeightRule::same("decoder.embedding", output)),
+        _ => {}
     }
-    Ok(Text { config, rules, unused })
+    Ok(Text { config, rules, unused: Unused::tables() })
 }
 
 fn text(json: &Value, family: TextFamily, on_disk: OnDisk<'_>) -> Result<Family, String> {

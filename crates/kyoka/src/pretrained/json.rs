@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use kyoka_core::from_python_json;
 use kyoka_nn::CheckpointFiles;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,7 +15,7 @@ use crate::Error;
 /// Largest JSON file of a checkpoint; tokenizers are read elsewhere.
 const MOST_BYTES: u64 = 1 << 24;
 
-/// A JSON file.
+/// A JSON file, as Python may have written it.
 ///
 /// # Errors
 /// Names the file, and what is wrong with it.
@@ -24,7 +25,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, Error> {
     if length > MOST_BYTES {
         return Err(Error::file(path, format!("expected at most {MOST_BYTES} bytes, got {length}")));
     }
-    serde_json::from_slice(&fs::read(path).map_err(fail)?).map_err(|error| Error::file(path, error))
+    from_python_json(&fs::read(path).map_err(fail)?).map_err(|error| Error::file(path, error))
 }
 
 /// A checkpoint's `config.json` with its path, and its files of weights.

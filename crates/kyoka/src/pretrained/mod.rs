@@ -19,7 +19,7 @@ pub(crate) use towers::{audio_tower_config, image_tower_config};
 
 use crate::{
     Error, Policy, PolicyConfig,
-    adapters::{read_adapter, their_path},
+    adapters::{canonical, read_adapter},
     policy::Source,
 };
 
@@ -43,21 +43,14 @@ pub struct Pretrained {
 /// As [`load_pretrained`], and if the adapter is one for another model.
 pub fn load_adapted(folder: &Path, adapter: &Path, device: &Device) -> Result<Pretrained, Error> {
     let mut loaded = load_pretrained(folder, device)?;
-    let model_type = loaded.model_type().to_owned();
-    let adapters = read_adapter(adapter, &mut loaded.policy, (&model_type, &loaded.rules))?;
-    loaded.config.adapters = Some(adapters);
+    read_adapter(adapter, (&mut loaded.policy, &mut loaded.config), &loaded.rules)?;
     Ok(loaded)
 }
 
 impl Pretrained {
-    fn model_type(&self) -> &str {
-        let source = self.config.source.as_ref();
-        source.and_then(|source| source.config["model_type"].as_str()).unwrap_or_default()
-    }
-
     /// The path that a module on disk has in `transformers`, by which PEFT names it.
     pub fn path_in_transformers(&self, module: &str) -> String {
-        their_path(self.model_type(), module)
+        canonical(self.config.model_type(), module)
     }
 }
 
@@ -88,8 +81,13 @@ fn family_of(json: &Value, files: &CheckpointFiles, path: &Path) -> Result<Famil
 }
 
 /// Whether a folder holds a Hugging Face checkpoint rather than one of ours.
-pub(crate) fn is_pretrained(folder: &Path) -> bool {
-    read_json(&folder.join("config.json")).is_ok_and(|config| config["model_type"].is_string())
+///
+/// # Errors
+/// If its `config.json` cannot be read, or is no JSON.
+pub(crate) fn is_hugging_face(folder: &Path) -> Result<bool, Error> {
+    let path = folder.join("config.json");
+    // One of ours has a state; what has neither is read as a checkpoint of others, which says what it lacks.
+    Ok(path.exists() && (read_json(&path)?["model_type"].is_string() || !folder.join("state.json").is_file()))
 }
 
 /// Reads `config.json` and the weights of a checkpoint of a known family: one file or shards, f32, f16 or bf16.
