@@ -281,7 +281,8 @@ mod tests {
         let mut recipe = Recipe::named("spoken-count").unwrap();
         recipe.set("gradient_checkpointing=true").unwrap();
         recipe.set("model.lora={ rank = 4 }").unwrap();
-        let error = recipe.set("model.lora.dropout=0.1").unwrap_err().to_string();
+        recipe.set("model.lora.dropout=0.1").unwrap();
+        let error = recipe.check().unwrap_err().to_string();
         assert!(error.contains("model.lora.dropout = 0, got 0.1"), "{error}");
     }
 

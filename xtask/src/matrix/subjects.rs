@@ -31,8 +31,10 @@ const IDEFICS3: &str = r#"{"image_processor_type": "Idefics3ImageProcessor", "si
     "max_image_size": {"longest_edge": 12}, "do_image_splitting": true}"#;
 const QWEN2_VL: &str = r#"{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 2, "temporal_patch_size": 2,
     "merge_size": 2, "min_pixels": 64, "max_pixels": 144}"#;
-const WHISPER: &str =
-    r#"{"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8, "chunk_length": 1}"#;
+const LARGER_TILES: &str = r#"{"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 30},
+    "max_image_size": {"longest_edge": 15}, "do_image_splitting": true}"#;
+const WHISPER: &str = r#"{"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8, "chunk_length": 1,
+    "hop_length": 500, "n_fft": 1000}"#;
 const OMNI: &str = r#"{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 2, "temporal_patch_size": 2,
     "merge_size": 2, "min_pixels": 64, "max_pixels": 144, "feature_extractor_type": "WhisperFeatureExtractor",
     "feature_size": 8, "chunk_length": 1}"#;
@@ -64,12 +66,12 @@ pub fn subjects(root: &Path) -> Vec<Subject> {
         .into();
     all.extend([
         family("smolvlm_tiles", (Some("t7"), None), Some(IDEFICS3)),
-        family("idefics3_tiles", (Some("t62"), None), Some(IDEFICS3)),
+        family("idefics3_tiles", (Some("t62"), None), Some(LARGER_TILES)),
         family("qwen2_vl", (Some("t62 t60 t63"), None), Some(QWEN2_VL)),
         family("qwen2_5_vl", (Some("t6 t4 t7"), None), Some(QWEN2_VL)),
         family("qwen2_audio", (None, Some("t5")), Some(WHISPER)),
         family("qwen2_5_omni", (Some("t60 t58 t61"), Some("t62 t57 t63")), Some(OMNI)),
-        family("qwen2_5_omni_thinker", (Some("t60 t58 t61"), Some("t62 t57 t63")), Some(OMNI)),
+        family("qwen2_5_omni_thinker", (Some("t7 t5 t8"), Some("t9 t4 t10")), Some(OMNI)),
     ]);
     let [decoder, image, audio] = ["llama_yarn", "dinov2", "whisper_learned"].map(|name| golden.join(name));
     all.push(Subject {
