@@ -17,6 +17,7 @@ use crate::{
     model::ModelSettings,
     reading::{self, Fault, Places},
     rewards::{RewardRule, sum_of},
+    run::config_of,
 };
 
 /// Recipes that come with the program.
@@ -100,7 +101,7 @@ impl Recipe {
 
     /// The recipe and the seed that a run was started with.
     pub fn of_run(folder: &Path) -> Result<(Self, Option<u64>), Error> {
-        let path = folder.join("config.toml");
+        let path = config_of(folder)?;
         let text = fs::read_to_string(&path).map_err(|error| Error::file(&path, error))?;
         let (mut table, places) = reading::parse(&text).map_err(|error| Error::file(&path, error))?;
         let seed = table.remove("seed").and_then(|seed| u64::try_from(seed.as_integer()?).ok());

@@ -135,7 +135,7 @@ weight = 1.0
 
 [[reward]]
 kind = 'soft_overlong'
-buffer_tokens = 7
+buffer_tokens = 6
 weight = 1.0
 
 [eval]

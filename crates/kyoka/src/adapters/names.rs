@@ -75,7 +75,7 @@ mod tests {
     /// `transformers_names.json` holds what transformers 5.23 calls the parameters of the golden checkpoints.
     #[test]
     fn every_tensor_on_disk_has_its_name_in_transformers() {
-        let theirs = include_str!("../../tests/golden/transformers_names.json");
+        let theirs = include_str!("../../tests/names/transformers_names.json");
         let theirs: BTreeMap<String, BTreeSet<String>> = serde_json::from_str(theirs).unwrap();
         assert!(theirs.len() >= 10);
         for (name, theirs) in theirs {

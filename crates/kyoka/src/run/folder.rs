@@ -41,16 +41,7 @@ impl RunFolder {
     /// # Errors
     /// If there is no run in it, or it is in use.
     pub fn reopen(path: &Path) -> Result<Self, Error> {
-        if !path.join("config.toml").is_file() {
-            let reason = match has_entries(&path.join("checkpoints")) {
-                true => {
-                    "holds checkpoints but no config.toml, so that nobody knows the run; start a new one from them with \
-                     --set model.start=FOLDER"
-                }
-                false => "holds no run: there is no config.toml",
-            };
-            return Err(Error::file(path, reason));
-        }
+        config_of(path)?;
         Self::lock(path.to_owned())
     }
 
@@ -90,6 +81,25 @@ pub(crate) fn refuse_taken(folder: &Path) -> Result<(), Error> {
         return Err(Error::file(folder, reason));
     }
     Ok(())
+}
+
+/// The `config.toml` of a run.
+///
+/// # Errors
+/// If there is none: the folder holds no run, or one that nobody knows.
+pub(crate) fn config_of(run: &Path) -> Result<PathBuf, Error> {
+    let config = run.join("config.toml");
+    if config.is_file() {
+        return Ok(config);
+    }
+    let reason = match has_entries(&run.join("checkpoints")) {
+        true => {
+            "holds checkpoints but no config.toml, so that nobody knows the run; start a new one from them with \
+             --set model.start=FOLDER"
+        }
+        false => "holds no run: there is no config.toml",
+    };
+    Err(Error::file(run, reason))
 }
 
 fn has_entries(folder: &Path) -> bool {

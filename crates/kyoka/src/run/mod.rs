@@ -8,7 +8,7 @@ mod resuming;
 mod summary;
 mod tensorboard;
 
-pub(crate) use folder::{RunFolder, refuse_taken};
+pub(crate) use folder::{RunFolder, config_of, refuse_taken};
 pub(crate) use log::{LogPlace, RunLog};
 pub use report::write_report;
 pub use resuming::RESUMABLE;
