@@ -126,9 +126,7 @@ pub(crate) fn open<'s>(source: impl MediaSource + 's) -> Result<Box<dyn FormatRe
 }
 
 /// The track that is heard, and how it is encoded.
-pub(crate) fn audio_track<'f>(
-    format: &'f dyn FormatReader,
-) -> Result<(&'f Track, &'f AudioCodecParameters), AudioError> {
+pub(crate) fn audio_track(format: &dyn FormatReader) -> Result<(&Track, &AudioCodecParameters), AudioError> {
     let track = format.default_track(TrackType::Audio).ok_or(AudioError::NoSound("no audio track"))?;
     let parameters = track.codec_params.as_ref().and_then(|parameters| parameters.audio());
     Ok((track, parameters.ok_or(AudioError::NoSound("no codec parameters"))?))

@@ -1,5 +1,4 @@
 //! Sounds of no or few samples: features and encoders take them, or the length is refused before they are asked.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use burn::tensor::Device;
 use kyoka_audio::{

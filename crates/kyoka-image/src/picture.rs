@@ -121,7 +121,7 @@ enum Extent {
 
 /// A file whose head is read.
 enum Opened<'r, R: BufRead + Seek> {
-    Tiff(Tiff<R>),
+    Tiff(Box<Tiff<R>>),
     Other(Box<dyn ImageDecoder + 'r>),
 }
 
@@ -143,7 +143,7 @@ impl<'r, R: BufRead + Seek + 'r> Opened<'r, R> {
         if Tiff::<R>::is(&head) {
             let tiff = Tiff::open(reader)?;
             check_sides((tiff.width, tiff.height))?;
-            return Ok(Self::Tiff(tiff));
+            return Ok(Self::Tiff(Box::new(tiff)));
         }
         if extent == Extent::Head && head.starts_with(&jpeg::START) {
             let head = jpeg::head(&mut reader)?;

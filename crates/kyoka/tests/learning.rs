@@ -671,10 +671,8 @@ fn steps_of(config: &RlConfig, reward: &dyn RewardFn) -> (Policy, Vec<Metrics>) 
 /// How far every weight went from the start.
 fn changes(policy: &Policy) -> Vec<f32> {
     let (after, before) = (weights(policy), weights(&self::policy()));
-    let of = |((_, after), (_, before)): (&(String, Vec<f32>), &(String, Vec<f32>))| -> Vec<f32> {
-        after.iter().zip(before).map(|(after, before)| after - before).collect()
-    };
-    after.iter().zip(&before).flat_map(of).collect()
+    let both = after.iter().zip(&before).flat_map(|(after, before)| after.1.iter().zip(&before.1));
+    both.map(|(after, before)| after - before).collect()
 }
 
 /// With the same denominators, the gradients of the mini-batches add up to that of the batch. An optimizer without memory

@@ -242,7 +242,7 @@ fn words(task: &MultimodalTask) -> String {
         let plain = text.chars().all(|letter| letter.is_ascii_alphanumeric()) && !text.is_empty();
         (plain && tokenizer.encode(&text).is_ok()).then_some(text)
     };
-    let spread = (0..size).map(|place| (size / 2 + place * (size / 7 | 1)) % size.max(1));
+    let spread = (0..size).map(|place| (size / 2 + place * ((size / 7) | 1)) % size.max(1));
     spread.filter_map(word).take(WORDS).collect::<Vec<_>>().join(" ")
 }
 
