@@ -66,6 +66,7 @@ impl AudioTower {
         }
         let layer = EncoderLayerConfig {
             activation: self.activation_function,
+            key_bias: false,
             ..EncoderLayerConfig::plain(d_model, num_heads, self.encoder_ffn_dim.get(), EPSILON)
         };
         let span = match family {

@@ -36,6 +36,10 @@ pub struct EncoderLayerConfig {
     /// Biases on queries, keys and values. Default true.
     #[serde(default = "yes")]
     pub qkv_bias: bool,
+    /// Whether the bias of the keys learns. It shifts all scores of a query alike, which changes no attention, so families
+    /// without one on disk keep zeros there: an optimizer would make steps of rounding errors. Default true.
+    #[serde(default = "yes")]
+    pub key_bias: bool,
     /// Whether each branch is scaled channel by channel before it is added (arXiv 2103.17239).
     #[serde(default)]
     pub layer_scale: bool,
@@ -56,8 +60,19 @@ impl EncoderLayerConfig {
             "encoder layer: {num_heads} heads do not divide the width {d_model}"
         );
         let (activation, norm) = (Activation::Gelu, NormKind::Layer);
-        let (gated, qkv_bias, layer_scale) = (false, true, false);
-        Self { d_model, num_heads, d_hidden, norm_epsilon, activation, norm, gated, qkv_bias, layer_scale }
+        let (gated, qkv_bias, key_bias, layer_scale) = (false, true, true, false);
+        Self {
+            d_model,
+            num_heads,
+            d_hidden,
+            norm_epsilon,
+            activation,
+            norm,
+            gated,
+            qkv_bias,
+            key_bias,
+            layer_scale,
+        }
     }
 
     /// The heads of its attention.
@@ -87,6 +102,7 @@ pub struct EncoderLayer {
     /// Scale of the MLP's branch `[D]`, where there is one.
     pub mlp_scale: Option<Param<Tensor<1>>>,
     num_heads: usize,
+    key_bias: bool,
 }
 
 impl EncoderLayer {
@@ -105,6 +121,7 @@ impl EncoderLayer {
             gated_mlp: config.gated.then(|| GatedMlp::new(d_model, d_hidden, true, init)),
             mlp_scale: scale(init),
             num_heads,
+            key_bias: config.key_bias,
         }
     }
 
@@ -122,7 +139,8 @@ impl EncoderLayer {
     /// # Shapes
     /// - input and output: `[N, D]`
     pub fn forward(&self, input: Tensor<2>, attention: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
-        let qkv = self.qkv.forward(self.attention_norm.forward(input.clone()));
+        let bias = self.qkv.bias.as_ref().map(|bias| self.learning(bias.val()));
+        let qkv = self.qkv.forward_with_bias(self.attention_norm.forward(input.clone()), bias);
         let mixed = scaled(self.out.forward(attention(qkv)), self.attention_scale.as_ref());
         let input = input + mixed;
         let normed = self.mlp_norm.forward(input.clone());
@@ -132,6 +150,16 @@ impl EncoderLayer {
             (None, None) => unreachable!("a layer has one of the two"),
         };
         input + scaled(fed, self.mlp_scale.as_ref())
+    }
+
+    /// The bias of queries, keys and values; that of the keys without gradient where it does not learn.
+    fn learning(&self, bias: Tensor<1>) -> Tensor<1> {
+        if self.key_bias {
+            return bias;
+        }
+        let d_model = bias.dims()[0] / 3;
+        let part = |number: usize| bias.clone().narrow(0, number * d_model, d_model);
+        Tensor::cat(vec![part(0), part(1).detach(), part(2)], 0)
     }
 
     /// Sequences of the given lengths, one after the other, each seeing all of itself.

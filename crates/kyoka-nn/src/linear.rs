@@ -119,10 +119,19 @@ impl Linear {
     /// - input: `[N, d_input]`
     /// - output: `[N, d_output]`
     pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+        self.forward_with_bias(input, self.bias.as_ref().map(Param::val))
+    }
+
+    /// The same with another bias, `[d_output]`, in the place of its own.
+    ///
+    /// # Shapes
+    /// - input: `[N, d_input]`
+    /// - output: `[N, d_output]`
+    pub(crate) fn forward_with_bias(&self, input: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
         let weight = self.weight.val();
         let output = input.clone().matmul(weight);
-        let output = match &self.bias {
-            Some(bias) => output + bias.val().unsqueeze(),
+        let output = match bias {
+            Some(bias) => output + bias.unsqueeze(),
             None => output,
         };
         if self.adapters.is_empty() { output } else { output + self.adapted(input) }
