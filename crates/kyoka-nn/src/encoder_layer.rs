@@ -193,3 +193,34 @@ fn scaled(branch: Tensor<2>, scale: Option<&Param<Tensor<1>>>) -> Tensor<2> {
         None => branch,
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_key_bias_that_does_not_learn_gets_no_gradient_and_changes_nothing() {
+        let device = Device::flex().autodiff();
+        let gradient = |key_bias: bool| {
+            let config = EncoderLayerConfig { key_bias, ..EncoderLayerConfig::plain(4, 2, 8, 1e-5) };
+            let layer = EncoderLayer::new(config, &mut WeightInit::new(3, &device));
+            let input = WeightInit::new(4, &device).uniform([5, 4], 1.0).val();
+            let layout = Arc::new(layer.layout(&[3, 2]));
+            let output = EncoderLayer::run(std::slice::from_ref(&layer), input, &layout);
+            let gradients = output.clone().powi_scalar(2).sum().backward();
+            let bias = layer.qkv.bias.as_ref().expect("it was asked for").val();
+            let bias: Vec<f32> =
+                bias.grad(&gradients).expect("it learns").into_data().try_into_vec_as().expect("numbers");
+            (output.into_data(), bias)
+        };
+        let ((learning, of_all), (fixed, of_some)) = (gradient(true), gradient(false));
+        assert_eq!(learning, fixed);
+        assert_eq!(of_some[4..8], [0.0; 4]);
+        for place in (0..4).chain(8..12) {
+            assert!(of_some[place] != 0.0 && (of_some[place] - of_all[place]).abs() < 1e-5);
+        }
+        assert!(of_all[4..8].iter().all(|slope| slope.abs() < 1e-4), "rounding errors: {of_all:?}");
+    }
+}
