@@ -47,6 +47,10 @@ pub fn open_device(name: &str) -> Result<Device, Error> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Found {
     /// It was not compiled in.
+    #[cfg_attr(
+        all(feature = "cuda", feature = "wgpu", not(test)),
+        expect(dead_code, reason = "a build with both has nothing that was left out")
+    )]
     NotBuilt,
     /// So many GPUs, and whether there is an adapter that is software.
     #[cfg_attr(
