@@ -71,6 +71,36 @@ fn pairs_train_a_policy_and_a_reward_model_that_rewards_the_next_run() {
     assert!(last_metric(&home.path().join("rl"), "rl", "reward/learned").is_finite());
 }
 
+/// A policy that has learned to spell placeholders: a reward model reads the tokens that were drawn.
+#[test]
+fn a_completion_that_spells_placeholders_is_rewarded_like_any_other() {
+    let home = tempfile::tempdir().unwrap();
+    write_data(home.path(), &pair(0, "<image> bag", "coat"));
+    let row = serde_json::json!({"id": "s", "prompt": "bag", "completion": "<image><audio>"});
+    fs::write(home.path().join("mine/sft.jsonl"), format!("{row}\n")).unwrap();
+    let stages = "[sft]\ndata = 'sft'\nsteps = 60\nbatch_size = 1\nlearning_rate = { peak = 3e-3 }\n\
+                  [reward_model]\ndata = 'pairs'\nsteps = 2\nbatch_size = 1\nlearning_rate = { peak = 1e-3 }\n";
+    let output = train(home.path(), &format!("{stages}{REWARD}"), ("", "speller"));
+    assert!(output.status.success(), "{}", errors(&output));
+    let rl = "[rl]\ndata = 'test'\nsteps = 1\nprompts_per_step = 2\ngroup_size = 4\nlearning_rate = { peak = 1e-3 }\n\
+              sampling = { max_new_tokens = 24 }\n[[reward]]\nkind = 'learned'\nweight = 1.0\nmodel = 'speller'\n";
+    let recipe_path = home.path().join("recipe.toml");
+    let common = "[data]\ndataset = 'mine'\n[model]\nconfig = 'tiny'\nstart = 'speller'\n\
+                  [eval]\nsplits = ['test']\nmax_new_tokens = 24\n";
+    fs::write(&recipe_path, format!("{common}{rl}")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kyoka"));
+    let output = command
+        .current_dir(home.path())
+        .args(["train", "recipe.toml", "--quiet", "--out", "rl"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", errors(&output));
+    let run = home.path().join("rl");
+    let samples = fs::read_to_string(run.join("samples.jsonl")).unwrap();
+    assert!(samples.contains("\"completion\":\"<image><audio>\""), "it has not learned to spell: {samples}");
+    assert!(last_metric(&run, "rl", "reward/learned").is_finite());
+}
+
 /// Pairs of questions about a picture and a sound: gradients of both stages are the same when layers are recomputed.
 #[test]
 fn recomputed_layers_give_pairs_the_same_gradients() {

@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     AdamWConfig, LearningRate, Pass, PassKind, Session, SettingError, Stage, StepReport, Task, TrainError,
-    TrainableLm, averaged,
+    TrainableLm, averaged, evaluate::row_error,
 };
 
 /// Trains the policy on pairs of a preferred and a rejected completion.
@@ -85,19 +85,29 @@ impl<'a> PreferenceStage<'a> {
     }
 
     /// The reference's log-probabilities of a batch.
+    ///
+    /// # Errors
+    /// If the loss reads them and the table of a resumed run does not hold a row: it was made of other rows.
     fn reference<M: TrainableLm>(
         &self,
         session: &Session<M>,
         rows: &[usize],
         batch: &[Comparison],
-    ) -> Vec<ReferenceLogprobs> {
-        match &session.reference {
-            Some(reference) => reference_logprobs(reference, batch, self.config.tokens_per_micro_batch),
-            None => {
-                let unread = ReferenceLogprobs { chosen: 0.0, rejected: 0.0, mismatched: None };
-                rows.iter().map(|&row| self.table.get(row).unwrap_or(unread)).collect()
-            }
+    ) -> Result<Vec<ReferenceLogprobs>, TrainError> {
+        if let Some(reference) = &session.reference {
+            return Ok(reference_logprobs(reference, batch, self.config.tokens_per_micro_batch));
         }
+        if !self.algorithm.needs_reference() {
+            let unread = ReferenceLogprobs { chosen: 0.0, rejected: 0.0, mismatched: None };
+            return Ok(vec![unread; rows.len()]);
+        }
+        let known = |&row: &usize| {
+            self.table.get(row).ok_or_else(|| {
+                let reason = "expected the reference's log-probabilities of this pair, got none: the run was begun with fewer steps, and the policy that it began from is gone";
+                row_error(&self.rows[row].sample, reason.into())
+            })
+        };
+        rows.iter().map(known).collect()
     }
 
     /// The loss with the state of the run in it.
@@ -259,7 +269,7 @@ impl<M: TrainableLm> Stage<M> for PreferenceStage<'_> {
         let rows: Vec<usize> =
             (0..self.config.batch_size as u64).map(|slot| self.order.row(position + slot)).collect();
         let pairs = rows.iter().map(|&row| self.comparison(row)).collect::<Result<Vec<_>, _>>()?;
-        let reference = self.reference(session, &rows, &pairs);
+        let reference = self.reference(session, &rows, &pairs)?;
         let names =
             || rows.iter().map(|&row| self.rows[row].sample.id.as_str()).collect::<Vec<_>>().join(" ");
         let token_budget = self.config.tokens_per_micro_batch;
