@@ -83,14 +83,33 @@ const READERS: [(&str, Reader); 40] = [
     ("replay_alpha", REPLAY),
 ];
 
+/// Fields that bound how far the policy may move from the old one. With one update a batch, on fresh completions, the two
+/// are equal when gradients are taken: every ratio is 1 and no bound is met.
+const MOVED: [&str; 8] = [
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "ratio_ceiling",
+    "tau_positive",
+    "tau_negative",
+    "value_clip",
+    "off_policy_threshold",
+];
+
 /// Refuses a field of `given` that `config` does not read.
 pub(crate) fn check(config: &AlgorithmConfig, given: &[&'static str]) -> Result<(), AlgorithmError> {
+    let moves = config.updates_per_batch > 1 || config.mini_batches > 1 || config.replay_share > 0.0;
     for &field in given {
-        let Some((_, reader)) = READERS.iter().find(|(name, _)| *name == field) else { continue };
-        if !reader.reads(config) {
-            let (expected, got) = (reader.choice(), reader.chosen(config));
-            return Err(AlgorithmError::Unread { field, expected, got });
-        }
+        let reader = READERS.iter().find(|(name, _)| *name == field).map(|(_, reader)| reader);
+        let (expected, got) = match reader.filter(|reader| !reader.reads(config)) {
+            Some(reader) => (reader.choice(), reader.chosen(config)),
+            None if !moves && MOVED.contains(&field) => (
+                "mini_batches or updates_per_batch above 1, or replay_share above 0".to_owned(),
+                "one update a batch, where the policy is the old one and every ratio is 1".to_owned(),
+            ),
+            None => continue,
+        };
+        return Err(AlgorithmError::Unread { field, expected, got });
     }
     Ok(())
 }
@@ -194,6 +213,19 @@ mod tests {
 
     #[test]
     fn a_field_counts_where_its_reader_is_chosen() {
+        let bounds = AlgorithmOverrides { clip_high: Some(0.28), ..Default::default() };
+        assert_eq!(
+            refused(bounds.clone()),
+            "algorithm.clip_high: expected mini_batches or updates_per_batch above 1, or replay_share above 0, which reads \
+             it, or no clip_high; got one update a batch, where the policy is the old one and every ratio is 1"
+        );
+        for moves in [
+            AlgorithmOverrides { mini_batches: Some(2), ..bounds.clone() },
+            AlgorithmOverrides { updates_per_batch: Some(2), ..bounds.clone() },
+            AlgorithmOverrides { replay_share: Some(0.5), ..bounds },
+        ] {
+            assert!(moves.build(4).is_ok(), "{moves:?}");
+        }
         let critic = AlgorithmOverrides {
             preset: Some(Preset::Ppo),
             value_coef: Some(0.5),
