@@ -5,11 +5,14 @@ mod bench;
 mod data;
 mod device_check;
 mod experiment;
+mod kyoka_command;
 mod matrix;
 mod new;
 #[cfg(feature = "parity")]
 mod parity;
 mod tidy;
+mod try_all;
+mod unchanged;
 mod validate;
 
 use std::path::{Path, PathBuf};
@@ -53,6 +56,9 @@ enum Command {
     /// Every family of checkpoints through every command, with real pictures and sounds and default settings (minutes)
     #[command(after_help = "Example:\n  cargo xtask matrix smolvlm_tiles qwen2_audio")]
     Matrix(matrix::MatrixArgs),
+    /// Short runs of eight recipes: the same bits as with the command of the commit before, or recorded metrics (a minute)
+    #[command(after_help = "Example:\n  cargo xtask unchanged --before /tmp/kyoka-before")]
+    Unchanged(unchanged::UnchangedArgs),
     /// Start a new algorithm or reward: file, test, `mod` line and row; the result compiles and its test passes
     New {
         /// What to make
@@ -108,6 +114,7 @@ fn main() -> Result<()> {
         Command::Bench { step: Some(step) } => bench::run_step(root, &step),
         Command::DeviceCheck(args) => device_check::run(root, &args),
         Command::Matrix(args) => matrix::run(root, &args),
+        Command::Unchanged(args) => unchanged::run(root, &args),
         Command::New { part, name } => new::run(root, part, &name),
         #[cfg(feature = "parity")]
         Command::Parity { folders, json } => parity::run(&folders, json),

@@ -3,18 +3,13 @@
 
 mod subjects;
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    sync::Mutex,
-    time::Instant,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use self::subjects::{Subject, subjects};
+pub use self::subjects::{Subject, subjects};
+use crate::{kyoka_command::KyokaCommand, try_all::try_all};
 
 /// What is asked.
 #[derive(Args)]
@@ -28,7 +23,7 @@ pub struct MatrixArgs {
 
 /// Runs the matrix and prints a line a family; fails if a cell fails.
 pub fn run(root: &Path, arguments: &MatrixArgs) -> Result<()> {
-    let kyoka = command(root, arguments.kyoka.as_deref())?;
+    let kyoka = KyokaCommand::find(root, arguments.kyoka.as_deref())?;
     let mut all = subjects(root);
     let known: Vec<&str> = all.iter().map(|subject| subject.name).collect();
     if let Some(unknown) = arguments.families.iter().find(|name| !known.contains(&name.as_str())) {
@@ -37,66 +32,21 @@ pub fn run(root: &Path, arguments: &MatrixArgs) -> Result<()> {
     if !arguments.families.is_empty() {
         all.retain(|subject| arguments.families.iter().any(|name| name == subject.name));
     }
-    let queue = Mutex::new(all.iter());
-    let failures = Mutex::new(Vec::new());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let Some(subject) = queue.lock().expect("no thread panics").next() else { return };
-                    let started = Instant::now();
-                    let outcome = tempfile::tempdir()
-                        .context("a folder")
-                        .and_then(|home| Trial { kyoka: &kyoka, home: home.path(), subject }.run());
-                    let seconds = started.elapsed().as_secs_f64();
-                    match outcome {
-                        Ok(calls) => println!("{:<22} {calls:>2} calls good, {seconds:.1} s", subject.name),
-                        Err(error) => {
-                            println!("{:<22} FAILED", subject.name);
-                            failures
-                                .lock()
-                                .expect("no thread panics")
-                                .push(format!("{}: {error:#}", subject.name));
-                        }
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().expect("no thread panics");
-    ensure!(
-        failures.is_empty(),
-        "{} of {} families failed\n\n{}",
-        failures.len(),
-        all.len(),
-        failures.join("\n\n")
-    );
-    Ok(())
-}
-
-/// The command that is tried.
-fn command(root: &Path, given: Option<&Path>) -> Result<PathBuf> {
-    if let Some(path) = given {
-        return path.canonicalize().with_context(|| path.display().to_string());
-    }
-    let beside = std::env::current_exe()?.with_file_name(format!("kyoka{}", std::env::consts::EXE_SUFFIX));
-    if !beside.is_file() {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let status =
-            Command::new(cargo).args(["build", "--package", "kyoka-cli"]).current_dir(root).status()?;
-        ensure!(
-            status.success() && beside.is_file(),
-            "cargo build --package kyoka-cli left no {}",
-            beside.display()
-        );
-    }
-    Ok(beside)
+    try_all(
+        "families",
+        &all,
+        |subject| subject.name,
+        |subject| {
+            let home = tempfile::tempdir().context("a folder")?;
+            let calls = Trial { kyoka: &kyoka, home: home.path(), subject }.run()?;
+            Ok(format!("{calls:>2} calls good"))
+        },
+    )
 }
 
 /// One family in a folder of its own.
 struct Trial<'a> {
-    kyoka: &'a Path,
+    kyoka: &'a KyokaCommand,
     home: &'a Path,
     subject: &'a Subject,
 }
@@ -158,7 +108,7 @@ impl Trial<'_> {
         let mut calls = 0;
         let mut call = |arguments: &[&str]| {
             calls += 1;
-            self.call(arguments, None)
+            self.kyoka.call(self.home, arguments, None)
         };
         call(&["data", "check", "data/train.jsonl"])?;
         call(&["plan", "whole.toml"])?;
@@ -186,7 +136,11 @@ impl Trial<'_> {
                 ensure!(answer == of_run, "{arguments:?} answers {answer:?}, the run {of_run:?}");
             }
             let lines: String = subject.chat_lines().map(|line| line + "\n").collect();
-            let answer = self.call(&["chat", "--model", "run", "--max-new-tokens", "4"], Some(&lines))?;
+            let answer = self.kyoka.call(
+                self.home,
+                &["chat", "--model", "run", "--max-new-tokens", "4"],
+                Some(&lines),
+            )?;
             ensure!(answer.lines().count() >= 2, "two questions, and these answers: {answer:?}");
             calls += 1;
         }
@@ -204,26 +158,6 @@ impl Trial<'_> {
         };
         ensure!(weights("run")? == weights("again")?, "the resumed run ends with other weights");
         Ok(())
-    }
-
-    /// Standard output of a call that must end well.
-    fn call(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
-        let shown = arguments.join(" ");
-        let mut child = Command::new(self.kyoka)
-            .args(arguments)
-            .env("RAYON_NUM_THREADS", "1")
-            .current_dir(self.home)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| shown.clone())?;
-        // A command that fails early reads nothing.
-        let _ = child.stdin.take().context("a pipe")?.write_all(input.unwrap_or_default().as_bytes());
-        let Output { status, stdout, stderr } = child.wait_with_output()?;
-        let stdout = String::from_utf8_lossy(&stdout).into_owned();
-        ensure!(status.success(), "kyoka {shown}: {status}\n{stdout}{}", String::from_utf8_lossy(&stderr));
-        Ok(stdout)
     }
 }
 
