@@ -104,6 +104,49 @@ pub trait RewardFn: Send + Sync {
     ) -> Result<Vec<Reward>, RewardError> {
         completions.iter().map(|completion| self.score(context, completion)).collect()
     }
+
+    /// [`score_group`](Self::score_group), and a look at what came: this is what callers call, and nothing to implement.
+    ///
+    /// # Errors
+    /// If there is not one reward a completion, a number is not finite, or a verdict stands outside its completion.
+    fn judge(
+        &self,
+        context: &RewardContext<'_>,
+        completions: &[Completion],
+    ) -> Result<Vec<Reward>, RewardError> {
+        let rewards = self.score_group(context, completions)?;
+        let (expected, got) = (completions.len(), rewards.len());
+        let named = || (self.name().to_owned(), context.sample.id.clone());
+        if got != expected {
+            let (reward, id) = named();
+            return Err(RewardError::Count { reward, id, expected, got });
+        }
+        for (completion, given) in completions.iter().zip(&rewards) {
+            given.check(completion.token_spans.len(), named)?;
+        }
+        Ok(rewards)
+    }
+}
+
+impl Reward {
+    /// An error that names rule and row, if a number is not finite or a verdict stands outside a completion of
+    /// `num_tokens`.
+    fn check(&self, num_tokens: usize, named: impl Fn() -> (String, String)) -> Result<(), RewardError> {
+        let within = |tokens: &Range<usize>| !tokens.is_empty() && tokens.end <= num_tokens;
+        if let Some(StepVerdict { step, tokens, .. }) = self.steps.iter().find(|step| !within(&step.tokens)) {
+            let ((reward, id), step, got) = (named(), *step, tokens.clone());
+            return Err(RewardError::StepTokens { reward, id, step, expected: num_tokens, got });
+        }
+        let steps = self.steps.iter().map(|verdict| verdict.value);
+        let terms = self.terms.iter().flat_map(|&(weight, value)| [weight, value]);
+        match self.total.into_iter().chain(steps).chain(terms).find(|value| !value.is_finite()) {
+            Some(got) => {
+                let (reward, id) = named();
+                Err(RewardError::NotFinite { reward, id, got })
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Why no completion of a row can ever be judged.
@@ -139,6 +182,18 @@ pub enum RewardError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// There is not one reward a completion.
+    #[error("reward {reward}: row {id}: expected {expected} rewards, one a completion, got {got}")]
+    Count {
+        /// The rule.
+        reward: String,
+        /// The row.
+        id: String,
+        /// Completions.
+        expected: usize,
+        /// Rewards.
+        got: usize,
+    },
     /// The rule gave something that is not a number.
     #[error("reward {reward}: row {id}: expected a finite number, got {got}")]
     NotFinite {
@@ -165,4 +220,62 @@ pub enum RewardError {
         /// Where the verdict stands.
         got: Range<usize>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives what it holds, whatever is asked.
+    struct Canned(Vec<Reward>);
+
+    impl RewardFn for Canned {
+        fn name(&self) -> &str {
+            "canned"
+        }
+
+        fn score(&self, _: &RewardContext<'_>, _: &Completion) -> Result<Reward, RewardError> {
+            Ok(Reward::ungraded())
+        }
+
+        fn score_group(&self, _: &RewardContext<'_>, _: &[Completion]) -> Result<Vec<Reward>, RewardError> {
+            Ok(self.0.clone())
+        }
+    }
+
+    fn judged(rewards: Vec<Reward>) -> Result<Vec<Reward>, String> {
+        let sample = Sample { id: "row-7".into(), ..Sample::default() };
+        let completion =
+            Completion { text: "ab".into(), token_spans: vec![0..1, 1..2], ..Completion::default() };
+        Canned(rewards)
+            .judge(&RewardContext { sample: &sample }, &[completion])
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn verdicts_outside_the_completion_are_refused_with_their_row() {
+        let stated = |tokens| {
+            let steps = vec![StepVerdict { step: 3, tokens, value: 1.0 }];
+            judged(vec![Reward { total: Some(0.0), steps, ..Reward::default() }])
+        };
+        assert!(stated(0..2).is_ok());
+        let expected = "reward canned: row row-7: step 3: expected at least one token within 0..2, got 1..3";
+        assert_eq!(stated(1..3), Err(expected.to_owned()));
+        assert!(stated(1..1).is_err(), "a step that no token states");
+    }
+
+    #[test]
+    fn a_reward_a_completion_and_finite_numbers() {
+        assert_eq!(judged(vec![Reward::ungraded()]), Ok(vec![Reward::ungraded()]));
+        let expected = "reward canned: row row-7: expected 1 rewards, one a completion, got 0";
+        assert_eq!(judged(Vec::new()), Err(expected.to_owned()));
+        let total = Reward::graded("total", f32::NAN);
+        let term = Reward { terms: vec![(1.0, f32::INFINITY)], ..Reward::graded("total", 1.0) };
+        let steps = vec![StepVerdict { step: 0, tokens: 0..1, value: f32::NAN }];
+        let step = Reward { steps, ..Reward::graded("total", 1.0) };
+        for reward in [total, term, step] {
+            let error = judged(vec![reward]).unwrap_err();
+            assert!(error.starts_with("reward canned: row row-7: expected a finite number, got "), "{error}");
+        }
+    }
 }

@@ -97,6 +97,13 @@ pub struct Rollout {
     pub stop_reason: StopReason,
 }
 
+impl Rollout {
+    /// Whether the limit of tokens cut it off.
+    pub fn is_truncated(&self) -> bool {
+        self.stop_reason == StopReason::Length
+    }
+}
+
 /// The completions of one prompt.
 #[derive(Debug, Clone)]
 pub struct RolloutGroup {
@@ -121,6 +128,36 @@ pub struct RolloutRequest<'a> {
     pub seed: u64,
     /// Recorded in the groups.
     pub policy_version: u64,
+}
+
+impl RolloutRequest<'_> {
+    /// What an engine gave, if it is what was asked for: a group a prompt, as many completions as wanted, each with at
+    /// least a token and with a log-probability for every token.
+    ///
+    /// # Errors
+    /// Says what is missing, and of which prompt.
+    pub fn checked(&self, groups: Vec<RolloutGroup>) -> Result<Vec<RolloutGroup>, RolloutError> {
+        let (expected, got) = (self.prompts.len(), groups.len());
+        if got != expected {
+            return Err(RolloutError::Count { what: "groups, one a prompt", expected, got });
+        }
+        for (index, group) in groups.iter().enumerate() {
+            let (expected, got) = (self.group_size, group.rollouts.len());
+            if got != expected {
+                return Err(RolloutError::Count { what: "completions of every prompt", expected, got });
+            }
+            for Rollout { token_ids, logprobs, .. } in &group.rollouts {
+                let (expected, got) = (token_ids.len(), logprobs.len());
+                if expected == 0 {
+                    return Err(RolloutError::EmptyCompletion { index });
+                }
+                if got != expected {
+                    return Err(RolloutError::MissingLogprobs { index, expected, got });
+                }
+            }
+        }
+        Ok(groups)
+    }
 }
 
 /// Draws completions from a policy, in this process or elsewhere.
@@ -165,6 +202,22 @@ pub enum RolloutError {
         /// Place in the request.
         index: usize,
     },
+    /// The engine gave more or less than it was asked for.
+    #[error("expected {expected} {what}, got {got}")]
+    Count {
+        /// What was asked for.
+        what: &'static str,
+        /// How many.
+        expected: usize,
+        /// How many came.
+        got: usize,
+    },
+    /// A completion holds no token, not even an end token.
+    #[error("prompt {index}: expected a completion of at least one token, got an empty one")]
+    EmptyCompletion {
+        /// Place in the request.
+        index: usize,
+    },
     /// The engine did not say how likely its tokens were, which every update needs.
     #[error("prompt {index}: expected {expected} log-probabilities of the tokens of a completion, got {got}")]
     MissingLogprobs {
@@ -184,4 +237,52 @@ pub enum RolloutError {
         /// Place in the request.
         index: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(completions: &[(usize, usize)]) -> RolloutGroup {
+        let rollout = |&(tokens, logprobs): &(usize, usize)| Rollout {
+            token_ids: vec![1; tokens],
+            logprobs: vec![-1.0; logprobs],
+            entropies: Vec::new(),
+            stop_reason: StopReason::EndToken,
+        };
+        RolloutGroup {
+            prompt: Prompt::default(),
+            rollouts: completions.iter().map(rollout).collect(),
+            policy_version: 0,
+        }
+    }
+
+    #[test]
+    fn what_an_engine_gives_is_what_was_asked_for() {
+        let (prompts, sampling) = ([Prompt::default(), Prompt::default()], SamplingConfig::default());
+        let request = RolloutRequest {
+            prompts: &prompts,
+            group_size: 2,
+            sampling: &sampling,
+            seed: 0,
+            policy_version: 0,
+        };
+        let checked = |groups| request.checked(groups).map(drop).map_err(|error| error.to_string());
+        let whole = || group(&[(2, 2), (1, 1)]);
+        assert_eq!(checked(vec![whole(), whole()]), Ok(()));
+        for (groups, message) in [
+            (vec![whole()], "expected 2 groups, one a prompt, got 1"),
+            (vec![whole(), group(&[(1, 1)])], "expected 2 completions of every prompt, got 1"),
+            (
+                vec![group(&[(1, 1), (0, 0)]), whole()],
+                "prompt 0: expected a completion of at least one token, got an empty one",
+            ),
+            (
+                vec![whole(), group(&[(2, 0), (1, 1)])],
+                "prompt 1: expected 2 log-probabilities of the tokens of a completion, got 0",
+            ),
+        ] {
+            assert_eq!(checked(groups), Err(message.to_owned()));
+        }
+    }
 }

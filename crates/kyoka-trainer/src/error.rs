@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use kyoka_core::{AdvantageError, Origin, ParameterError, RewardError, RolloutError};
+use kyoka_core::{AdvantageError, Origin, ParameterError, RewardError, RolloutError, Sample};
 
-use crate::SettingError;
+use crate::{SettingError, TaskError};
 
 /// Why training stopped.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ pub enum TrainError {
         /// The row.
         id: String,
         /// What is wrong.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: TaskError,
     },
     /// Sampling failed.
     #[error("{stage}, step {step}: rollout: {source}")]
@@ -130,6 +130,11 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// From what is wrong with a row to the error that names it.
+    pub(crate) fn row(sample: &Sample) -> impl Fn(TaskError) -> Self {
+        move |source| Self::Row { origin: sample.origin.clone(), id: sample.id.clone(), source }
+    }
+
     /// Whether this is an engine that was told to stop, rather than a fault.
     pub(crate) fn is_interruption(&self) -> bool {
         matches!(self, Self::Rollout { source: RolloutError::Interrupted, .. })

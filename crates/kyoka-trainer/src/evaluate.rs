@@ -4,14 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kyoka_core::{
     Completion, Prompt, Reward, RewardContext, RewardFn, Rollout, RolloutError, RolloutGroup, RolloutRequest,
-    Sample, SamplingConfig, StopReason,
+    Sample, SamplingConfig,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    EngineFactory, SampleRecord, Task, TrainError, TrainableLm,
-    rl::{check, record},
-};
+use crate::{EngineFactory, SampleRecord, Task, TrainError, TrainableLm, part_means::PartMeans};
 
 /// Mean of every reward part over a split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,7 +82,7 @@ pub fn evaluate<M: TrainableLm>(
         }
         let prompts: Vec<Prompt> = chunk
             .iter()
-            .map(|sample| evaluation.task.prompt(sample, None).map_err(|source| row_error(sample, source)))
+            .map(|sample| evaluation.task.prompt(sample, None).map_err(TrainError::row(sample)))
             .collect::<Result<_, _>>()?;
         let request = RolloutRequest {
             prompts: &prompts,
@@ -95,11 +92,13 @@ pub fn evaluate<M: TrainableLm>(
             seed: evaluation.seed ^ ((index as u64) << 32),
             policy_version: 0,
         };
-        let groups = engine.generate(request).map_err(failed)?;
+        let groups = engine.generate(request).and_then(|groups| request.checked(groups)).map_err(failed)?;
         for (sample, group) in chunk.iter().zip(groups) {
             let judged = evaluation.judge(sample, &group)?;
             tally.add(&group.rollouts, &judged);
-            records.extend(judged.iter().map(|(completion, reward)| record(sample, completion, reward)));
+            records.extend(
+                judged.iter().map(|(completion, reward)| SampleRecord::new(sample, completion, reward)),
+            );
         }
     }
     Ok(EvalReport { summary: tally.summary(split), samples: records })
@@ -109,10 +108,8 @@ impl<M> Evaluation<'_, M> {
     fn judge(&self, sample: &Sample, group: &RolloutGroup) -> Result<Vec<(Completion, Reward)>, TrainError> {
         let read = |rollout| self.task.read(rollout, self.sampling.max_new_tokens);
         let completions: Vec<Completion> = group.rollouts.iter().map(read).collect();
-        let rewards = self.reward.score_group(&RewardContext { sample }, &completions)?;
-        let judged: Vec<(Completion, Reward)> = completions.into_iter().zip(rewards).collect();
-        judged.iter().try_for_each(|judged| check(self.reward.name(), sample, judged))?;
-        Ok(judged)
+        let rewards = self.reward.judge(&RewardContext { sample }, &completions)?;
+        Ok(completions.into_iter().zip(rewards).collect())
     }
 }
 
@@ -135,7 +132,7 @@ impl Tally {
             let Some(total) = reward.total else { continue };
             graded = true;
             self.means.add("length", rollout.token_ids.len() as f64);
-            self.means.add("truncated_share", truncated(rollout));
+            self.means.add("truncated_share", f64::from(u8::from(rollout.is_truncated())));
             self.means.add("total", f64::from(total));
             reward.parts.iter().for_each(|(name, value)| self.means.add(name, f64::from(*value)));
             let accuracy = reward.part("accuracy").map(|accuracy| accuracy >= 1.0);
@@ -159,37 +156,10 @@ pub fn pass_at(num_samples: usize) -> String {
     format!("pass@{num_samples}")
 }
 
-/// 1 for a completion that the limit of tokens cut off, else 0.
-pub(crate) fn truncated(rollout: &Rollout) -> f64 {
-    f64::from(u8::from(rollout.stop_reason == StopReason::Length))
-}
-
-pub(crate) fn row_error(sample: &Sample, source: crate::TaskError) -> TrainError {
-    TrainError::Row { origin: sample.origin.clone(), id: sample.id.clone(), source }
-}
-
-/// Means by name, each over the completions that have the part.
-#[derive(Default)]
-pub(crate) struct PartMeans(Vec<(String, f64, f64)>);
-
-impl PartMeans {
-    pub fn add(&mut self, name: &str, value: f64) {
-        match self.0.iter_mut().find(|(part, _, _)| part == name) {
-            Some((_, sum, count)) => {
-                *sum += value;
-                *count += 1.0;
-            }
-            None => self.0.push((name.to_owned(), value, 1.0)),
-        }
-    }
-
-    pub fn finish(self) -> Vec<(String, f64)> {
-        self.0.into_iter().map(|(name, sum, count)| (name, sum / count)).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use kyoka_core::StopReason;
+
     use super::*;
 
     #[test]

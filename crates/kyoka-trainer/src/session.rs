@@ -7,33 +7,11 @@ use std::{
 
 use burn::optim::GradientsParams;
 use kyoka_core::Metrics;
-use serde::Serialize;
 
 use crate::{
     AdamW, AdamWConfig, Checkpoint, CheckpointStore, CriticState, EvalReport, LearningRate, NotFiniteUpdate,
-    Progress, SavedState, TrainError, TrainableLm, global_norm, scale_gradients,
+    Progress, SampleRecord, SavedState, TrainError, TrainableLm, global_norm, scale_gradients,
 };
-
-/// A sampled completion, for the log.
-#[derive(Debug, Clone, Serialize)]
-pub struct SampleRecord {
-    /// The row.
-    pub id: String,
-    /// Prompt text with placeholders.
-    pub prompt: String,
-    /// Files of the prompt's pictures.
-    pub images: Vec<PathBuf>,
-    /// Files of the prompt's sounds.
-    pub audios: Vec<PathBuf>,
-    /// The row's answer.
-    pub answer: Option<String>,
-    /// What the policy wrote.
-    pub completion: String,
-    /// Reward, `None` if ungraded.
-    pub reward: Option<f32>,
-    /// Its parts.
-    pub parts: Vec<(String, f32)>,
-}
 
 /// What a step tells.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AdamWConfig, LearningRate, PackItem, Pass, PassKind, Session, SettingError, Stage, StepReport, Task,
-    TrainError, TrainableLm, evaluate::row_error, plan_micro_batches, range::at_least_1,
+    TrainError, TrainableLm, plan_micro_batches, range::at_least_1,
 };
 
 /// Settings of the stage.
@@ -113,8 +113,8 @@ impl<M: TrainableLm> Stage<M> for SftStage<'_> {
         for (slot, sample) in rows.iter().enumerate() {
             let place = [0, session.progress.stage as u64, step as u64, slot as u64];
             let prompt = self.task.prompt(sample, self.config.augment.then_some(&place));
-            let prompt = prompt.map_err(|source| row_error(sample, source))?;
-            let target = self.task.target(sample).map_err(|source| row_error(sample, source))?;
+            let prompt = prompt.map_err(TrainError::row(sample))?;
+            let target = self.task.target(sample).map_err(TrainError::row(sample))?;
             batch.push((prompt, target));
         }
         let row_names = || rows.iter().map(|sample| sample.id.as_str()).collect::<Vec<_>>().join(" ");

@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     AdamWConfig, LearningRate, Pass, PassKind, Session, SettingError, Stage, StepReport, Task, TrainError,
-    TrainableLm, averaged, evaluate::row_error,
+    TrainableLm, averaged,
 };
 
 /// Trains the policy on pairs of a preferred and a rejected completion.
@@ -104,7 +104,7 @@ impl<'a> PreferenceStage<'a> {
         let known = |&row: &usize| {
             self.table.get(row).ok_or_else(|| {
                 let reason = "expected the reference's log-probabilities of this pair, got none: the run was begun with fewer steps, and the policy that it began from is gone";
-                row_error(&self.rows[row].sample, reason.into())
+                TrainError::row(&self.rows[row].sample)(reason.into())
             })
         };
         rows.iter().map(known).collect()

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use kyoka_core::{CausalLm, Distribution, PackedGroup, Prompt};
 use kyoka_data::PreferenceRow;
 
-use crate::{PackItem, Task, TrainError, evaluate::row_error, plan_micro_batches};
+use crate::{PackItem, Task, TrainError, plan_micro_batches};
 
 /// A prompt with the completions that are scored after it.
 pub(crate) struct Comparison {
@@ -24,14 +24,13 @@ impl Comparison {
         with_mismatched: bool,
     ) -> Result<Self, TrainError> {
         let own = &rows[row];
-        let encode = |row: &PreferenceRow, text: &str| {
-            task.encode(text).map_err(|source| row_error(&row.sample, source))
-        };
+        let encode =
+            |row: &PreferenceRow, text: &str| task.encode(text).map_err(TrainError::row(&row.sample));
         let next = &rows[(row + 1) % rows.len()];
         let other = if row.is_multiple_of(2) { &next.chosen } else { &next.rejected };
         let has_other = with_mismatched && rows.len() > 1;
         Ok(Self {
-            prompt: task.prompt(&own.sample, None).map_err(|source| row_error(&own.sample, source))?,
+            prompt: task.prompt(&own.sample, None).map_err(TrainError::row(&own.sample))?,
             chosen: encode(own, &own.chosen)?,
             rejected: encode(own, &own.rejected)?,
             mismatched: has_other.then(|| encode(next, other)).transpose()?,

@@ -8,10 +8,11 @@ use kyoka_algorithms::{
 use kyoka_core::{AdvantageError, AdvantageEstimator, GroupRewards, Metrics, StopReason};
 
 use super::{
-    batch::{Credited, MicroBatch, Rows},
+    batch::{MicroBatch, Rows},
+    credited::Credited,
     groups::{JudgedGroup, sampled_entropy},
-    loss::{entropies, log_distribution},
     replay::{Replayed, magnitude},
+    token_distribution::{entropies, log_distribution},
 };
 use crate::{Critic, Session, TrainableLm};
 

@@ -2,16 +2,28 @@
 
 use std::time::Instant;
 
+use kyoka_algorithms::Algorithm;
 use kyoka_core::{
-    Completion, Metrics, Prompt, Reward, RewardContext, Rollout, RolloutGroup, RolloutRequest, Sample,
-    SamplingConfig,
+    Completion, Metrics, Prompt, Reward, RewardContext, RewardFn, Rollout, RolloutGroup, RolloutRequest,
+    Sample, SamplingConfig,
 };
+use kyoka_data::Shuffled;
 
 use super::{
-    RlStage,
-    groups::{JudgedGroup, Place, check, log_rewards, with_logprobs},
+    config::RlConfig,
+    groups::{JudgedGroup, Place, log_rewards},
 };
-use crate::{Session, TrainError, TrainableLm, evaluate::row_error};
+use crate::{EngineFactory, Session, Task, TrainError, TrainableLm};
+
+/// Where groups come from: rows in their order, an engine, a judge.
+pub(super) struct Gatherer<'a, M> {
+    pub config: &'a RlConfig,
+    pub task: &'a dyn Task,
+    pub reward: &'a dyn RewardFn,
+    pub engine: EngineFactory<'a, M>,
+    pub samples: &'a [Sample],
+    pub order: Shuffled,
+}
 
 /// The groups of a step.
 pub(super) struct Gathered<'a> {
@@ -37,23 +49,25 @@ impl Sampled {
     }
 }
 
-impl<'a, M: TrainableLm> RlStage<'a, M> {
+impl<'a, M: TrainableLm> Gatherer<'a, M> {
     /// The prompt of a row; the same place gives the same random changes.
-    pub(super) fn prompt(&self, row: usize, place: &[u64]) -> Result<Prompt, TrainError> {
+    pub fn prompt(&self, row: usize, place: &[u64]) -> Result<Prompt, TrainError> {
         let sample = &self.samples[row];
         let prompt = self.task.prompt(sample, self.config.augment.then_some(place));
-        prompt.map_err(|source| row_error(sample, source))
+        prompt.map_err(TrainError::row(sample))
     }
 
     /// Samples and judges one round of prompts; moves the data position.
     fn round(
         &self,
+        algorithm: &Algorithm,
         session: &mut Session<M>,
         round: (usize, usize),
         metrics: &mut Metrics,
     ) -> Result<Gathered<'a>, TrainError> {
         let started = Instant::now();
-        let sampled = self.sample(session, round)?;
+        let greedy = algorithm.advantage.needs_greedy_rollout();
+        let sampled = self.sample(session, round, greedy)?;
         let tokens = sampled.num_tokens();
         session.progress.generated_tokens += tokens as u64;
         add(metrics, "generated_tokens", tokens as f64);
@@ -71,17 +85,17 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         }
         add(metrics, "time/reward_s", started.elapsed().as_secs_f64());
         // What is left of a group after ungraded completions must still be comparable.
-        let fewest = self.algorithm.advantage.min_group_size();
-        let greedy = self.algorithm.advantage.needs_greedy_rollout();
+        let fewest = algorithm.advantage.min_group_size();
         judged.retain(|group| group.rollouts.len() >= fewest && (!greedy || group.greedy_total.is_some()));
         Ok(Gathered { groups: judged, banned: sampled.banned })
     }
 
-    /// Completions of the next `count` rows, and the likeliest one of each where the credit wants it.
+    /// Completions of the next `count` rows, and the likeliest one of each with `greedy`.
     fn sample(
         &self,
         session: &mut Session<M>,
         (round, count): (usize, usize),
+        greedy: bool,
     ) -> Result<Sampled, TrainError> {
         let (step, position) = (session.progress.step, session.progress.position);
         let stage = session.progress.stage as u64;
@@ -100,10 +114,10 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
                 policy_version: step as u64,
             };
             let failed = |source| TrainError::Rollout { stage: "rl", step: step + 1, source };
-            engine.generate(request).and_then(with_logprobs).map_err(failed)
+            engine.generate(request).and_then(|groups| request.checked(groups)).map_err(failed)
         };
         let groups = generate(self.config.group_size, &self.config.sampling)?;
-        let likeliest = match self.algorithm.advantage.needs_greedy_rollout() {
+        let likeliest = match greedy {
             true => generate(1, &SamplingConfig { temperature: 0.0, ..self.config.sampling.clone() })?,
             false => Vec::new(),
         };
@@ -149,28 +163,27 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         let limit = self.config.sampling.max_new_tokens;
         let completions: Vec<Completion> =
             rollouts.iter().map(|rollout| self.task.read(rollout, limit)).collect();
-        let rewards = self.reward.score_group(&RewardContext { sample }, &completions)?;
-        let judged: Vec<(Completion, Reward)> = completions.into_iter().zip(rewards).collect();
-        judged.iter().try_for_each(|judged| check(self.reward.name(), sample, judged))?;
-        Ok(judged)
+        let rewards = self.reward.judge(&RewardContext { sample }, &completions)?;
+        Ok(completions.into_iter().zip(rewards).collect())
     }
 
     /// The groups of one step. With dynamic sampling, groups without spread are replaced, for some rounds.
-    pub(super) fn gather(
+    pub fn gather(
         &self,
+        algorithm: &Algorithm,
         session: &mut Session<M>,
         metrics: &mut Metrics,
     ) -> Result<Gathered<'a>, TrainError> {
         let wanted = self.config.prompts_per_step;
-        let Gathered { mut groups, banned } = self.round(session, (0, wanted), metrics)?;
+        let Gathered { mut groups, banned } = self.round(algorithm, session, (0, wanted), metrics)?;
         log_rewards(&groups, metrics);
-        if self.algorithm.dynamic_sampling {
-            groups.retain(|group| !group.is_useless(&self.algorithm));
+        if algorithm.dynamic_sampling {
+            groups.retain(|group| !group.is_useless(algorithm));
             let mut refills = 0;
             while groups.len() < wanted && refills < self.config.max_refills {
                 refills += 1;
-                let fresh = self.round(session, (refills, wanted), metrics)?;
-                groups.extend(fresh.groups.into_iter().filter(|group| !group.is_useless(&self.algorithm)));
+                let fresh = self.round(algorithm, session, (refills, wanted), metrics)?;
+                groups.extend(fresh.groups.into_iter().filter(|group| !group.is_useless(algorithm)));
             }
             groups.truncate(wanted);
             metrics.set("refills", refills as f64);

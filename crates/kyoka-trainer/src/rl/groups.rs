@@ -1,17 +1,9 @@
 //! Completions of a prompt with what was thought of them.
 
-use std::ops::Range;
-
 use kyoka_algorithms::{Algorithm, filter};
-use kyoka_core::{
-    Completion, CreditedStep, GroupRewards, Metrics, Modality, Prompt, Reward, RewardError, Rollout,
-    RolloutError, RolloutGroup, Sample,
-};
+use kyoka_core::{Completion, CreditedStep, GroupRewards, Metrics, Prompt, Reward, Rollout, Sample};
 
-use crate::{
-    SampleRecord,
-    evaluate::{PartMeans, truncated},
-};
+use crate::part_means::PartMeans;
 
 /// Where a row is used: it decides the row's random changes.
 pub(super) type Place = [u64; 4];
@@ -74,44 +66,6 @@ impl JudgedGroup<'_> {
     }
 }
 
-/// An error that names the row, if a number of a reward is none or a verdict stands outside the completion.
-pub(crate) fn check(
-    rule: &str,
-    sample: &Sample,
-    (completion, reward): &(Completion, Reward),
-) -> Result<(), RewardError> {
-    let expected = completion.token_spans.len();
-    let within = |tokens: &Range<usize>| !tokens.is_empty() && tokens.end <= expected;
-    if let Some(verdict) = reward.steps.iter().find(|verdict| !within(&verdict.tokens)) {
-        return Err(RewardError::StepTokens {
-            reward: rule.to_owned(),
-            id: sample.id.clone(),
-            step: verdict.step,
-            expected,
-            got: verdict.tokens.clone(),
-        });
-    }
-    let steps = reward.steps.iter().map(|verdict| verdict.value);
-    let terms = reward.terms.iter().flat_map(|&(weight, value)| [weight, value]);
-    match reward.total.into_iter().chain(steps).chain(terms).find(|value| !value.is_finite()) {
-        Some(got) => Err(RewardError::NotFinite { reward: rule.to_owned(), id: sample.id.clone(), got }),
-        None => Ok(()),
-    }
-}
-
-/// The groups, if every token of every completion has a log-probability.
-pub(super) fn with_logprobs(groups: Vec<RolloutGroup>) -> Result<Vec<RolloutGroup>, RolloutError> {
-    for (index, group) in groups.iter().enumerate() {
-        for rollout in &group.rollouts {
-            let (expected, got) = (rollout.token_ids.len(), rollout.logprobs.len());
-            if got != expected {
-                return Err(RolloutError::MissingLogprobs { index, expected, got });
-            }
-        }
-    }
-    Ok(groups)
-}
-
 /// Means over everything sampled in the first round, before any filter.
 pub(super) fn log_rewards(groups: &[JudgedGroup<'_>], metrics: &mut Metrics) {
     let rollouts: Vec<(&Rollout, &Reward)> =
@@ -121,7 +75,7 @@ pub(super) fn log_rewards(groups: &[JudgedGroup<'_>], metrics: &mut Metrics) {
         means.add("reward/total", f64::from(reward.total.expect("ungraded completions were left out")));
         reward.parts.iter().for_each(|(name, value)| means.add(&format!("reward/{name}"), f64::from(*value)));
         means.add("completion_length", rollout.token_ids.len() as f64);
-        means.add("truncated_share", truncated(rollout));
+        means.add("truncated_share", f64::from(u8::from(rollout.is_truncated())));
     }
     means.finish().into_iter().for_each(|(name, value)| metrics.set(name, value));
     let told = rollouts.iter().all(|(rollout, _)| rollout.entropies.len() == rollout.token_ids.len());
@@ -145,42 +99,4 @@ pub(super) fn sampled_entropy(metrics: &Metrics) -> f64 {
 fn mean<'a>(values: impl Iterator<Item = &'a f32>) -> f64 {
     let (count, sum) = values.fold((0, 0.0), |(count, sum), &value| (count + 1, sum + f64::from(value)));
     sum / f64::max(f64::from(count), 1.0)
-}
-
-/// A completion for the log.
-pub(crate) fn record(sample: &Sample, completion: &Completion, reward: &Reward) -> SampleRecord {
-    let files = |modality| sample.media(modality).map(|media| media.path.clone()).collect();
-    SampleRecord {
-        id: sample.id.clone(),
-        prompt: sample.prompt_text(),
-        images: files(Modality::Image),
-        audios: files(Modality::Audio),
-        answer: sample.answer_text(),
-        completion: completion.text.clone(),
-        reward: reward.total,
-        parts: reward.parts.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use kyoka_core::StepVerdict;
-
-    use super::*;
-
-    #[test]
-    fn verdicts_outside_the_completion_are_refused_with_their_row() {
-        let sample = Sample { id: "row-7".into(), ..Sample::default() };
-        let judged = |tokens| {
-            let (text, token_spans) = ("ab".into(), vec![0..1, 1..2]);
-            let completion = Completion { text, token_spans, ..Completion::default() };
-            let steps = vec![StepVerdict { step: 3, tokens, value: 1.0 }];
-            check("rule", &sample, &(completion, Reward { total: Some(0.0), steps, ..Reward::default() }))
-        };
-        assert!(judged(0..2).is_ok());
-        let error = judged(1..3).unwrap_err().to_string();
-        let expected = "reward rule: row row-7: step 3: expected at least one token within 0..2, got 1..3";
-        assert_eq!(error, expected);
-        assert!(judged(1..1).is_err(), "a step that no token states");
-    }
 }

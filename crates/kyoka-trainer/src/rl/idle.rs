@@ -3,7 +3,7 @@
 use kyoka_algorithms::Algorithm;
 use kyoka_core::{Rollout, StopReason};
 
-use super::{batch::Credited, groups::JudgedGroup};
+use super::{credited::Credited, groups::JudgedGroup};
 
 /// Why no token of a step's fresh groups moves the policy, for the user.
 pub(super) fn idle_reason(fresh: &[JudgedGroup<'_>], credited: &Credited, algorithm: &Algorithm) -> String {

@@ -2,15 +2,19 @@
 
 use burn::{
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Bool, Tensor, TensorData, activation::log_softmax},
+    tensor::{Bool, Tensor, TensorData},
 };
 use kyoka_algorithms::{
-    Algorithm, CriticKind, CriticSettings, Kl, KlEstimator, KlInput, KlPlacement, ValueLossInput, entropy,
-    full_kl, positive_nll, value_loss,
+    Algorithm, CriticKind, CriticSettings, Kl, KlEstimator, KlInput, KlPlacement, ValueLossInput, full_kl,
+    positive_nll, value_loss,
 };
-use kyoka_core::{CausalLm, Distribution, Metrics, PolicyLossInput};
+use kyoka_core::{Metrics, PolicyLossInput};
 
-use super::batch::{Credited, MicroBatch, Row, Rows};
+use super::{
+    batch::{MicroBatch, Row, Rows},
+    credited::Credited,
+    token_distribution::{entropies, log_distribution},
+};
 use crate::{Critic, Pass, PassKind, TrainableLm};
 
 /// Sums over the tokens of a step.
@@ -253,32 +257,6 @@ pub(super) fn critic_gradients<M: TrainableLm>(
 /// Whether the algorithm's critic has a trunk of its own.
 pub(super) fn own_trunk(algorithm: &Algorithm) -> Option<bool> {
     algorithm.critic.map(|critic| critic.kind == CriticKind::Separate)
-}
-
-/// A model, and the distribution that is made of its logits.
-type Policy<'a, M> = (&'a M, &'a Distribution<'a>);
-
-/// The distribution's logits of hidden rows `[R, T, D]`: `[R, T, V]`.
-fn logits<M: CausalLm>((model, distribution): Policy<'_, M>, hidden: Tensor<3>) -> Tensor<3> {
-    let [r, t, d] = hidden.dims();
-    let logits = distribution.logits(model.logits(hidden.reshape([r * t, d])));
-    let [_, vocab] = logits.dims();
-    logits.reshape([r, t, vocab])
-}
-
-/// Log-probabilities of the whole vocabulary at every token, `[R, T, V]`.
-pub(super) fn log_distribution<M: CausalLm>(policy: Policy<'_, M>, hidden: Tensor<3>) -> Tensor<3> {
-    log_softmax(logits(policy, hidden), 2)
-}
-
-/// Entropies of the policy at every token, `[R, T]`.
-pub(super) fn entropies<M: CausalLm>(
-    policy: Policy<'_, M>,
-    hidden: Tensor<3>,
-    mask: Tensor<2, Bool>,
-) -> Tensor<2> {
-    // The temperature is in the logits.
-    entropy(logits(policy, hidden), mask, 1.0)
 }
 
 fn value_losses(

@@ -7,7 +7,7 @@
 use kyoka_algorithms::Reduction;
 use kyoka_core::Metrics;
 
-use super::batch::Credited;
+use super::credited::Credited;
 
 /// The rows of each of `parts` mini-batches: even shares of the `num_fresh` first rows and of the `num_replayed` ones that
 /// follow, in order, so that the completions of a prompt stay together where they can.

@@ -3,12 +3,14 @@
 mod batch;
 mod config;
 mod credit;
+mod credited;
 mod gather;
 mod groups;
 mod idle;
 mod loss;
 mod mini_batches;
 mod replay;
+mod token_distribution;
 
 use std::time::Instant;
 
@@ -17,11 +19,11 @@ use kyoka_core::{Metrics, RewardFn, Sample};
 use kyoka_data::Shuffled;
 
 pub use self::config::RlConfig;
-pub(crate) use self::groups::{check, record};
 use self::{
-    batch::{Credited, Rows, Scoring},
+    batch::{Rows, Scoring},
     credit::StepState,
-    gather::Gathered,
+    credited::Credited,
+    gather::{Gathered, Gatherer},
     groups::{JudgedGroup, sampled_entropy},
     idle::idle_reason,
     loss::{Objective, critic_gradients, own_trunk},
@@ -29,8 +31,8 @@ use self::{
     replay::{Replay, Replayed},
 };
 use crate::{
-    AdamWConfig, EngineFactory, LearningRate, Progress, Session, SettingError, Stage, StepReport, Task,
-    TrainError, TrainableLm, averaged,
+    AdamWConfig, EngineFactory, LearningRate, Progress, SampleRecord, Session, SettingError, Stage,
+    StepReport, Task, TrainError, TrainableLm, averaged,
 };
 
 /// The stage: policy, rewards and algorithm meet here.
@@ -38,11 +40,7 @@ pub struct RlStage<'a, M> {
     config: &'a RlConfig,
     algorithm: Algorithm,
     replay: Option<Replay>,
-    task: &'a dyn Task,
-    reward: &'a dyn RewardFn,
-    engine: EngineFactory<'a, M>,
-    samples: &'a [Sample],
-    order: Shuffled,
+    gatherer: Gatherer<'a, M>,
 }
 
 impl<'a, M: TrainableLm> RlStage<'a, M> {
@@ -63,11 +61,14 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
             config,
             replay: algorithm.filters.replay.map(Replay::new),
             algorithm,
-            task,
-            reward,
-            engine,
-            samples,
-            order: Shuffled::new(samples.len(), seed),
+            gatherer: Gatherer {
+                config,
+                task,
+                reward,
+                engine,
+                samples,
+                order: Shuffled::new(samples.len(), seed),
+            },
         })
     }
 }
@@ -103,7 +104,7 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), String> {
-        self.replay.as_mut().map_or(Ok(()), |replay| replay.restore(state, self.samples.len()))
+        self.replay.as_mut().map_or(Ok(()), |replay| replay.restore(state, self.gatherer.samples.len()))
     }
 
     fn wants_reference(&self) -> bool {
@@ -117,12 +118,13 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
     fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
         let step = session.progress.step;
         let mut metrics = Metrics::default();
-        let Gathered { mut groups, banned } = self.gather(session, &mut metrics)?;
+        let Gathered { mut groups, banned } = self.gatherer.gather(&self.algorithm, session, &mut metrics)?;
         let started = Instant::now();
         let num_fresh = groups.len();
         let replayed = self.draw_replayed(session, &groups);
         for item in &replayed {
-            groups.push(item.group(&self.samples[item.row], self.prompt(item.row, &item.place)?));
+            let prompt = self.gatherer.prompt(item.row, &item.place)?;
+            groups.push(item.group(&self.gatherer.samples[item.row], prompt));
         }
         let scoring = Scoring {
             token_budget: self.config.tokens_per_micro_batch,
@@ -158,7 +160,10 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         self.updates(session, (&rows, &mut credited), &plan, &mut metrics)?;
         self.adapt(session, num_rows, &mut metrics);
         metrics.set("time/train_s", started.elapsed().as_secs_f64());
-        let samples = fresh.iter().take(2).map(|g| record(g.sample, &g.completions[0], &g.rewards[0]));
+        let samples = fresh
+            .iter()
+            .take(2)
+            .map(|group| SampleRecord::new(group.sample, &group.completions[0], &group.rewards[0]));
         let idle = trained_tokens == 0 && !pretraining;
         let warning = idle.then(|| idle_reason(fresh, &credited, &self.algorithm));
         let warning = warning.or_else(|| self.schedule_warning(step));

@@ -8,7 +8,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    batch::Credited,
+    credited::Credited,
     groups::{JudgedGroup, Place},
 };
 
