@@ -3,7 +3,7 @@
 use burn::{module::Module, tensor::Tensor};
 use kyoka_nn::{
     AttentionLayout, CompletionKv, GatedMlp, Linear, Linears, NamedLinears, Norm, NormKind, PrefixKv, Rotary,
-    WeightInit, attend, indices,
+    WeightInit, attend, indices, prefix_bias,
 };
 
 use crate::DecoderConfig;
@@ -96,7 +96,7 @@ impl DecoderLayer {
         };
         let lengths: Vec<usize> = layout.prompts.iter().map(|rows| rows.len()).collect();
         let value = by_head(heads.narrow(1, h + kv, kv));
-        PrefixKv { key: by_head(key), value, bias: PrefixKv::bias_of(&lengths, p, &device) }
+        PrefixKv { key: by_head(key), value, bias: prefix_bias(&lengths, p, &device) }
     }
 
     /// Attention of one new token a row, `g` rows a prompt; its keys and values are put into the cache at `t`.

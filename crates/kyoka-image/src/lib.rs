@@ -5,6 +5,7 @@ mod encoder;
 mod error;
 pub mod families;
 mod jpeg;
+mod limits;
 mod patches;
 mod picture;
 mod positions;

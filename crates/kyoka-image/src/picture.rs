@@ -7,12 +7,11 @@ use image::{
     codecs::png::PngEncoder, metadata::Orientation,
 };
 
-use crate::{ImageError, jpeg, tiff::Tiff};
-
-/// Largest side a picture may have; larger headers are refused before memory is taken.
-const MAX_SIDE: u32 = 16_384;
-/// Largest memory one decoded picture may take.
-pub(crate) const MAX_BYTES: u64 = 1 << 30;
+use crate::{
+    ImageError, jpeg,
+    limits::{MAX_BYTES, MAX_SIDE},
+    tiff::Tiff,
+};
 
 /// Eight-bit RGB pixels, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use tiff::{
     tags::Tag,
 };
 
-use crate::{ImageError, picture::MAX_BYTES};
+use crate::{ImageError, limits::MAX_BYTES};
 
 /// Values of the tag of extra samples.
 const PREMULTIPLIED_ALPHA: u16 = 1;

@@ -1,6 +1,6 @@
 //! Grouped-query attention over a prefix that many rows share.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use crate::fused;
 
@@ -13,40 +13,6 @@ pub struct PrefixKv {
     pub value: Tensor<4>,
     /// 0 on real positions, a large negative number on padding; shape `[B, 1, 1, P]`. `None` if nothing is padded.
     pub bias: Option<Tensor<4>>,
-}
-
-/// What is added to the score of a position that may not be seen.
-pub(crate) const MASKED: f32 = -1e9;
-
-/// A bias `[1, 1, 1, R * T, S]` for `T` queries of `R` heads over `S` keys, where query `t` sits at key
-/// `S - T + t` and sees what is not later.
-pub fn causal_bias(query_heads: usize, queries: usize, keys: usize, device: &Device) -> Tensor<5> {
-    let offset = keys - queries;
-    let row = move |t: usize| (0..keys).map(move |s| if s <= t + offset { 0.0 } else { MASKED });
-    let values: Vec<f32> = (0..query_heads).flat_map(|_| (0..queries).flat_map(row)).collect();
-    Tensor::from_data(TensorData::new(values, [1, 1, 1, query_heads * queries, keys]), device)
-}
-
-/// A bias from lengths: position `p` of row `b` counts if `p < lengths[b]`. `None` if all rows are full.
-///
-/// # Shapes
-/// - output: `[B, P]`
-pub(crate) fn length_bias(lengths: &[usize], width: usize, device: &Device) -> Option<Tensor<2>> {
-    if lengths.iter().all(|&length| length == width) {
-        return None;
-    }
-    let values: Vec<f32> = lengths
-        .iter()
-        .flat_map(|&length| (0..width).map(move |p| if p < length { 0.0 } else { MASKED }))
-        .collect();
-    Some(Tensor::from_data(TensorData::new(values, [lengths.len(), width]), device))
-}
-
-impl PrefixKv {
-    /// The bias of prefixes with the given lengths, padded to `width`.
-    pub fn bias_of(lengths: &[usize], width: usize, device: &Device) -> Option<Tensor<4>> {
-        length_bias(lengths, width, device).map(|bias| bias.reshape([lengths.len(), 1, 1, width]))
-    }
 }
 
 /// Scaled dot-product attention, `softmax(q k^T / sqrt(Dh) + bias) v`, over own keys and a shared prefix.
@@ -93,9 +59,10 @@ pub fn attend(
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Distribution, Tolerance};
+    use burn::tensor::{Device, Distribution, Tolerance};
 
     use super::*;
+    use crate::{causal_bias, prefix_bias};
 
     /// One row at a time, straight from the formula.
     fn plain(query: &Tensor<5>, key: &Tensor<5>, value: &Tensor<5>, bias: Option<Tensor<5>>) -> Tensor<5> {
@@ -112,7 +79,7 @@ mod tests {
         let prefix = PrefixKv {
             key: Tensor::random([b, h, p, d], Distribution::Default, &device),
             value: Tensor::random([b, h, p, d], Distribution::Default, &device),
-            bias: PrefixKv::bias_of(&[5, 3], p, &device),
+            bias: prefix_bias(&[5, 3], p, &device),
         };
         let shared = attend(
             query.clone(),

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod attention;
+mod attention_bias;
+mod attention_layout;
 mod cache;
 mod checkpoint;
 mod dropout;
@@ -16,7 +18,9 @@ mod rope_scaling;
 mod rotary;
 mod weight_rule;
 
-pub use attention::{PrefixKv, attend, causal_bias};
+pub use attention::{PrefixKv, attend};
+pub use attention_bias::{causal_bias, prefix_bias};
+pub use attention_layout::{AttentionLayout, HeadConfig, indices};
 pub use cache::CompletionKv;
 pub use checkpoint::{
     CheckpointError, CheckpointFiles, CheckpointLayout, ConfigError, ConfigFields, DiskTensor, Dtype, Fit,
@@ -29,7 +33,7 @@ pub use init::WeightInit;
 pub use linear::{Linear, Linears, LowRank, LowRankConfig, NamedLinears};
 pub use mlp::{Activation, GatedMlp, GeluMlp};
 pub use norm::{Norm, NormKind};
-pub use packed_attention::{AttentionLayout, HeadConfig, indices, masked_attention, packed_attention};
+pub use packed_attention::{masked_attention, packed_attention};
 pub use rope_scaling::{RopeScaling, yarn_attention_factor};
 pub use rotary::{Position, Rotary, RotaryAxes, RotaryConfig};
 pub use weight_rule::WeightRule;

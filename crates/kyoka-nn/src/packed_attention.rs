@@ -1,124 +1,12 @@
 //! Attention over a flat pass: prompts first, their completions after, nothing padded.
 
-use std::{
-    ops::Range,
-    sync::{Arc, OnceLock},
+use std::sync::Arc;
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::{
+    AttentionLayout, HeadConfig, PrefixKv, attend, attention_bias::MASKED, attention_layout::Block, fused,
 };
-
-use burn::tensor::{Device, Int, Tensor, TensorData};
-
-use crate::{PrefixKv, Rotary, attend, attention::MASKED, causal_bias, fused};
-
-/// Heads and their width.
-#[derive(Debug, Clone, Copy)]
-pub struct HeadConfig {
-    /// Query heads, `H`.
-    pub num_heads: usize,
-    /// Key and value heads, `Hkv`; divides the query heads.
-    pub num_kv_heads: usize,
-    /// Width of a head, `Dh`.
-    pub d_head: usize,
-}
-
-impl HeadConfig {
-    /// Values a row: queries, keys and values.
-    pub fn row_width(self) -> usize {
-        (self.num_heads + 2 * self.num_kv_heads) * self.d_head
-    }
-}
-
-/// Where queries, keys and values stand in a flat pass, and what sees what.
-///
-/// The pass holds the rows of all prompts one after the other, then the rows of all completions, prompt by prompt. A
-/// row holds `H` query heads, `Hkv` key heads and `Hkv` value heads of `Dh` values, in this order; query heads that
-/// share a key head are adjacent. Prompts see themselves; completions see their own prompt and themselves.
-#[derive(Debug)]
-pub struct AttentionLayout {
-    /// Heads of a row.
-    pub heads: HeadConfig,
-    /// Whether a prompt's position sees earlier ones only. Completions are always causal.
-    pub causal: bool,
-    /// Rows of each prompt.
-    pub prompts: Vec<Range<usize>>,
-    /// Rows of each completion of each prompt.
-    pub completions: Vec<Vec<Range<usize>>>,
-    /// Turns queries and keys before they meet, one row of the tables a row of the pass.
-    pub rotary: Option<Rotary>,
-    num_rows: usize,
-    /// Rectangles of the composed form, made once for all layers.
-    padded: OnceLock<Padded>,
-}
-
-impl AttentionLayout {
-    /// Prompts alone, of the given lengths.
-    ///
-    /// # Panics
-    /// If the heads do not divide or a prompt is empty.
-    pub fn new(heads: HeadConfig, prompt_lens: &[usize], causal: bool) -> Self {
-        let HeadConfig { num_heads, num_kv_heads, .. } = heads;
-        assert!(
-            num_heads % num_kv_heads == 0,
-            "attention: {num_kv_heads} key heads do not divide {num_heads} query heads"
-        );
-        assert!(
-            prompt_lens.iter().all(|&len| len > 0),
-            "attention: expected prompts with rows, got an empty one"
-        );
-        let mut num_rows = 0;
-        let prompts = ranges(&mut num_rows, prompt_lens);
-        let completions = vec![Vec::new(); prompt_lens.len()];
-        Self { heads, causal, prompts, completions, rotary: None, num_rows, padded: OnceLock::new() }
-    }
-
-    /// With completions after the prompts: the lengths of those of every prompt. A completion may have no row.
-    ///
-    /// # Panics
-    /// If there is not one list a prompt.
-    pub fn with_completions(mut self, completion_lens: &[Vec<usize>]) -> Self {
-        assert_eq!(completion_lens.len(), self.prompts.len(), "attention: expected lengths for every prompt");
-        self.completions = completion_lens.iter().map(|lens| ranges(&mut self.num_rows, lens)).collect();
-        self
-    }
-
-    /// With queries and keys turned.
-    pub fn with_rotary(mut self, rotary: Rotary) -> Self {
-        self.rotary = Some(rotary);
-        self
-    }
-
-    /// Rows of the pass.
-    pub fn num_rows(&self) -> usize {
-        self.num_rows
-    }
-
-    /// Longest prompt.
-    pub fn longest_prompt(&self) -> usize {
-        self.prompts.iter().map(Range::len).max().unwrap_or(0)
-    }
-
-    /// For every position of prompts padded to the longest one, its row; the prompt's first row where padded.
-    pub fn padded_prompt_rows(&self) -> Vec<usize> {
-        let width = self.longest_prompt();
-        self.prompts.iter().flat_map(|rows| (0..width).map(|p| padded_row(rows, p))).collect()
-    }
-
-    fn padded(&self, device: &Device) -> &Padded {
-        self.padded.get_or_init(|| Padded::new(self, device))
-    }
-}
-
-fn padded_row(rows: &Range<usize>, position: usize) -> usize {
-    if position < rows.len() { rows.start + position } else { rows.start }
-}
-
-fn ranges(next: &mut usize, lens: &[usize]) -> Vec<Range<usize>> {
-    let range = |&len: &usize| {
-        let start = *next;
-        *next += len;
-        start..*next
-    };
-    lens.iter().map(range).collect()
-}
 
 /// Attention of a whole pass. On the CPU one fused operation that keeps no scores for its backward pass; elsewhere
 /// composed from [`attend`].
@@ -132,76 +20,14 @@ fn ranges(next: &mut usize, lens: &[usize]) -> Vec<Range<usize>> {
 pub fn packed_attention(qkv: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
     let expected = [layout.num_rows(), layout.heads.row_width()];
     assert_eq!(qkv.dims(), expected, "attention: expected rows and width of the layout");
-    fused::attention(qkv, layout)
-}
-
-/// The pass as rectangles: `B` prompts of `P` rows, and `B x G` completions of `T` rows.
-#[derive(Debug)]
-struct Padded {
-    prompts: Block,
-    prompt_rows: Tensor<1, Int>,
-    prompt_bias: Option<Tensor<4>>,
-    causal_bias: Option<Tensor<5>>,
-    /// Absent without completions.
-    completions: Option<(Block, Tensor<1, Int>, Tensor<5>)>,
-    /// For every row of the pass, its row in the rectangles, prompts first.
-    back: Tensor<1, Int>,
-}
-
-/// A rectangle of rows: `b` groups of `g` rows of `t` tokens.
-#[derive(Debug, Clone, Copy)]
-struct Block {
-    b: usize,
-    g: usize,
-    t: usize,
-}
-
-impl Padded {
-    fn new(layout: &AttentionLayout, device: &Device) -> Self {
-        let (b, p) = (layout.prompts.len(), layout.longest_prompt());
-        let g = layout.completions.iter().map(Vec::len).max().unwrap_or(0);
-        let t = layout.completions.iter().flatten().map(Range::len).max().unwrap_or(0);
-        let heads = layout.heads.num_heads / layout.heads.num_kv_heads;
-        let mut back = vec![0; layout.num_rows];
-        for (prompt, rows) in layout.prompts.iter().enumerate() {
-            rows.clone().enumerate().for_each(|(place, row)| back[row] = prompt * p + place);
-        }
-        let nothing = 0..0;
-        let mut completion_rows = Vec::with_capacity(b * g * t);
-        for (prompt, completions) in layout.completions.iter().enumerate() {
-            for slot in 0..g {
-                let rows = completions.get(slot).unwrap_or(&nothing);
-                let start = b * p + completion_rows.len();
-                rows.clone().enumerate().for_each(|(place, row)| back[row] = start + place);
-                // A slot without rows repeats its prompt's first one; nothing reads it.
-                let rows = if rows.is_empty() { &layout.prompts[prompt] } else { rows };
-                completion_rows.extend((0..t).map(|place| padded_row(rows, place)));
-            }
-        }
-        let lengths: Vec<usize> = layout.prompts.iter().map(Range::len).collect();
-        let completions = (g * t > 0).then(|| {
-            (Block { b, g, t }, indices(&completion_rows, device), causal_bias(heads, t, t, device))
-        });
-        Self {
-            prompts: Block { b, g: 1, t: p },
-            prompt_rows: indices(&layout.padded_prompt_rows(), device),
-            prompt_bias: PrefixKv::bias_of(&lengths, p, device),
-            causal_bias: layout.causal.then(|| causal_bias(heads, p, p, device)),
-            completions,
-            back: indices(&back, device),
-        }
+    match fused::attention(qkv, layout) {
+        Ok(mixed) => mixed,
+        Err(qkv) => composed(qkv, layout),
     }
 }
 
-/// Row numbers as a tensor.
-pub fn indices(rows: &[usize], device: &Device) -> Tensor<1, Int> {
-    let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-    let count = rows.len();
-    Tensor::from_data(TensorData::new(rows, [count]), device)
-}
-
 /// The composed form, for every device: padded to rectangles, mixed, and packed again.
-pub(crate) fn composed(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
+fn composed(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
     let HeadConfig { num_heads: h, num_kv_heads: kv, d_head } = layout.heads;
     let [n, _] = qkv.dims();
     let padded = layout.padded(&qkv.device());
@@ -280,9 +106,36 @@ fn merge(mixed: Tensor<5>, Block { b, g, t }: Block, kv: usize) -> Tensor<2> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Distribution, Tolerance};
+    use burn::tensor::{Device, Distribution, Tolerance};
 
     use super::*;
+    use crate::{
+        fused::same_form::{assert_same, random},
+        indices,
+    };
+
+    #[test]
+    fn attention_equals_the_composed_form() {
+        let heads = HeadConfig { num_heads: 4, num_kv_heads: 2, d_head: 8 };
+        let rotary = |rows: usize| {
+            let positions: Vec<crate::Position> = (0..rows).map(|row| [row * 7 % 50; 3]).collect();
+            crate::Rotary::new(&crate::RotaryConfig::new(8, 100.0), &positions, &Device::flex())
+        };
+        let prompts = |causal| AttentionLayout::new(heads, &[5, 170, 1], causal);
+        let completions = [vec![9, 1, 0, 30], vec![150, 7], vec![]];
+        let layouts = [
+            prompts(true),
+            prompts(false),
+            prompts(true).with_rotary(rotary(176)),
+            prompts(true).with_completions(&completions).with_rotary(rotary(176 + 197)),
+            prompts(false).with_completions(&completions),
+        ];
+        for layout in layouts {
+            let layout = Arc::new(layout);
+            let qkv = random([layout.num_rows(), heads.row_width()]);
+            assert_same(qkv, |x| packed_attention(x, &layout), |x| composed(x, &layout));
+        }
+    }
 
     #[test]
     fn positions_that_nobody_sees_change_nothing_else() {

@@ -14,9 +14,11 @@ use serde::Serialize;
 use crate::{
     BenchShape, Error, Policy, PolicyConfig, bench_shape,
     hub::checkpoint_folder,
-    load_policy, open_device,
+    load_policy,
+    model_folder::is_hugging_face,
+    open_device,
     plan::step_gflop,
-    pretrained::{Pretrained, is_hugging_face, load_pretrained},
+    pretrained::{Pretrained, load_pretrained},
     random_task::{EvenShare, RandomMedium, RandomTask},
     run::peak_rss_mb,
 };

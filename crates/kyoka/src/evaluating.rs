@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use kyoka_core::{CausalLm, Modality, RewardFn, RolloutEngine};
-use kyoka_trainer::{CheckpointStore, EvalSummary, Evaluation, evaluate};
+use kyoka_trainer::{EvalSummary, Evaluation, evaluate};
 
 use crate::{
     Error, Policy, Recipe, RewardConfig, dataset_folder,
     eval_settings::EvalSettings,
     generating::open,
     hub::checkpoint_folder,
+    model_folder::{is_hugging_face, locate},
     open_device,
     preparing::{Addition, Room, additions_to, check_judged, read_split},
-    pretrained::is_hugging_face,
     reading::Places,
     recipe::{DataSettings, limited},
     rewards::{check_rewards, sum_of},
@@ -151,16 +151,4 @@ impl Terms {
             stop: Vec::new(),
         }
     }
-}
-
-/// The run's folder and the checkpoint meant by `folder`.
-pub(crate) fn locate(folder: &Path) -> Result<(PathBuf, PathBuf), Error> {
-    if folder.join("state.json").is_file() {
-        let run = folder.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-        return Ok((run.to_owned(), folder.to_owned()));
-    }
-    let store = CheckpointStore::new(folder.join("checkpoints"), Default::default(), Vec::new());
-    let latest =
-        store.latest().ok_or_else(|| Error::file(folder, "holds neither a checkpoint nor a run with one"))?;
-    Ok((folder.to_owned(), latest))
 }

@@ -10,8 +10,12 @@ use kyoka_core::{
 use kyoka_trainer::Task;
 
 use crate::{
-    Error, MediaAugment, MultimodalTask, Policy, evaluating::locate, hub::checkpoint_folder, load_policy,
-    model::open_checkpoint, open_device, pretrained::is_hugging_face,
+    Error, MediaAugment, MultimodalTask, Policy,
+    hub::checkpoint_folder,
+    load_policy,
+    model::open_checkpoint,
+    model_folder::{is_hugging_face, locate},
+    open_device,
 };
 
 /// What `kyoka generate` is asked.

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn};
 use kyoka_trainer::{Critic, Task, TaskError, load_reward_model};
 
-use crate::{Error, MediaAugment, MultimodalTask, Policy, evaluating::locate, load_policy};
+use crate::{Error, MediaAugment, MultimodalTask, Policy, load_policy, model_folder::locate};
 
 /// The score of a reward model, as it is; algorithms that compare completions need no scale.
 pub(crate) struct LearnedReward {

@@ -18,6 +18,7 @@ mod hub;
 mod kinds;
 mod learned_reward;
 mod model;
+mod model_folder;
 mod plan;
 mod policy;
 mod precision;
@@ -32,6 +33,7 @@ mod run;
 mod setting_checks;
 mod starting;
 mod task;
+mod text_side;
 mod training;
 
 pub use adapters::{AdapterPlace, Adapters, LoraSettings, SavedParameter};
@@ -49,7 +51,6 @@ pub use evaluating::{EvalOptions, evaluate_checkpoint};
 pub use exporting::{ExportDtype, ExportOptions, Exported, export};
 pub use generating::{GenerateOptions, generate};
 pub use hub::checkpoint_folder;
-pub use model::TextSide;
 pub use plan::{Phase, PhaseBytes, Plan, PlanOptions, Suggestion, plan};
 pub use policy::{AudioConfig, Policy, PolicyConfig, Source, VisionConfig, load_policy};
 pub use precision::{Precision, open_device_with};
@@ -62,6 +63,7 @@ pub use rewards::{CosineLengthSettings, LearnedSettings, RewardConfig, RewardRul
 pub use roofline::{Roofline, bench_roofline};
 pub use run::{RESUMABLE, RunSummary, write_report};
 pub use task::{MediaAugment, MultimodalTask};
+pub use text_side::TextSide;
 pub use training::{Outcome, Quiet, TrainOptions, train};
 
 pub use kyoka_algorithms as algorithms;

@@ -16,14 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AudioConfig, Error, LoraSettings, Policy, PolicyConfig, VisionConfig,
-    adapters::ExistingAdapters,
+    adapters::{Adapters, ExistingAdapters},
     hub::checkpoint_folder,
-    policy::{SOURCE_FOLDER, Source},
+    policy::Source,
     pretrained::{
         Described, audio_tower_config, describe, image_tower_config, load_audio_encoder, load_image_encoder,
         load_pretrained,
     },
-    starting::Beginning,
+    text_side::SOURCE_FOLDER,
 };
 
 /// Where the policy comes from, and what of it is trained.
@@ -88,6 +88,28 @@ pub(crate) struct Opened {
     kind: Kind,
     /// Where the weights and adapters come from, where not from what `kind` says alone.
     pub(crate) beginning: Beginning,
+}
+
+/// Where weights and adapters come from, where not from the recipe's checkpoints alone.
+#[derive(Default)]
+pub(crate) enum Beginning {
+    /// From the checkpoints.
+    #[default]
+    Checkpoints,
+    /// An adapter in PEFT's layout stands beside them.
+    Adapter {
+        folder: PathBuf,
+        /// Whether it is folded into the weights.
+        merge: bool,
+    },
+    /// From a checkpoint of a run.
+    Run {
+        checkpoint: PathBuf,
+        /// What its adapters are.
+        adapters: Option<Adapters>,
+        /// Whether they are folded into the weights.
+        merge: bool,
+    },
 }
 
 enum Kind {
@@ -368,16 +390,4 @@ impl Opened {
         let decoder = files.load(blank, Fit { unused: &unused, ..Fit::exact(&own) })?;
         Ok(Policy::new(image, audio, decoder, self.config.positions))
     }
-}
-
-/// How a policy's texts are read: its tokenizer, and its chat template where it has one.
-pub type TextSide = (Tokenizer, Option<ChatTemplate>);
-
-/// The tokenizer and the template of a checkpoint of ours.
-pub(crate) fn text_side(folder: &Path) -> Result<TextSide, Error> {
-    let source = folder.join(SOURCE_FOLDER);
-    if source.is_dir() {
-        return Ok((Tokenizer::from_checkpoint(&source)?, ChatTemplate::from_folder(&source)?));
-    }
-    Ok((Tokenizer::from_file(&folder.join("tokenizer.json"))?, None))
 }

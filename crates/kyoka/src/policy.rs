@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error,
     adapters::Adapters,
-    model::{TextSide, text_side},
+    text_side::{TextSide, text_side},
 };
 
 /// A policy that sees through a vision transformer and hears through a Whisper encoder.
@@ -78,9 +78,6 @@ pub struct Source {
     /// Its `config.json`.
     pub config: serde_json::Value,
 }
-
-/// Folder inside a checkpoint of ours that holds tokenizer, processors and layout of the checkpoint it came from.
-pub(crate) const SOURCE_FOLDER: &str = "source";
 
 impl VisionConfig {
     /// Tokens of a picture as the encoder reads it.

@@ -13,32 +13,10 @@ use kyoka_trainer::load_weights;
 use crate::{
     Error, Policy, PolicyConfig,
     adapters::{Adapters, ExistingAdapters, Naming, head_module, is_adapter, merged, read_adapter},
-    evaluating::locate,
-    model::{ModelSettings, Opened},
+    model::{Beginning, ModelSettings, Opened},
+    model_folder::locate,
     policy::read_config,
 };
-
-/// Where weights and adapters come from, where not from the recipe's checkpoints alone.
-#[derive(Default)]
-pub(crate) enum Beginning {
-    /// From the checkpoints.
-    #[default]
-    Checkpoints,
-    /// An adapter in PEFT's layout stands beside them.
-    Adapter {
-        folder: PathBuf,
-        /// Whether it is folded into the weights.
-        merge: bool,
-    },
-    /// From a checkpoint of a run.
-    Run {
-        checkpoint: PathBuf,
-        /// What its adapters are.
-        adapters: Option<Adapters>,
-        /// Whether they are folded into the weights.
-        merge: bool,
-    },
-}
 
 fn refused(reason: String) -> Error {
     Error::Recipe { name: "model".to_owned(), reason }

@@ -20,6 +20,8 @@ mod head;
 pub(crate) mod kernels;
 #[cfg(feature = "flex")]
 mod ops;
+#[cfg(test)]
+pub(crate) mod same_form;
 
 use std::sync::Arc;
 
@@ -178,13 +180,18 @@ pub fn target_logprobs(logits: Tensor<2>, targets: &[usize], distribution: &Dist
     composed::target_logprobs(logits, &Targets::new(targets, distribution))
 }
 
-/// See [`crate::packed_attention`].
-pub(crate) fn attention(qkv: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
-    fused_or_composed!(
-        qkv,
-        Dispatch::fused_attention(qkv.into_dispatch(), layout.clone()),
-        crate::packed_attention::composed(qkv, layout)
-    )
+/// Attention of a whole pass, see [`packed_attention`](crate::packed_attention); the rows themselves where there is no fused
+/// form.
+pub(crate) fn attention(qkv: Tensor<2>, layout: &Arc<AttentionLayout>) -> Result<Tensor<2>, Tensor<2>> {
+    #[cfg(feature = "flex")]
+    if is_fused(&qkv.device()) && qkv.dtype() == burn::tensor::DType::F32 {
+        use burn::backend::Dispatch;
+        use ops::FusedOps;
+        return Ok(Tensor::from_dispatch(Dispatch::fused_attention(qkv.into_dispatch(), layout.clone())));
+    }
+    #[cfg(not(feature = "flex"))]
+    let _ = layout;
+    Err(qkv)
 }
 
 /// Turns every head by its token's angles: `x cos + rotate_half(x) sin`.
@@ -209,32 +216,11 @@ pub(crate) fn rotate(heads: Tensor<3>, cos: &Tensor<3>, sin: &Tensor<3>) -> Tens
 mod tests {
     use burn::tensor::Tolerance;
 
-    use super::*;
+    use super::{
+        same_form::{assert_same, random},
+        *,
+    };
     use crate::WeightInit;
-
-    fn random<const D: usize>(dims: [usize; D]) -> Tensor<D> {
-        Tensor::random(dims, burn::tensor::Distribution::Uniform(-3.0, 3.0), &Device::flex())
-    }
-
-    /// Values, and gradients of a weighted sum, of the fused and of the composed form.
-    fn assert_same<const D: usize, const E: usize>(
-        x: Tensor<D>,
-        fused: impl Fn(Tensor<D>) -> Tensor<E>,
-        composed: impl Fn(Tensor<D>) -> Tensor<E>,
-    ) {
-        let run = |form: &dyn Fn(Tensor<D>) -> Tensor<E>, weights: Option<Tensor<E>>| {
-            let leaf = x.clone().autodiff().require_grad();
-            let output = form(leaf.clone());
-            let weights = weights.unwrap_or_else(|| random(output.dims()));
-            let gradients = (output.clone() * weights.clone()).sum().backward();
-            (output.inner(), leaf.grad(&gradients).unwrap(), weights)
-        };
-        let (value, gradient, weights) = run(&fused, None);
-        let (expected_value, expected_gradient, _) = run(&composed, Some(weights));
-        let near = Tolerance::<f32>::absolute(2e-5).set_relative(2e-5);
-        value.into_data().assert_approx_eq(&expected_value.into_data(), near);
-        gradient.into_data().assert_approx_eq(&expected_gradient.into_data(), near);
-    }
 
     #[test]
     fn norms_equal_the_composed_form() {
@@ -280,29 +266,6 @@ mod tests {
         // Cosines and sines repeat in the second half, as `Rotary` makes them.
         let [cos, sin] = rotary.map(|table| table.clone().narrow(2, 0, 4).repeat_dim(2, 2));
         assert_same(random([9, 3, 8]), |x| rotate(x, &cos, &sin), |x| composed::rotate(x, &cos, &sin));
-    }
-
-    #[test]
-    fn attention_equals_the_composed_form() {
-        let heads = crate::HeadConfig { num_heads: 4, num_kv_heads: 2, d_head: 8 };
-        let rotary = |rows: usize| {
-            let positions: Vec<crate::Position> = (0..rows).map(|row| [row * 7 % 50; 3]).collect();
-            crate::Rotary::new(&crate::RotaryConfig::new(8, 100.0), &positions, &Device::flex())
-        };
-        let prompts = |causal| AttentionLayout::new(heads, &[5, 170, 1], causal);
-        let completions = [vec![9, 1, 0, 30], vec![150, 7], vec![]];
-        let layouts = [
-            prompts(true),
-            prompts(false),
-            prompts(true).with_rotary(rotary(176)),
-            prompts(true).with_completions(&completions).with_rotary(rotary(176 + 197)),
-            prompts(false).with_completions(&completions),
-        ];
-        for layout in layouts {
-            let layout = Arc::new(layout);
-            let qkv = random([layout.num_rows(), heads.row_width()]);
-            assert_same(qkv, |x| attention(x, &layout), |x| crate::packed_attention::composed(x, &layout));
-        }
     }
 
     #[test]

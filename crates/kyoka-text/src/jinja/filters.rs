@@ -7,7 +7,7 @@ use minijinja::{
 };
 use minijinja_contrib::filters::{filesizeformat, striptags};
 
-use super::{fail, json::tojson, methods, percent::percent};
+use super::{arguments::named, fail, json::tojson, methods, percent::percent};
 
 /// Puts them into an environment, in the place of those of the same name.
 pub(super) fn add(environment: &mut Environment<'static>) {
@@ -43,20 +43,6 @@ pub(super) fn add(environment: &mut Environment<'static>) {
         value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
     });
     environment.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
-}
-
-/// An argument by place or by name.
-pub(super) fn named<'a, T>(
-    place: Option<T>,
-    options: &'a Kwargs,
-    name: &'a str,
-) -> Result<Option<T>, TemplateError>
-where
-    Option<T>: minijinja::value::ArgType<'a, Output = Option<T>>,
-{
-    // Looked up in any case, so that the name counts as known.
-    let by_name = options.get::<Option<T>>(name)?;
-    Ok(place.or(by_name))
 }
 
 /// Jinja2's `title` begins words behind white space, hyphens and opening brackets.

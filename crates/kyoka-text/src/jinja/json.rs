@@ -5,7 +5,7 @@ use minijinja::{
     value::{Kwargs, ValueKind},
 };
 
-use super::{fail, filters::named};
+use super::{arguments::named, fail};
 
 /// The filter `tojson` as transformers defines it: `json.dumps` with `ensure_ascii`, `indent`, `separators` and
 /// `sort_keys`.

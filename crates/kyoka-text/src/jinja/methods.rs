@@ -6,7 +6,7 @@ use minijinja::{
 };
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::{fail, filters::named};
+use super::{arguments::named, fail};
 
 /// Calls a method that the engine does not know.
 pub(super) fn call(

@@ -1,5 +1,6 @@
 //! Jinja2 as transformers sets it up, over minijinja: what the engine lacks of Python's texts and Jinja2's filters.
 
+mod arguments;
 mod filters;
 mod json;
 mod methods;

@@ -11,9 +11,10 @@ mod write;
 
 pub(crate) use names::{canonical, head_module};
 pub(crate) use places::merged;
-pub use places::{AdapterPlace, Adapters, SavedParameter};
+pub use places::{AdapterPlace, Adapters};
 pub(crate) use read::{is_adapter, read_adapter};
 pub(crate) use saved::Naming;
+pub use saved::SavedParameter;
 pub use settings::LoraSettings;
 pub(crate) use settings::{ExistingAdapters, matches};
 pub(crate) use write::{AdapterFile, write_adapter};

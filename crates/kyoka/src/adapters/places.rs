@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     canonical,
-    saved::{Naming, saved_parameters},
+    saved::{Naming, SavedParameter, saved_parameters},
     settings::{LoraSettings, is_named},
 };
 use crate::Policy;
@@ -30,15 +30,6 @@ pub struct AdapterPlace {
     /// Its own alpha, where it is another than that of the settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
-}
-
-/// A parameter that lies in the adapter's files whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedParameter {
-    /// Its path here.
-    pub parameter: String,
-    /// Whether it is trained; else an adapter brought it, and it is given back as it came.
-    pub trained: bool,
 }
 
 /// All adapters of a policy, and what else is its own beside the checkpoint it began as; part of its configuration.

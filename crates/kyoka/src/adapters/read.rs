@@ -14,7 +14,8 @@ use kyoka_nn::{CheckpointFiles, Linear, Linears, NamedLinears, WeightInit, Weigh
 
 use super::{
     peft_config::PeftConfig,
-    places::{AdapterPlace, Adapters, SavedParameter, device_of, modules},
+    places::{AdapterPlace, Adapters, device_of, modules},
+    saved::SavedParameter,
     tensors::{Names, Pair, Tensors, Whole, sorted},
 };
 use crate::{Error, Policy, PolicyConfig, pretrained::read_json};

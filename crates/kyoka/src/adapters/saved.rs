@@ -4,8 +4,18 @@ use std::collections::BTreeSet;
 
 use kyoka_core::nearest;
 use kyoka_nn::WeightRule;
+use serde::{Deserialize, Serialize};
 
-use super::{canonical, head_module, places::SavedParameter, settings::is_named};
+use super::{canonical, head_module, settings::is_named};
+
+/// A parameter that lies in the adapter's files whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedParameter {
+    /// Its path here.
+    pub parameter: String,
+    /// Whether it is trained; else an adapter brought it, and it is given back as it came.
+    pub trained: bool,
+}
 
 /// By what names a policy's modules are known: of its checkpoint, and of `transformers`.
 #[derive(Clone, Copy)]

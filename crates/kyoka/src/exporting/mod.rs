@@ -17,11 +17,12 @@ use reading_back::{Export, Written};
 use crate::{
     Error, Policy, PolicyConfig,
     adapters::{AdapterFile, Adapters, Naming, merged, write_adapter},
-    evaluating::locate,
     hub::name_of_snapshot,
     load_policy,
-    policy::{SOURCE_FOLDER, Source},
+    model_folder::locate,
+    policy::Source,
     pretrained::{Family, OnDisk, read_family, read_json},
+    text_side::SOURCE_FOLDER,
 };
 
 /// Bytes after which a new file of weights is begun, as `transformers` does.

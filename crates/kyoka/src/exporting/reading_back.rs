@@ -17,8 +17,8 @@ use kyoka_trainer::Task;
 use crate::{
     Error, MediaAugment, MultimodalTask, Policy, PolicyConfig,
     generating::{open, parts, user_sample},
-    model::TextSide,
     policy::Source,
+    text_side::TextSide,
 };
 
 /// Log-probabilities of equal weights differ by no more.

@@ -80,16 +80,6 @@ fn family_of(json: &Value, files: &CheckpointFiles, path: &Path) -> Result<Famil
     read_family(json, on_disk).map_err(|reason| Error::file(path, reason))
 }
 
-/// Whether a folder holds a Hugging Face checkpoint rather than one of ours.
-///
-/// # Errors
-/// If its `config.json` cannot be read, or is no JSON.
-pub(crate) fn is_hugging_face(folder: &Path) -> Result<bool, Error> {
-    let path = folder.join("config.json");
-    // One of ours has a state; what has neither is read as a checkpoint of others, which says what it lacks.
-    Ok(path.exists() && (read_json(&path)?["model_type"].is_string() || !folder.join("state.json").is_file()))
-}
-
 /// Reads `config.json` and the weights of a checkpoint of a known family: one file or shards, f32, f16 or bf16.
 ///
 /// # Errors
