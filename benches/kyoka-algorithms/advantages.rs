@@ -9,7 +9,7 @@ use kyoka_core::{AdvantageEstimator, CreditedStep, GroupRewards};
 
 fn groups() -> Vec<GroupRewards> {
     let step = |value: usize| CreditedStep {
-        step: value % 5,
+        step: (0, value % 5),
         tokens: value % 100..value % 100 + 1,
         value: (value % 2) as f32,
     };

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use burn::tensor::Device;
 use criterion::{Criterion, criterion_group, criterion_main};
 use kyoka_audio::WhisperEncoder;
-use kyoka_core::{Prompt, RolloutEngine, RolloutRequest, SamplingConfig};
+use kyoka_core::{Prompt, RolloutEngine, RolloutPrompt, RolloutRequest, SamplingConfig};
 use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm};
 use kyoka_image::ImageEncoder;
 use kyoka_nn::WeightInit;
@@ -39,19 +39,18 @@ fn generation(c: &mut Criterion) {
     slow.sample_size(10);
     for (name, sampling) in settings() {
         for on_device in [false, true] {
-            let mut engine = LocalEngine::new(policy.clone(), u32::MAX, vec![0, 1]);
-            engine.draw_on_device = on_device;
+            let mut engine = LocalEngine::new(u32::MAX, vec![0, 1]).with_model(&policy);
+            engine.draw_on_device = Some(on_device);
             let place = if on_device { "tensors" } else { "host" };
             slow.bench_function(format!("{name}/{place}"), |b| {
                 b.iter(|| {
                     let request = RolloutRequest {
-                        prompts: &prompts,
+                        prompts: &RolloutPrompt::numbered(&prompts),
                         group_size: 8,
                         sampling: &sampling,
                         seed: 1,
-                        policy_version: 0,
                     };
-                    black_box(engine.generate(request).expect("finite logits"))
+                    black_box(engine.generate_all(request).expect("finite logits"))
                 })
             });
         }

@@ -117,13 +117,6 @@ pub enum Credit {
     LengthAdaptiveGae,
 }
 
-impl Credit {
-    /// Whether a group of equal rewards can have credit, because the baseline is not the group's own.
-    pub(crate) fn credits_equal_rewards(self) -> bool {
-        matches!(self, Self::Reinforce | Self::ReinforcePlusPlus | Self::Remax)
-    }
-}
-
 /// The per-token loss; each name is a struct of [`crate::policy_loss`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -320,15 +313,23 @@ pub enum AlgorithmError {
     },
     /// Group-relative credit needs a group.
     #[error(
-        "algorithm: {advantage:?} compares the completions of a prompt: expected group_size of at least {expected}, got {got}"
+        "algorithm: {advantage} compares the completions of a prompt: expected group_size of at least {expected}, got {got}"
     )]
     GroupTooSmall {
         /// The estimator.
-        advantage: Credit,
+        advantage: String,
         /// Fewest completions.
         expected: usize,
         /// The recipe's group size.
         got: usize,
+    },
+    /// A part with settings of its own cannot be made of them, or is not there.
+    #[error("algorithm.{field}: {reason}")]
+    OwnPart {
+        /// The field that chooses the part.
+        field: &'static str,
+        /// What is wrong.
+        reason: String,
     },
     /// The parts do not go together.
     #[error("algorithm: {reason}")]

@@ -1,6 +1,6 @@
 //! Whether a composition makes sense: ranges of the fields, and parts that go together.
 
-use kyoka_core::AdvantageEstimator;
+use kyoka_core::{AdvantageEstimator, PolicyLoss};
 
 use crate::{
     AlgorithmConfig, AlgorithmError,
@@ -100,46 +100,50 @@ impl AlgorithmConfig {
     /// An error that says which parts do not go together.
     pub(crate) fn check_combination(
         &self,
-        advantage: &dyn AdvantageEstimator,
+        (advantage, loss): (&dyn AdvantageEstimator, &dyn PolicyLoss),
         group_size: usize,
     ) -> Result<(), AlgorithmError> {
         let expected = advantage.min_group_size();
         if group_size < expected {
             return Err(AlgorithmError::GroupTooSmall {
-                advantage: self.advantage,
+                advantage: self.advantage.label(),
                 expected,
                 got: group_size,
             });
         }
-        let (credit, loss, updates) = (self.advantage, self.loss, self.updates_per_batch);
-        let weightless = credit == Credit::ProcessGrpo && self.step_weight + self.outcome_weight == 0.0;
-        let clips = matches!(loss, LossKind::Clipped | LossKind::ClipCov);
+        let (credit, updates) = (self.advantage.label(), self.updates_per_batch);
+        let is_process = self.advantage.kind() == Some(Credit::ProcessGrpo);
+        let weightless = is_process && self.step_weight + self.outcome_weight == 0.0;
+        let clips = matches!(self.loss.kind(), Some(LossKind::Clipped | LossKind::ClipCov));
+        let has_ratio = loss.has_ratio();
+        let loss = self.loss.label();
         let has_critic = self.critic != CriticKind::None;
         let bounds = self.dual_clip > 0.0 || self.ratio_ceiling > 0.0;
         let reason = if advantage.needs_values() && !has_critic {
-            format!("{credit:?} needs a critic: expected critic = \"separate\" or \"shared\", got \"none\"")
+            format!("{credit} needs a critic: expected critic = \"separate\" or \"shared\", got \"none\"")
         } else if has_critic && !advantage.needs_values() {
-            format!("{credit:?} asks no critic: expected critic = \"none\", got {:?}", self.critic)
-        } else if loss == LossKind::Reinforce && updates > 1 {
+            format!("{credit} asks no critic: expected critic = \"none\", got {:?}", self.critic)
+        } else if !has_ratio && updates > 1 {
             format!(
-                "the loss Reinforce has no ratio to the old policy: expected updates_per_batch = 1, got {updates}"
+                "the loss {loss} has no ratio to the old policy: expected updates_per_batch = 1, got {updates}"
             )
-        } else if loss == LossKind::Reinforce && self.mini_batches > 1 {
+        } else if !has_ratio && self.mini_batches > 1 {
             format!(
-                "the loss Reinforce has no ratio to the old policy: expected mini_batches = 1, got {}",
+                "the loss {loss} has no ratio to the old policy: expected mini_batches = 1, got {}",
                 self.mini_batches
             )
         } else if weightless {
             "step_weight and outcome_weight: expected one above 0, got 0 twice".to_owned()
-        } else if self.replay_share > 0.0 && loss == LossKind::Reinforce {
-            "replayed completions are of older policies, and the loss Reinforce has no ratio to them: expected \
-             replay_share = 0"
-                .to_owned()
+        } else if self.replay_share > 0.0 && !has_ratio {
+            format!(
+                "replayed completions are of older policies, and the loss {loss} has no ratio to them: expected \
+                 replay_share = 0"
+            )
         } else if self.replay_share > 0.0 && has_critic {
             "the value targets of replayed completions are of older policies: expected replay_share = 0 with a critic"
                 .to_owned()
         } else if bounds && !clips {
-            format!("dual_clip and ratio_ceiling belong to the loss Clipped, got {loss:?}")
+            format!("dual_clip and ratio_ceiling belong to the loss Clipped, got {loss}")
         } else if self.kl_coef == 0.0 && self.kl_target > 0.0 {
             format!("kl_target = {} adapts kl_coef: expected one above 0, got 0", self.kl_target)
         } else if self.kl_coef == 0.0 && self.reference_every > 0 {
@@ -147,9 +151,9 @@ impl AlgorithmConfig {
                 "reference_every = {} without a reference: expected kl_coef above 0, got 0",
                 self.reference_every
             )
-        } else if self.dynamic_sampling && credit.credits_equal_rewards() {
+        } else if self.dynamic_sampling && advantage.credits_equal_rewards() {
             format!(
-                "{credit:?} has credit in groups without spread: expected dynamic_sampling = false, got true"
+                "{credit} has credit in groups without spread: expected dynamic_sampling = false, got true"
             )
         } else {
             return Ok(());
@@ -183,7 +187,7 @@ mod tests {
             "algorithm.kl_coef: expected a finite number of at least 0, got NaN"
         );
         assert_eq!(
-            refused(AlgorithmConfig { advantage: Credit::Gae, ..grpo() }, 4),
+            refused(AlgorithmConfig { advantage: Credit::Gae.into(), ..grpo() }, 4),
             "algorithm: Gae needs a critic: expected critic = \"separate\" or \"shared\", got \"none\""
         );
         assert_eq!(
@@ -191,7 +195,7 @@ mod tests {
             "algorithm: Grpo asks no critic: expected critic = \"none\", got Shared"
         );
         assert_eq!(
-            refused(AlgorithmConfig { loss: LossKind::Reinforce, updates_per_batch: 4, ..grpo() }, 4),
+            refused(AlgorithmConfig { loss: LossKind::Reinforce.into(), updates_per_batch: 4, ..grpo() }, 4),
             "algorithm: the loss Reinforce has no ratio to the old policy: expected updates_per_batch = 1, got 4"
         );
         assert_eq!(
@@ -199,11 +203,11 @@ mod tests {
             "algorithm: kl_target = 6 adapts kl_coef: expected one above 0, got 0"
         );
         assert_eq!(
-            refused(AlgorithmConfig { loss: LossKind::Sapo, dual_clip: 3.0, ..grpo() }, 4),
+            refused(AlgorithmConfig { loss: LossKind::Sapo.into(), dual_clip: 3.0, ..grpo() }, 4),
             "algorithm: dual_clip and ratio_ceiling belong to the loss Clipped, got Sapo"
         );
         assert_eq!(
-            refused(AlgorithmConfig { advantage: Credit::PassAtK, pass_k: 8, ..grpo() }, 4),
+            refused(AlgorithmConfig { advantage: Credit::PassAtK.into(), pass_k: 8, ..grpo() }, 4),
             "algorithm: PassAtK compares the completions of a prompt: expected group_size of at least 8, got 4"
         );
     }

@@ -5,6 +5,7 @@ use kyoka_core::{AdvantageEstimator, PolicyLoss};
 use crate::{
     AdaptiveKl, Algorithm, AlgorithmConfig, AlgorithmError, Correction, EntropyBonus, Kl, WeightBound,
     WeightLevel,
+    advantage::OWN_ADVANTAGES,
     advantage::{
         DecoupledGae, DrGrpo, Gae, Gdpo, Gpg, Grpo, LengthAdaptiveGae, LitePpo, MaxRl, Opo, PassAtK,
         PassAtKBest, ProcessGrpo, Reinforce, ReinforcePlusPlus, ReinforcePlusPlusBaseline, Remax, Rloo,
@@ -14,8 +15,9 @@ use crate::{
         ReplaySettings, SampleFilters,
     },
     correction::RejectionRule,
+    own_part::{Choice, OwnParts},
     policy_loss::{
-        Cispo, ClipCov, ClippedLoss, Dppo, Gmpo, Gspo, GspoToken, KlCov, Opmd, PolicyDivergence,
+        Cispo, ClipCov, ClippedLoss, Dppo, Gmpo, Gspo, GspoToken, KlCov, OWN_LOSSES, Opmd, PolicyDivergence,
         ReinforceLoss, Sapo,
     },
 };
@@ -35,13 +37,21 @@ impl AlgorithmConfig {
     /// # Errors
     /// If a field is out of range or the parts do not go together, with the reason.
     pub fn build(&self, group_size: usize) -> Result<Algorithm, AlgorithmError> {
+        self.build_with(group_size, &OwnParts::default())
+    }
+
+    /// [`build`](Self::build), with estimators and losses that another crate brings.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build), and if one is named that is not brought.
+    pub fn build_with(&self, group_size: usize, parts: &OwnParts) -> Result<Algorithm, AlgorithmError> {
         self.check_ranges()?;
-        let advantage = self.advantage();
-        self.check_combination(advantage.as_ref(), group_size)?;
+        let (advantage, loss) = (self.advantage(parts)?, self.loss(parts)?);
+        self.check_combination((advantage.as_ref(), loss.as_ref()), group_size)?;
         let needs_critic = advantage.needs_values();
         Ok(Algorithm {
             advantage,
-            loss: self.loss(),
+            loss,
             reduction: self.reduction,
             kl: unless_zero(self.kl_coef).map(|kl_coef| Kl {
                 kl_coef,
@@ -79,9 +89,13 @@ impl AlgorithmConfig {
         })
     }
 
-    fn advantage(&self) -> Box<dyn AdvantageEstimator> {
+    fn advantage(&self, parts: &OwnParts) -> Result<Box<dyn AdvantageEstimator>, AlgorithmError> {
         let (gamma, whiten) = (self.gamma, self.whiten);
-        match self.advantage {
+        let credit = match &self.advantage {
+            Choice::Kind(credit) => credit,
+            Choice::Own(part) => return part.make("advantage", OWN_ADVANTAGES, parts.advantages()),
+        };
+        Ok(match credit {
             Credit::Reinforce => Box::new(Reinforce),
             Credit::Grpo => Box::new(Grpo::default()),
             Credit::ProcessGrpo => Box::new(ProcessGrpo {
@@ -112,7 +126,7 @@ impl AlgorithmConfig {
             Credit::LengthAdaptiveGae => {
                 Box::new(LengthAdaptiveGae { gamma, alpha: self.length_alpha, whiten })
             }
-        }
+        })
     }
 
     fn clipped(&self) -> ClippedLoss {
@@ -125,9 +139,13 @@ impl AlgorithmConfig {
         }
     }
 
-    fn loss(&self) -> Box<dyn PolicyLoss> {
+    fn loss(&self, parts: &OwnParts) -> Result<Box<dyn PolicyLoss>, AlgorithmError> {
         let (low, high) = (self.clip_low, self.clip_high);
-        match self.loss {
+        let kind = match &self.loss {
+            Choice::Kind(kind) => kind,
+            Choice::Own(part) => return part.make("loss", OWN_LOSSES, parts.losses()),
+        };
+        Ok(match kind {
             LossKind::Reinforce => Box::new(ReinforceLoss),
             LossKind::Clipped => Box::new(self.clipped()),
             LossKind::Gspo => Box::new(Gspo { clip_low: low, clip_high: high, ..Gspo::default() }),
@@ -158,7 +176,7 @@ impl AlgorithmConfig {
                 Box::new(KlCov { share: self.cov_share, coef: self.cov_kl_coef, ..KlCov::default() })
             }
             LossKind::Opmd => Box::new(Opmd { tau: self.anchor }),
-        }
+        })
     }
 
     fn critic_settings(&self) -> CriticSettings {

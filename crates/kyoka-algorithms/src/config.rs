@@ -7,6 +7,7 @@ use crate::{
     advantage::{StepCredit, Whitening},
     algorithm::{CorrectionKind, Credit, CriticKind, LossKind, RejectionKind},
     correction::RejectionLevel,
+    own_part::{Choice, OwnParts},
     readers,
 };
 
@@ -27,7 +28,7 @@ macro_rules! settings {
             /// Every field, as if it had been given.
             #[cfg(test)]
             pub(crate) fn to_overrides(&self) -> AlgorithmOverrides {
-                AlgorithmOverrides { preset: None, $($field: Some(self.$field),)* }
+                AlgorithmOverrides { preset: None, $($field: Some(self.$field.clone()),)* }
             }
         }
 
@@ -45,7 +46,7 @@ macro_rules! settings {
             /// The preset (GRPO if none is named) with the fields given here.
             pub fn resolve(&self) -> AlgorithmConfig {
                 let preset = AlgorithmConfig::preset(self.preset.unwrap_or(Preset::Grpo));
-                AlgorithmConfig { $($field: self.$field.unwrap_or(preset.$field),)* }
+                AlgorithmConfig { $($field: self.$field.clone().unwrap_or(preset.$field),)* }
             }
 
             /// Names of the fields that are given here.
@@ -64,16 +65,24 @@ impl AlgorithmOverrides {
     /// # Errors
     /// If a field is out of range or has no effect, or the parts do not go together, with the reason.
     pub fn build(&self, group_size: usize) -> Result<Algorithm, AlgorithmError> {
+        self.build_with(group_size, &OwnParts::default())
+    }
+
+    /// [`build`](Self::build), with estimators and losses that another crate brings.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build), and if the recipe names one that is not brought.
+    pub fn build_with(&self, group_size: usize, parts: &OwnParts) -> Result<Algorithm, AlgorithmError> {
         let config = self.resolve();
         config.check_ranges()?;
         readers::check(&config, &self.given())?;
-        config.build(group_size)
+        config.build_with(group_size, parts)
     }
 }
 
 settings! {
     /// How credit is assigned.
-    advantage: Credit,
+    advantage: Choice<Credit>,
     /// Process supervision: weight of step credit; at least 0.
     step_weight: f64,
     /// Process supervision: weight of outcome credit; at least 0.
@@ -97,7 +106,7 @@ settings! {
     /// GAE family: whether advantages are whitened over the batch.
     whiten: bool,
     /// The per-token loss.
-    loss: LossKind,
+    loss: Choice<LossKind>,
     /// How far the ratio may fall below 1, in (0, 1]; the log-ratio below 0 in GMPO; the divergence of a token that
     /// becomes rarer in DPPO.
     clip_low: f64,
@@ -204,7 +213,7 @@ mod tests {
             overrides.build(4).err().unwrap().to_string(),
             "algorithm.pass_k: expected advantage = \"pass_at_k\", which reads it, or no pass_k; got advantage = \"grpo\""
         );
-        let read = AlgorithmOverrides { advantage: Some(Credit::PassAtK), ..overrides };
+        let read = AlgorithmOverrides { advantage: Some(Credit::PassAtK.into()), ..overrides };
         assert!(read.build(4).is_ok());
         assert_eq!(read.given(), ["advantage", "pass_k"]);
     }

@@ -22,7 +22,7 @@ impl AlgorithmConfig {
 /// GRPO, which the others differ from.
 fn grpo() -> AlgorithmConfig {
     AlgorithmConfig {
-        advantage: Credit::Grpo,
+        advantage: Credit::Grpo.into(),
         step_weight: 1.0,
         outcome_weight: 1.0,
         step_credit: StepCredit::AtStep,
@@ -34,7 +34,7 @@ fn grpo() -> AlgorithmConfig {
         f_norm: 1.0,
         whitening: Whitening::Tokens,
         whiten: true,
-        loss: LossKind::Clipped,
+        loss: LossKind::Clipped.into(),
         clip_low: 0.2,
         clip_high: 0.2,
         dual_clip: 0.0,
@@ -85,25 +85,30 @@ fn grpo() -> AlgorithmConfig {
 
 /// Methods that differ in how credit is assigned or which samples are used.
 fn other_credit(preset: Preset) -> AlgorithmConfig {
-    let on_policy =
-        AlgorithmConfig { loss: LossKind::Reinforce, reduction: Reduction::SequenceMeanTokenSum, ..grpo() };
+    let on_policy = AlgorithmConfig {
+        loss: LossKind::Reinforce.into(),
+        reduction: Reduction::SequenceMeanTokenSum,
+        ..grpo()
+    };
     match preset {
-        Preset::Reinforce => AlgorithmConfig { advantage: Credit::Reinforce, ..on_policy },
+        Preset::Reinforce => AlgorithmConfig { advantage: Credit::Reinforce.into(), ..on_policy },
         Preset::ProcessGrpo => AlgorithmConfig {
-            advantage: Credit::ProcessGrpo,
+            advantage: Credit::ProcessGrpo.into(),
             reduction: Reduction::TokenMean,
             clip_high: 0.28,
             ..grpo()
         },
         Preset::DrGrpo => AlgorithmConfig {
-            advantage: Credit::DrGrpo,
+            advantage: Credit::DrGrpo.into(),
             reduction: Reduction::SequenceMeanTokenSumNorm,
             ..grpo()
         },
-        Preset::Rloo => {
-            AlgorithmConfig { advantage: Credit::Rloo, reduction: Reduction::SequenceMeanTokenSum, ..grpo() }
-        }
-        Preset::Remax => AlgorithmConfig { advantage: Credit::Remax, ..on_policy },
+        Preset::Rloo => AlgorithmConfig {
+            advantage: Credit::Rloo.into(),
+            reduction: Reduction::SequenceMeanTokenSum,
+            ..grpo()
+        },
+        Preset::Remax => AlgorithmConfig { advantage: Credit::Remax.into(), ..on_policy },
         Preset::Dapo => AlgorithmConfig {
             clip_high: 0.28,
             reduction: Reduction::TokenMean,
@@ -112,14 +117,14 @@ fn other_credit(preset: Preset) -> AlgorithmConfig {
         },
         Preset::Cppo => AlgorithmConfig { keep_share: 0.5, ..grpo() },
         Preset::Gpg => {
-            AlgorithmConfig { advantage: Credit::Gpg, reduction: Reduction::TokenMean, ..on_policy }
+            AlgorithmConfig { advantage: Credit::Gpg.into(), reduction: Reduction::TokenMean, ..on_policy }
         }
         Preset::LitePpo => {
-            AlgorithmConfig { advantage: Credit::LitePpo, reduction: Reduction::TokenMean, ..grpo() }
+            AlgorithmConfig { advantage: Credit::LitePpo.into(), reduction: Reduction::TokenMean, ..grpo() }
         }
-        Preset::Opo => AlgorithmConfig { advantage: Credit::Opo, ..on_policy },
-        Preset::Gdpo => AlgorithmConfig { advantage: Credit::Gdpo, ..grpo() },
-        Preset::Maxrl => AlgorithmConfig { advantage: Credit::MaxRl, ..on_policy },
+        Preset::Opo => AlgorithmConfig { advantage: Credit::Opo.into(), ..on_policy },
+        Preset::Gdpo => AlgorithmConfig { advantage: Credit::Gdpo.into(), ..grpo() },
+        Preset::Maxrl => AlgorithmConfig { advantage: Credit::MaxRl.into(), ..on_policy },
         _ => grpo(),
     }
 }
@@ -129,14 +134,14 @@ fn with_divergence(preset: Preset) -> AlgorithmConfig {
     let base = AlgorithmConfig { reduction: Reduction::TokenMean, ..grpo() };
     match preset {
         Preset::ReinforcePlusPlus => AlgorithmConfig {
-            advantage: Credit::ReinforcePlusPlus,
+            advantage: Credit::ReinforcePlusPlus.into(),
             kl_coef: 0.01,
             kl_estimator: KlEstimator::K1,
             kl_placement: KlPlacement::Reward,
             ..base
         },
         _ => AlgorithmConfig {
-            advantage: Credit::ReinforcePlusPlusBaseline,
+            advantage: Credit::ReinforcePlusPlusBaseline.into(),
             kl_coef: 0.001,
             kl_estimator: KlEstimator::K2,
             ..base
@@ -147,39 +152,43 @@ fn with_divergence(preset: Preset) -> AlgorithmConfig {
 /// Methods that differ from GRPO in the per-token loss.
 fn other_loss(preset: Preset) -> AlgorithmConfig {
     match preset {
-        Preset::Gspo => AlgorithmConfig { loss: LossKind::Gspo, clip_low: 3e-4, clip_high: 4e-4, ..grpo() },
-        Preset::Gmpo => AlgorithmConfig { loss: LossKind::Gmpo, clip_low: 0.4, clip_high: 0.4, ..grpo() },
+        Preset::Gspo => {
+            AlgorithmConfig { loss: LossKind::Gspo.into(), clip_low: 3e-4, clip_high: 4e-4, ..grpo() }
+        }
+        Preset::Gmpo => {
+            AlgorithmConfig { loss: LossKind::Gmpo.into(), clip_low: 0.4, clip_high: 0.4, ..grpo() }
+        }
         Preset::Cispo => AlgorithmConfig {
-            loss: LossKind::Cispo,
+            loss: LossKind::Cispo.into(),
             clip_low: 1.0,
             clip_high: 0.28,
             reduction: Reduction::TokenMean,
             ..grpo()
         },
         Preset::Opmd => AlgorithmConfig {
-            advantage: Credit::DrGrpo,
-            loss: LossKind::Opmd,
+            advantage: Credit::DrGrpo.into(),
+            loss: LossKind::Opmd.into(),
             reduction: Reduction::SequenceMeanTokenSum,
             ..grpo()
         },
-        _ => AlgorithmConfig { loss: LossKind::Sapo, ..grpo() },
+        _ => AlgorithmConfig { loss: LossKind::Sapo.into(), ..grpo() },
     }
 }
 
 /// PPO and its kin.
 fn with_critic(preset: Preset) -> AlgorithmConfig {
     let ppo = AlgorithmConfig {
-        advantage: Credit::Gae,
+        advantage: Credit::Gae.into(),
         critic: CriticKind::Separate,
         reduction: Reduction::TokenMean,
         ..grpo()
     };
     match preset {
         Preset::VcPpo => {
-            AlgorithmConfig { advantage: Credit::DecoupledGae, critic_pretrain_steps: 50, ..ppo }
+            AlgorithmConfig { advantage: Credit::DecoupledGae.into(), critic_pretrain_steps: 50, ..ppo }
         }
         Preset::Vapo => AlgorithmConfig {
-            advantage: Credit::LengthAdaptiveGae,
+            advantage: Credit::LengthAdaptiveGae.into(),
             clip_high: 0.28,
             critic_pretrain_steps: 50,
             nll_coef: 0.1,

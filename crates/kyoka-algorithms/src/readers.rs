@@ -117,8 +117,8 @@ pub(crate) fn check(config: &AlgorithmConfig, given: &[&'static str]) -> Result<
 impl Reader {
     fn reads(&self, config: &AlgorithmConfig) -> bool {
         match self {
-            Self::Advantage(kinds) => kinds.contains(&config.advantage),
-            Self::Loss(kinds) => kinds.contains(&config.loss),
+            Self::Advantage(kinds) => config.advantage.kind().is_some_and(|kind| kinds.contains(&kind)),
+            Self::Loss(kinds) => config.loss.kind().is_some_and(|kind| kinds.contains(&kind)),
             Self::Critic => config.critic != CriticKind::None,
             Self::Correction { masks } => match config.correction {
                 CorrectionKind::None => false,
@@ -148,8 +148,8 @@ impl Reader {
     /// What the recipe has instead.
     fn chosen(&self, config: &AlgorithmConfig) -> String {
         match self {
-            Self::Advantage(_) => format!("advantage = {}", one_of(&[config.advantage])),
-            Self::Loss(_) => format!("loss = {}", one_of(&[config.loss])),
+            Self::Advantage(_) => format!("advantage = \"{}\"", snake_case(&config.advantage.label())),
+            Self::Loss(_) => format!("loss = \"{}\"", snake_case(&config.loss.label())),
             Self::Critic => format!("critic = {}", one_of(&[config.critic])),
             Self::Correction { .. } => format!("correction = {}", one_of(&[config.correction])),
             Self::Rejection(_) => format!("rejection = {}", one_of(&[config.rejection])),
@@ -206,7 +206,11 @@ mod tests {
             "algorithm.kl_horizon: expected kl_target above 0, which reads it, or no kl_horizon; got kl_target = 0"
         );
         assert_eq!(
-            refused(AlgorithmOverrides { cov_share: Some(0.1), loss: Some(LossKind::DppoTv), ..none() }),
+            refused(AlgorithmOverrides {
+                cov_share: Some(0.1),
+                loss: Some(LossKind::DppoTv.into()),
+                ..none()
+            }),
             "algorithm.cov_share: expected loss = \"clip_cov\" or \"kl_cov\", which reads it, or no cov_share; got loss = \"dppo_tv\""
         );
     }

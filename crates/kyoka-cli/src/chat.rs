@@ -27,12 +27,12 @@ pub fn run(arguments: &ChatArguments) -> Result<(), Error> {
     }
     let interactive = std::io::stdin().is_terminal();
     if interactive {
-        println!("{HELP}");
+        print_line!("{HELP}");
     }
     let mut lines = std::io::stdin().lock().lines();
     loop {
         if interactive {
-            print!("> ");
+            crate::output::show("> ");
             // A terminal that is gone ends the loop below.
             let _ = std::io::stdout().flush();
         }
@@ -41,13 +41,13 @@ pub fn run(arguments: &ChatArguments) -> Result<(), Error> {
         match command(line.trim()) {
             Input::Nothing => {}
             Input::Quit => return Ok(()),
-            Input::Help => println!("{HELP}"),
+            Input::Help => print_line!("{HELP}"),
             Input::Forget => chat.forget(),
             Input::System(text) => chat.system(text),
             Input::Image(path) => chat.show(path),
             Input::Audio(path) => chat.play(path),
             Input::Message(text) => match chat.say(text) {
-                Ok(answer) => println!("{answer}"),
+                Ok(answer) => print_line!("{answer}"),
                 Err(error) if interactive => eprintln!("error: {error}"),
                 Err(error) => return Err(error),
             },

@@ -1,5 +1,7 @@
 //! The `kyoka` command: parse, resolve, call the library, show.
-#![expect(clippy::print_stdout, reason = "a command-line program")]
+
+#[macro_use]
+mod output;
 
 mod arguments;
 mod chat;
@@ -118,9 +120,9 @@ fn run_train(arguments: &TrainArguments, stop: stopping::Stop) -> Result<(), Err
     let outcome = kyoka::train(&recipe, &options, observer.as_mut())?;
     drop(observer);
     if arguments.json {
-        println!("{}", json!({"run": outcome.run_folder, "summary": outcome.summary}));
+        print_line!("{}", json!({"run": outcome.run_folder, "summary": outcome.summary}));
     } else if !arguments.quiet {
-        print!("{}", progress::results(&outcome));
+        output::show(&progress::results(&outcome));
     }
     Ok(())
 }
@@ -145,9 +147,9 @@ fn run_plan(arguments: &PlanArguments) -> Result<(), Error> {
     let memory = arguments.memory.map(|bytes| bytes.0);
     let plan = kyoka::plan(&recipe, &PlanOptions { memory })?;
     if arguments.json {
-        println!("{}", json!(plan));
+        print_line!("{}", json!(plan));
     } else {
-        print!("{}", planning::lines(&plan, memory));
+        output::show(&planning::lines(&plan, memory));
     }
     Ok(())
 }
@@ -155,11 +157,11 @@ fn run_plan(arguments: &PlanArguments) -> Result<(), Error> {
 fn run_device_check(device: &str, as_json: bool) -> Result<(), Error> {
     let comparisons = kyoka::check_device(device)?;
     if as_json {
-        println!("{}", json!(comparisons));
+        print_line!("{}", json!(comparisons));
     } else {
         for comparison in &comparisons {
             let verdict = if comparison.passed { "good" } else { "DIFFERS" };
-            println!("{verdict:<8} {:<46} {:.1e}", comparison.name, comparison.difference);
+            print_line!("{verdict:<8} {:<46} {:.1e}", comparison.name, comparison.difference);
         }
     }
     let faults = comparisons.iter().filter(|comparison| !comparison.passed).count();
@@ -185,7 +187,7 @@ fn run_export(arguments: &ExportArguments) -> Result<(), Error> {
         Exported::Checkpoint => "checkpoint",
         Exported::Adapter => "adapter (PEFT)",
     };
-    println!("{what}: {}", arguments.to.display());
+    print_line!("{what}: {}", arguments.to.display());
     Ok(())
 }
 
@@ -214,11 +216,11 @@ fn run_eval(arguments: &EvalArguments) -> Result<(), Error> {
     let summary =
         kyoka::evaluate_checkpoint(&options, &mut |warning| stopping::say(&format!("warning: {warning}")))?;
     if arguments.json {
-        println!("{}", json!(summary));
+        print_line!("{}", json!(summary));
     } else {
-        println!("{} ({} rows)", summary.split, summary.num_rows);
+        print_line!("{} ({} rows)", summary.split, summary.num_rows);
         for (name, value) in &summary.parts {
-            println!("  {name:<15} {value:.3}");
+            print_line!("  {name:<15} {value:.3}");
         }
     }
     Ok(())
@@ -246,10 +248,10 @@ fn run_generate(arguments: &GenerateArguments) -> Result<(), Error> {
         device: arguments.device.clone(),
     })?;
     if arguments.json {
-        println!("{}", json!(completions));
+        print_line!("{}", json!(completions));
     } else {
         for completion in completions {
-            println!("{completion}");
+            print_line!("{completion}");
         }
     }
     Ok(())
@@ -276,10 +278,10 @@ fn run_bench(arguments: &BenchArguments) -> Result<(), Error> {
         BenchKind::TextStep => json!(kyoka::bench_text_step(&options)?),
     };
     if arguments.json {
-        println!("{result}");
+        print_line!("{result}");
     } else {
         for (name, value) in result.as_object().into_iter().flatten() {
-            println!("{name:<24} {value}");
+            print_line!("{name:<24} {value}");
         }
     }
     Ok(())
@@ -290,10 +292,10 @@ fn run_recipes(as_json: bool) -> Result<(), Error> {
     if as_json {
         let list: Vec<_> =
             recipes.iter().map(|(name, text)| json!({"name": name, "description": text})).collect();
-        println!("{}", json!(list));
+        print_line!("{}", json!(list));
     } else {
         for (name, description) in recipes {
-            println!("{name:<22} {description}");
+            print_line!("{name:<22} {description}");
         }
     }
     Ok(())
@@ -303,9 +305,9 @@ fn run_check(file: &std::path::Path, allow_outside: bool, as_json: bool) -> Resu
     let checked = kyoka::check_data(file, kyoka::data::ReadOptions { allow_outside })?;
     checked.warnings.iter().for_each(|warning| stopping::say(&format!("warning: {warning}")));
     if as_json {
-        println!("{}", json!({"audios": checked.audios, "images": checked.images, "rows": checked.rows}));
+        print_line!("{}", json!({"audios": checked.audios, "images": checked.images, "rows": checked.rows}));
     } else {
-        println!(
+        print_line!(
             "{}: {} rows, {} pictures, {} sounds: all good",
             file.display(),
             checked.rows,

@@ -35,7 +35,7 @@ impl Observer for WarningsAlone {
         Ok(())
     }
 
-    fn on_eval(&mut self, _: &'static str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
+    fn on_eval(&mut self, _: &str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Observer for JsonLines {
         json_line(&json!({"stage": report.stage, "step": report.step, "metrics": report.metrics}))
     }
 
-    fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
+    fn on_eval(&mut self, stage: &str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
         let summaries: Vec<&EvalSummary> = splits.iter().map(|split| &split.summary).collect();
         json_line(&json!({"stage": stage, "step": step, "eval": summaries}))
     }
@@ -75,7 +75,7 @@ impl Observer for JsonLines {
 /// A line that moves in a terminal; plain lines now and then elsewhere.
 struct ProgressLine {
     terminal: bool,
-    bar: Option<(&'static str, ProgressBar)>,
+    bar: Option<(String, ProgressBar)>,
     stage_began: Instant,
     first_step: usize,
     last_plain: Instant,
@@ -97,8 +97,8 @@ impl ProgressLine {
             if self.terminal { ProgressBar::new(report.total_steps as u64) } else { ProgressBar::hidden() };
         let style = ProgressStyle::with_template("{prefix:>13} {bar:24} {pos}/{len} {msg}");
         bar.set_style(style.expect("the template is valid"));
-        bar.set_prefix(report.stage);
-        self.bar = Some((report.stage, bar));
+        bar.set_prefix(report.stage.clone());
+        self.bar = Some((report.stage.clone(), bar));
     }
 
     fn print(&self, line: &str) {
@@ -112,7 +112,9 @@ impl ProgressLine {
         let metric = |name: &str| report.metrics.get(name);
         let mut text = String::new();
         for (label, name) in [("loss", "loss"), ("reward", "reward/total"), ("accuracy", "reward/accuracy")] {
-            if let Some(value) = metric(name).filter(|_| label != "loss" || report.stage != "rl") {
+            // A surrogate's value says nothing.
+            let is_surrogate = label == "loss" && metric("reward/total").is_some();
+            if let Some(value) = metric(name).filter(|_| !is_surrogate) {
                 let _ = write!(text, "{label} {value:.3}  ");
             }
         }
@@ -164,7 +166,7 @@ impl Observer for ProgressLine {
         Ok(())
     }
 
-    fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
+    fn on_eval(&mut self, stage: &str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
         for EvalReport { summary, .. } in splits {
             let moment = if step == 0 { "at start".to_owned() } else { format!("{step}") };
             let mut line = format!("{stage:>13} {moment}: {:<11}", summary.split);

@@ -285,23 +285,25 @@ fn after_a_resume_what_is_frozen_in_critic_and_reward_model_stays_so() {
         "[reward_model]\ndata = \"pairs\"\nsteps = 4\nbatch_size = 2\nlearning_rate = { peak = 0.05 }\n";
     let ppo = "[rl]\ndata = \"rows\"\nsteps = 4\nprompts_per_step = 2\ngroup_size = 4\nalgorithm = \"ppo\"\n\
                sampling = { max_new_tokens = 6 }\nlearning_rate = { peak = 0.05 }\n";
-    for (stage, name) in [(reward_model, "reward_model"), (ppo, "rl")] {
+    for (stage, name, file) in
+        [(reward_model, "reward_model", "reward_model.safetensors"), (ppo, "rl", "critic.safetensors")]
+    {
         let text = format!("{model}[checkpoints]\nevery = 1\nkeep_last = 9\n{stage}[[reward]]{rest}");
         fs::write(folder.join("recipe.toml"), text).unwrap();
         let _ = fs::remove_dir_all(folder.join("run"));
         train(folder);
         let last = folder.join(format!("run/checkpoints/0-{name}-000004"));
-        let straight = tensors(&last.join("critic.safetensors"));
+        let straight = tensors(&last.join(file));
         for step in [3, 4] {
             fs::remove_dir_all(folder.join(format!("run/checkpoints/0-{name}-00000{step}"))).unwrap();
         }
         run(folder, &["train", "--resume", "run", "--quiet", "--device", "cpu"]);
-        let resumed = tensors(&last.join("critic.safetensors"));
+        let resumed = tensors(&last.join(file));
         let differing: Vec<&String> =
             straight.keys().filter(|name| straight[*name] != resumed[*name]).collect();
         assert!(differing.is_empty(), "{name}: {differing:?}");
-        let second = folder.join(format!("run/checkpoints/0-{name}-000002/critic.safetensors"));
-        let moved = moved(&second, &last.join("critic.safetensors"));
+        let second = folder.join(format!("run/checkpoints/0-{name}-000002/{file}"));
+        let moved = moved(&second, &last.join(file));
         let learns = |name: &String| name.contains(".adapters.") || name.starts_with("head.");
         assert!(
             moved.iter().any(|name| name.contains(".adapters.")) && moved.iter().all(learns),

@@ -5,8 +5,8 @@ use std::ops::Range;
 /// A step that was judged, at its place in a completion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CreditedStep {
-    /// Which step: verdicts of the same step are compared across the group.
-    pub step: usize,
+    /// Which rule judged which of its steps: verdicts on the same step are compared across the group.
+    pub step: (usize, usize),
     /// Tokens that get the credit.
     pub tokens: Range<usize>,
     /// Its reward.
@@ -46,6 +46,35 @@ pub struct Advantages {
 }
 
 /// Turns rewards into credit; pure numbers, no tensors.
+///
+/// ```
+/// use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
+///
+/// /// Every token of a completion gets its reward less the greatest of its group.
+/// struct BelowBest;
+///
+/// impl AdvantageEstimator for BelowBest {
+///     fn min_group_size(&self) -> usize {
+///         2
+///     }
+///     fn estimate(&self, groups: &[GroupRewards]) -> Result<Advantages, AdvantageError> {
+///         let mut per_token = Vec::new();
+///         for group in groups {
+///             let best = group.totals.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+///             let rows = group.totals.iter().zip(&group.lengths);
+///             per_token.extend(rows.map(|(total, &length)| vec![total - best; length]));
+///         }
+///         Ok(Advantages { per_token, ..Advantages::default() })
+///     }
+/// }
+/// let group = GroupRewards { totals: vec![1.0, 0.5], lengths: vec![2, 1], ..GroupRewards::default() };
+/// let advantages = BelowBest.estimate(&[group]).unwrap();
+/// assert_eq!(advantages.per_token, [vec![0.0, 0.0], vec![-0.5]]);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not turn rewards into credit",
+    note = "implement `AdvantageEstimator`: one list of advantages a completion, one number a token, groups in order"
+)]
 pub trait AdvantageEstimator: Send + Sync {
     /// Fewest completions a group must have for the estimate to mean something.
     fn min_group_size(&self) -> usize;
@@ -65,7 +94,17 @@ pub trait AdvantageEstimator: Send + Sync {
         false
     }
 
-    /// Credit for a whole batch of groups (some estimators normalise across the batch).
+    /// Whether a group of equal rewards can have credit, because the baseline is not the group's own: such groups are
+    /// no waste, and dynamic sampling is refused.
+    fn credits_equal_rewards(&self) -> bool {
+        false
+    }
+
+    /// Credit for a whole batch of groups (some estimators normalise across the batch): a list a completion, in the order
+    /// of groups and completions, with a number for each of its tokens.
+    ///
+    /// # Errors
+    /// If a reward is not finite, a group is too small, or something it needs is missing.
     fn estimate(&self, groups: &[GroupRewards]) -> Result<Advantages, AdvantageError>;
 }
 

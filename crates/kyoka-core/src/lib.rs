@@ -16,6 +16,7 @@ mod reward;
 mod rollout;
 mod sample;
 mod seed;
+mod task;
 
 pub use advantage::{AdvantageError, AdvantageEstimator, Advantages, CreditedStep, GroupRewards};
 pub use distribution::Distribution;
@@ -31,10 +32,12 @@ pub use parameters::{
 pub use policy_loss::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
 pub use prompt::{ModalitySpan, Prompt};
 pub use python_json::from_python_json;
-pub use recompute::{CutScore, Recompute};
+pub use recompute::{CutScore, Recompute, SavedPass};
 pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict, UnfitRow};
 pub use rollout::{
-    Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig, StopReason,
+    GroupSink, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutPrompt, RolloutRequest,
+    SamplingConfig, StopReason,
 };
 pub use sample::{Origin, Part, Place, PlaceholderMismatch, Sample, prompt_parts, prompt_without_media};
 pub use seed::{Stream, stream_rng};
+pub use task::{Task, TaskError};

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 
-use crate::{Distribution, Prompt};
+use crate::{Distribution, Prompt, Recompute};
 
 /// A prompt with its completions: the unit of training.
 #[derive(Debug, Clone)]
@@ -26,6 +26,10 @@ pub struct Prefill<C> {
 /// Sampling reads a prompt once per group: [`prefill`](Self::prefill) gives one cache entry a prompt, and
 /// [`branch`](Self::branch) opens `G` completions over it without copying the prompt's keys and values.
 /// Training mirrors it: [`score`](Self::score) runs each prompt once, whatever the number of completions.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no language model that can be sampled from and trained",
+    note = "implement `CausalLm`, or use `kyoka_fusion::MultimodalLm` with encoders of your own"
+)]
 pub trait CausalLm: Sized {
     /// Keys and values of prompts and of the completions under way.
     type Cache;
@@ -84,6 +88,12 @@ pub trait CausalLm: Sized {
     /// Decides what passes with gradients drop at random from here on: nothing, or what follows from a seed. The same
     /// passes after the same seed drop the same. A model without dropout has nothing to do.
     fn set_dropout(&mut self, seed: Option<u64>);
+
+    /// The model as one that can recompute its layers in the backward pass; `None`, the default, if it cannot:
+    /// `gradient_checkpointing` is refused for it.
+    fn recompute(&self) -> Option<&dyn Recompute> {
+        None
+    }
 
     /// Where the parameters live.
     fn device(&self) -> Device;

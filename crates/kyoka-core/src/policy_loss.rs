@@ -26,7 +26,34 @@ pub struct PolicyLossOutput {
 }
 
 /// A surrogate objective, one value a token.
+///
+/// ```
+/// use kyoka_core::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
+///
+/// /// The advantage times the ratio, without a bound.
+/// struct Plain;
+///
+/// impl PolicyLoss for Plain {
+///     fn evaluate(&self, input: PolicyLossInput) -> PolicyLossOutput {
+///         let PolicyLossInput { policy_logprobs, old_logprobs, advantages, loss_mask } = input;
+///         let outside = loss_mask.clone().bool_not();
+///         // Whatever stands at padding, its exponential must not overflow.
+///         let log_ratio = (policy_logprobs - old_logprobs).mask_fill(outside.clone(), 0.0);
+///         let per_token = (log_ratio.exp() * advantages).neg().mask_fill(outside.clone(), 0.0);
+///         PolicyLossOutput { per_token, clipped: loss_mask.bool_and(outside) }
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no policy loss",
+    note = "implement `PolicyLoss`: a loss for every token that the mask keeps, 0 elsewhere"
+)]
 pub trait PolicyLoss: Send + Sync {
-    /// Evaluates the loss; the reduction over tokens and rows is not its business.
+    /// The loss of every token and where a bound cut its gradient, both `[R, T]`; the reduction over tokens and rows is not its business.
     fn evaluate(&self, input: PolicyLossInput) -> PolicyLossOutput;
+
+    /// Whether it looks at the ratio to the old policy. One that does not can take a batch's first update alone.
+    fn has_ratio(&self) -> bool {
+        true
+    }
 }

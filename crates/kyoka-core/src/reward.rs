@@ -33,6 +33,8 @@ pub struct RewardContext<'a> {
 /// The verdict on one reasoning step, credited at the tokens that state it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepVerdict {
+    /// Number of the rule that says it, where several do; verdicts of different rules are on different steps.
+    pub rule: usize,
     /// Place of the step in the row's `steps`.
     pub step: usize,
     /// Tokens of the completion that state it, at least one: a word of a real vocabulary is often several.
@@ -53,6 +55,8 @@ pub struct Reward {
     pub parts: Vec<(String, f32)>,
     /// Verdicts on single steps, for process supervision.
     pub steps: Vec<StepVerdict>,
+    /// Whether the answer is right, from a rule that can tell; what counts for pass@k, and what VAPO imitates.
+    pub right: Option<bool>,
     /// What the total is the sum of, weight and value each, for a credit that normalises them apart (GDPO); empty for a
     /// reward of one piece. All completions of a prompt have the same terms.
     pub terms: Vec<(f32, f32)>,
@@ -64,9 +68,19 @@ impl Reward {
         Self { total: Some(value), parts: vec![(name.to_owned(), value)], ..Self::default() }
     }
 
+    /// 1 or 0 for an answer that is right or not.
+    pub fn answered(name: &str, right: bool) -> Self {
+        Self { right: Some(right), ..Self::graded(name, f32::from(right)) }
+    }
+
     /// The explicit "cannot say".
     pub fn ungraded() -> Self {
         Self::default()
+    }
+
+    /// Whether the completion is right: what a rule says of its answer, else whether it earns something.
+    pub fn is_right(&self) -> bool {
+        self.right.unwrap_or(self.total.unwrap_or(0.0) > 0.0)
     }
 
     /// A part by name.
@@ -255,7 +269,7 @@ mod tests {
     #[test]
     fn verdicts_outside_the_completion_are_refused_with_their_row() {
         let stated = |tokens| {
-            let steps = vec![StepVerdict { step: 3, tokens, value: 1.0 }];
+            let steps = vec![StepVerdict { rule: 0, step: 3, tokens, value: 1.0 }];
             judged(vec![Reward { total: Some(0.0), steps, ..Reward::default() }])
         };
         assert!(stated(0..2).is_ok());
@@ -271,7 +285,7 @@ mod tests {
         assert_eq!(judged(Vec::new()), Err(expected.to_owned()));
         let total = Reward::graded("total", f32::NAN);
         let term = Reward { terms: vec![(1.0, f32::INFINITY)], ..Reward::graded("total", 1.0) };
-        let steps = vec![StepVerdict { step: 0, tokens: 0..1, value: f32::NAN }];
+        let steps = vec![StepVerdict { rule: 0, step: 0, tokens: 0..1, value: f32::NAN }];
         let step = Reward { steps, ..Reward::graded("total", 1.0) };
         for reward in [total, term, step] {
             let error = judged(vec![reward]).unwrap_err();

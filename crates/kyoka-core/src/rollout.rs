@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Distribution, Prompt};
+use crate::{Distribution, Prompt, Sample};
 
 /// How completions are drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,62 +111,156 @@ pub struct RolloutGroup {
     pub prompt: Prompt,
     /// The completions.
     pub rollouts: Vec<Rollout>,
-    /// Number of optimizer steps the sampling policy had taken.
+    /// Version of the weights that they were drawn under, as [`RolloutEngine::publish`] numbered it.
     pub policy_version: u64,
+}
+
+/// A prompt to complete.
+#[derive(Debug, Clone, Copy)]
+pub struct RolloutPrompt<'a> {
+    /// The prompt as the model reads it.
+    pub prompt: &'a Prompt,
+    /// The row that it was made of: what an engine elsewhere reads, which lays out the text itself. `None` where no dataset
+    /// stands behind the prompt.
+    pub sample: Option<&'a Sample>,
+    /// What the draws of its completions follow from, beside the request's seed: the same key draws the same, whatever
+    /// stands beside the prompt in the request.
+    pub key: u64,
+}
+
+impl<'a> RolloutPrompt<'a> {
+    /// Prompts without rows, each with its place as key.
+    pub fn numbered(prompts: &'a [Prompt]) -> Vec<Self> {
+        let numbered = prompts.iter().zip(0..);
+        numbered.map(|(prompt, key)| Self { prompt, sample: None, key }).collect()
+    }
 }
 
 /// What is asked of an engine.
 #[derive(Debug, Clone, Copy)]
 pub struct RolloutRequest<'a> {
     /// The prompts; each becomes a group.
-    pub prompts: &'a [Prompt],
+    pub prompts: &'a [RolloutPrompt<'a>],
     /// Completions a prompt.
     pub group_size: usize,
     /// How to draw them.
     pub sampling: &'a SamplingConfig,
-    /// Same seed, same completions, whatever the batching.
+    /// Same seed and keys, same completions, whatever the batching.
     pub seed: u64,
-    /// Recorded in the groups.
-    pub policy_version: u64,
 }
 
 impl RolloutRequest<'_> {
-    /// What an engine gave, if it is what was asked for: a group a prompt, as many completions as wanted, each with at
-    /// least a token and with a log-probability for every token.
+    /// Looks at the group of prompt number `index`, as an engine gave it: as many completions as wanted, each with at least
+    /// a token and with a log-probability for every token.
     ///
     /// # Errors
     /// Says what is missing, and of which prompt.
-    pub fn checked(&self, groups: Vec<RolloutGroup>) -> Result<Vec<RolloutGroup>, RolloutError> {
-        let (expected, got) = (self.prompts.len(), groups.len());
+    pub fn check(&self, index: usize, group: &RolloutGroup) -> Result<(), RolloutError> {
+        let (expected, got) = (self.group_size, group.rollouts.len());
         if got != expected {
-            return Err(RolloutError::Count { what: "groups, one a prompt", expected, got });
+            return Err(RolloutError::Count { what: "completions of every prompt", expected, got });
         }
-        for (index, group) in groups.iter().enumerate() {
-            let (expected, got) = (self.group_size, group.rollouts.len());
-            if got != expected {
-                return Err(RolloutError::Count { what: "completions of every prompt", expected, got });
+        for Rollout { token_ids, logprobs, entropies, .. } in &group.rollouts {
+            let expected = token_ids.len();
+            if expected == 0 {
+                return Err(RolloutError::EmptyCompletion { index });
             }
-            for Rollout { token_ids, logprobs, .. } in &group.rollouts {
-                let (expected, got) = (token_ids.len(), logprobs.len());
-                if expected == 0 {
-                    return Err(RolloutError::EmptyCompletion { index });
-                }
-                if got != expected {
-                    return Err(RolloutError::MissingLogprobs { index, expected, got });
-                }
+            if logprobs.len() != expected {
+                return Err(RolloutError::MissingLogprobs { index, expected, got: logprobs.len() });
+            }
+            if !entropies.is_empty() && entropies.len() != expected {
+                let what = "entropies of the tokens of a completion, or none";
+                return Err(RolloutError::Count { what, expected, got: entropies.len() });
             }
         }
-        Ok(groups)
+        Ok(())
     }
 }
 
-/// Draws completions from a policy, in this process or elsewhere.
-pub trait RolloutEngine {
+/// Takes the group of a prompt, by the prompt's place in the request; an error ends the sampling.
+pub type GroupSink<'a> = dyn FnMut(usize, RolloutGroup) -> Result<(), RolloutError> + 'a;
+
+/// Draws completions from a policy of type `M`, in this process or elsewhere.
+///
+/// An engine is held by a run from its first step to its last. Before completions are wanted it is told of the weights
+/// ([`publish`](Self::publish)), and before they change it is told that they are not wanted for a while
+/// ([`release`](Self::release)). `kyoka_rollout::LocalEngine` samples in this process.
+///
+/// ```
+/// use kyoka_core::{GroupSink, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, StopReason};
+///
+/// /// Answers every prompt with its end token.
+/// struct Silent;
+///
+/// impl<M> RolloutEngine<M> for Silent {
+///     fn banned_ids(&self) -> &[u32] {
+///         &[]
+///     }
+///     fn publish(&self, _version: u64, _model: &M) -> Result<(), RolloutError> {
+///         Ok(())
+///     }
+///     fn generate(&self, request: RolloutRequest<'_>, sink: &mut GroupSink<'_>) -> Result<(), RolloutError> {
+///         for (place, asked) in request.prompts.iter().enumerate() {
+///             let (token_ids, logprobs, entropies) = (vec![0], vec![0.0], Vec::new());
+///             let end = Rollout { token_ids, logprobs, entropies, stop_reason: StopReason::EndToken };
+///             let rollouts = vec![end; request.group_size];
+///             sink(place, RolloutGroup { prompt: asked.prompt.clone(), rollouts, policy_version: 0 })?;
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not draw completions from a `{M}`",
+    note = "implement `RolloutEngine<M>`: `publish` takes over weights, `generate` hands a group a prompt to the sink"
+)]
+pub trait RolloutEngine<M>: Send + Sync {
     /// Tokens that are never drawn: they have no share of the probabilities, here and wherever completions are scored.
     fn banned_ids(&self) -> &[u32];
 
-    /// One group per prompt, in order.
-    fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError>;
+    /// Takes over the weights of `model`, for everything that is asked from here on. `version` counts the optimizer updates
+    /// of the run; a version that the engine has already need not be taken over again.
+    ///
+    /// # Errors
+    /// If the weights cannot be brought to where completions are drawn.
+    fn publish(&self, version: u64, model: &M) -> Result<(), RolloutError>;
+
+    /// Says that nothing will be asked before the next [`publish`](Self::publish): an engine in this process lets its copy
+    /// of the weights go. Does nothing by default.
+    fn release(&self) {}
+
+    /// Completes the prompts and gives each group to the sink as soon as it is whole, in any order, each once.
+    ///
+    /// Every token has its log-probability in [`SamplingConfig::distribution`] of the published weights.
+    ///
+    /// # Errors
+    /// If the request cannot be met, the sink says so, or sampling was told to stop.
+    ///
+    /// # Panics
+    /// If no weights were published.
+    fn generate(&self, request: RolloutRequest<'_>, sink: &mut GroupSink<'_>) -> Result<(), RolloutError>;
+
+    /// [`generate`](Self::generate), and a look at what came: the groups in the order of the prompts. This is what callers
+    /// who have nothing to do meanwhile call, and nothing to implement.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate), and if not every prompt got the completions that were asked for.
+    fn generate_all(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
+        let mut groups: Vec<Option<RolloutGroup>> = request.prompts.iter().map(|_| None).collect();
+        self.generate(request, &mut |index, group| {
+            request.check(index, &group)?;
+            let expected = groups.len();
+            let place = groups.get_mut(index);
+            let what = "groups, one a prompt";
+            *place.ok_or(RolloutError::Count { what, expected, got: index + 1 })? = Some(group);
+            Ok(())
+        })?;
+        let (expected, got) = (groups.len(), groups.iter().flatten().count());
+        if got != expected {
+            return Err(RolloutError::Count { what: "groups, one a prompt", expected, got });
+        }
+        Ok(groups.into_iter().flatten().collect())
+    }
 }
 
 /// Why no completions came.
@@ -201,6 +295,12 @@ pub enum RolloutError {
     EmptyPrompt {
         /// Place in the request.
         index: usize,
+    },
+    /// An engine elsewhere could not be reached, or could not do its work.
+    #[error("engine: {source}")]
+    Engine {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The engine gave more or less than it was asked for.
     #[error("expected {expected} {what}, got {got}")]
@@ -257,21 +357,44 @@ mod tests {
         }
     }
 
+    /// Gives what it holds, whatever is asked.
+    struct Canned(Vec<RolloutGroup>);
+
+    impl RolloutEngine<()> for Canned {
+        fn banned_ids(&self) -> &[u32] {
+            &[]
+        }
+
+        fn publish(&self, _: u64, (): &()) -> Result<(), RolloutError> {
+            Ok(())
+        }
+
+        fn generate(&self, _: RolloutRequest<'_>, sink: &mut GroupSink<'_>) -> Result<(), RolloutError> {
+            // The last first: groups come in any order.
+            let mut groups = self.0.iter().enumerate().rev();
+            groups.try_for_each(|(place, group)| sink(place, group.clone()))
+        }
+    }
+
     #[test]
     fn what_an_engine_gives_is_what_was_asked_for() {
         let (prompts, sampling) = ([Prompt::default(), Prompt::default()], SamplingConfig::default());
-        let request = RolloutRequest {
-            prompts: &prompts,
-            group_size: 2,
-            sampling: &sampling,
-            seed: 0,
-            policy_version: 0,
-        };
-        let checked = |groups| request.checked(groups).map(drop).map_err(|error| error.to_string());
+        let asked = RolloutPrompt::numbered(&prompts);
+        let request = RolloutRequest { prompts: &asked, group_size: 2, sampling: &sampling, seed: 0 };
+        let given = |groups| Canned(groups).generate_all(request).map_err(|error| error.to_string());
         let whole = || group(&[(2, 2), (1, 1)]);
-        assert_eq!(checked(vec![whole(), whole()]), Ok(()));
+        let lengths = |group: &RolloutGroup| group.rollouts[0].token_ids.len();
+        let in_order = given(vec![whole(), group(&[(5, 5), (1, 1)])]).unwrap();
+        assert_eq!(in_order.iter().map(lengths).collect::<Vec<_>>(), [2, 5]);
+        let told = |entropies: Vec<f32>| {
+            let mut group = whole();
+            group.rollouts[0].entropies = entropies;
+            group
+        };
+        assert!(given(vec![whole(), told(vec![0.5; 2])]).is_ok());
         for (groups, message) in [
             (vec![whole()], "expected 2 groups, one a prompt, got 1"),
+            (vec![whole(), whole(), whole()], "expected 2 groups, one a prompt, got 3"),
             (vec![whole(), group(&[(1, 1)])], "expected 2 completions of every prompt, got 1"),
             (
                 vec![group(&[(1, 1), (0, 0)]), whole()],
@@ -281,8 +404,12 @@ mod tests {
                 vec![whole(), group(&[(2, 0), (1, 1)])],
                 "prompt 1: expected 2 log-probabilities of the tokens of a completion, got 0",
             ),
+            (
+                vec![whole(), told(vec![0.5])],
+                "expected 2 entropies of the tokens of a completion, or none, got 1",
+            ),
         ] {
-            assert_eq!(checked(groups), Err(message.to_owned()));
+            assert_eq!(given(groups).map(drop), Err(message.to_owned()));
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::marker::PhantomData;
 
 use burn::{
-    module::Module,
+    module::{Module, ModuleDisplay},
     tensor::{Device, Tensor},
 };
 use kyoka_core::{
     AudioInput, CausalLm, Distribution, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup,
-    Prefill, Prompt,
+    Prefill, Prompt, Recompute,
 };
 use kyoka_nn::{Linears, NamedLinears, caches_on_host, indices};
 
@@ -259,8 +259,8 @@ fn place_features(sources: &mut [usize], prompts: &[&Prompt], modality: Modality
 
 impl<I, A> CausalLm for MultimodalLm<I, A>
 where
-    I: ModalityEncoder<Input = ImageInput> + Linears,
-    A: ModalityEncoder<Input = AudioInput> + Linears,
+    I: ModalityEncoder<Input = ImageInput> + Linears + ModuleDisplay,
+    A: ModalityEncoder<Input = AudioInput> + Linears + ModuleDisplay,
 {
     type Cache = DecoderCache;
 
@@ -313,6 +313,10 @@ where
 
     fn set_dropout(&mut self, seed: Option<u64>) {
         self.set_adapter_dropout(seed);
+    }
+
+    fn recompute(&self) -> Option<&dyn Recompute> {
+        Some(self)
     }
 
     fn device(&self) -> Device {

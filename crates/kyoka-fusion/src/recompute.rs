@@ -7,13 +7,15 @@ use burn::{
     optim::GradientsParams,
     tensor::{Gradients, Int, Tensor},
 };
-use kyoka_core::{AudioInput, CutScore, Distribution, ImageInput, ModalityEncoder, PackedGroup, Recompute};
+use kyoka_core::{
+    AudioInput, CutScore, Distribution, ImageInput, ModalityEncoder, PackedGroup, Recompute, SavedPass,
+};
 use kyoka_nn::{AttentionLayout, Linears, indices, packed_attention};
 
 use crate::{Decoder, MultimodalLm, packing::Packing};
 
-/// What the way back through a pass needs.
-pub struct SavedPass {
+/// What the backward pass needs.
+struct LayerInputs {
     packing: Packing,
     layout: Arc<AttentionLayout>,
     /// Rows that go on after the last layer's attention.
@@ -54,14 +56,12 @@ where
     I: ModalityEncoder<Input = ImageInput> + Linears + ModuleDisplay,
     A: ModalityEncoder<Input = AudioInput> + Linears + ModuleDisplay,
 {
-    type Saved = SavedPass;
-
     fn score_cut(
         &self,
         groups: &[PackedGroup<'_>],
         distribution: &Distribution<'_>,
         with_hidden: bool,
-    ) -> CutScore<SavedPass> {
+    ) -> CutScore {
         let packing = self.packing(groups);
         let plain = self.valid();
         let mut rows = plain.pass_input(groups, &packing);
@@ -77,7 +77,11 @@ where
         let logprobs = self.decoder.target_logprobs(output.clone(), &packing.targets, distribution);
         let logprobs = packing.unpack(logprobs).squeeze_dim(2);
         let hidden = with_hidden.then(|| packing.unpack(self.decoder.normed(output.clone())));
-        CutScore { logprobs, hidden, saved: SavedPass { packing, layout, wanted, inputs, output } }
+        CutScore {
+            logprobs,
+            hidden,
+            saved: Box::new(LayerInputs { packing, layout, wanted, inputs, output }),
+        }
     }
 
     fn backward_cut(
@@ -87,7 +91,8 @@ where
         gradients: &mut Gradients,
         take: &mut dyn FnMut(GradientsParams),
     ) {
-        let SavedPass { packing, layout, wanted, mut inputs, output } = saved;
+        let saved = saved.downcast().expect("a pass of this model");
+        let LayerInputs { packing, layout, wanted, mut inputs, output } = *saved;
         let Some(mut slope) = output.grad_remove(gradients) else { return };
         drop(output);
         while let Some(input) = inputs.pop() {

@@ -52,7 +52,7 @@ impl RewardFn for ExactAnswer {
         let given = answer(completion).map(|given| normal(unboxed(given))).filter(|given| !given.is_empty());
         let same = |given: &String| golds.iter().any(|gold| equal(&normal(unboxed(gold)), given));
         let right = given.is_some_and(|given| same(&given));
-        Ok(Reward::graded(self.name(), f32::from(right)))
+        Ok(Reward::answered(self.name(), right))
     }
 }
 
@@ -120,7 +120,7 @@ impl RewardFn for NumericAnswer {
         let given = answer(completion).and_then(Quantity::read);
         let right =
             given.is_some_and(|given| golds.iter().any(|gold| gold.meets(&given, self.relative_tolerance)));
-        Ok(Reward::graded(self.name(), f32::from(right)))
+        Ok(Reward::answered(self.name(), right))
     }
 }
 

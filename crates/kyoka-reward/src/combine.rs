@@ -2,9 +2,6 @@
 
 use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sample, StepVerdict, UnfitRow};
 
-/// Room for the steps of one rule in the common numbering.
-const STEPS_A_RULE: usize = 1 << 20;
-
 /// The weighted sum of rules; all their parts and step verdicts are kept.
 ///
 /// If a rule with a weight other than 0 leaves a completion ungraded, the sum is ungraded. A weight of 0 logs the
@@ -72,9 +69,8 @@ fn add(sum: &mut Reward, index: usize, weight: f32, reward: Reward) {
         sum.terms.extend(reward.total.map(|total| (weight, total)));
     }
     sum.parts.extend(reward.parts);
-    // Steps of different rules are different steps.
-    let own = reward.steps.into_iter();
-    sum.steps.extend(own.map(|verdict| StepVerdict { step: verdict.step + index * STEPS_A_RULE, ..verdict }));
+    sum.right = sum.right.or(reward.right);
+    sum.steps.extend(reward.steps.into_iter().map(|verdict| StepVerdict { rule: index, ..verdict }));
 }
 
 #[cfg(test)]

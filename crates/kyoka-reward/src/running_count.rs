@@ -33,7 +33,7 @@ impl RewardFn for RunningCount {
             let good = number.is_some_and(|(number, _)| *number == count.to_string());
             right += usize::from(good);
             if let Some(tokens) = number.map_or(word_tokens, |(_, tokens)| tokens).clone() {
-                steps.push(StepVerdict { step: named, tokens, value: f32::from(good) });
+                steps.push(StepVerdict { rule: 0, step: named, tokens, value: f32::from(good) });
             }
             named += 1;
         }

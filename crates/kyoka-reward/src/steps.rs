@@ -73,6 +73,7 @@ impl RewardFn for StepAccuracy {
         }
         let total = (0..labels.len()).filter(|&step| right(step)).count() as f32 / labels.len() as f32;
         let verdict = |step: usize, tokens: Range<usize>| StepVerdict {
+            rule: 0,
             step: step.min(labels.len()),
             tokens,
             value: f32::from(step < labels.len() && right(step)),
@@ -84,8 +85,12 @@ impl RewardFn for StepAccuracy {
         let missing = (stated.len()..labels.len()).filter_map(|step| Some(verdict(step, end.clone()?)));
         // Stopping in time is a step as well, so that completions that go on can be told from those that stop.
         let stopped = (stated.len() <= labels.len()).then_some(end.clone()).flatten();
-        let stopped =
-            stopped.map(|tokens| StepVerdict { step: labels.len(), tokens, value: f32::from(closed) });
+        let stopped = stopped.map(|tokens| StepVerdict {
+            rule: 0,
+            step: labels.len(),
+            tokens,
+            value: f32::from(closed),
+        });
         let steps = made.chain(missing).chain(stopped).collect();
         Ok(Reward { total: Some(total), parts, steps, ..Reward::default() })
     }

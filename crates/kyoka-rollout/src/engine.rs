@@ -1,14 +1,14 @@
 //! Sampling in this process.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
-use burn::tensor::Tensor;
+use burn::{module::Module, tensor::Tensor};
 use kyoka_core::{
-    CausalLm, Prompt, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, SamplingConfig,
-    StopReason, Stream, stream_rng,
+    CausalLm, GroupSink, Prompt, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest,
+    SamplingConfig, StopReason, Stream, stream_rng,
 };
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -24,8 +24,8 @@ pub type DecodeText = Box<dyn Fn(&[u32]) -> String + Send + Sync>;
 
 /// Samples from a model that lives in this process.
 pub struct LocalEngine<M> {
-    /// The policy, without gradients.
-    pub model: M,
+    /// The policy without gradients, and its version; none before weights are published and after they are let go.
+    published: Mutex<Option<(u64, M)>>,
     /// The tokens that end a completion.
     pub end_ids: Vec<u32>,
     /// Tokens that are never drawn: media placeholders and other special tokens.
@@ -34,9 +34,9 @@ pub struct LocalEngine<M> {
     pub decode_text: Option<DecodeText>,
     /// Most completions under way at once; at least one group is always taken. Default 512.
     pub max_rows: usize,
-    /// Draw where the logits are and read back the tokens alone, instead of reading back the logits. Default: wherever
+    /// Draw where the logits are and read back the tokens alone, instead of reading back the logits. Default `None`: wherever
     /// logits are not in host memory already.
-    pub draw_on_device: bool,
+    pub draw_on_device: Option<bool>,
     /// Looked at before every token: once it is set, [`generate`](RolloutEngine::generate) gives
     /// [`RolloutError::Interrupted`]. Default: none.
     pub interrupt: Option<Arc<AtomicBool>>,
@@ -52,30 +52,43 @@ struct Row {
     entropies: Vec<f32>,
 }
 
-impl<M: CausalLm> LocalEngine<M> {
-    /// An engine that bans `banned_ids` and ends at `end_id`.
-    pub fn new(model: M, end_id: u32, banned_ids: Vec<u32>) -> Self {
-        let draw_on_device = !model.is_on_host();
+impl<M: CausalLm + Module> LocalEngine<M> {
+    /// An engine that bans `banned_ids` and ends at `end_id`; it gets its weights with
+    /// [`publish`](RolloutEngine::publish).
+    pub fn new(end_id: u32, banned_ids: Vec<u32>) -> Self {
         Self {
-            model,
+            published: Mutex::default(),
             end_ids: vec![end_id],
             banned_ids,
             decode_text: None,
             max_rows: 512,
-            draw_on_device,
+            draw_on_device: None,
             interrupt: None,
         }
     }
 
-    fn check(&self, request: &RolloutRequest<'_>) -> Result<(), RolloutError> {
+    /// The engine over a policy that does not change.
+    pub fn with_model(mut self, model: &M) -> Self {
+        self.published = Mutex::new(Some((0, model.valid())));
+        self
+    }
+
+    /// The policy and its version; weights are shared, not copied.
+    fn model(&self) -> (u64, M) {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.clone().expect("rollout: expected weights to be published first")
+    }
+
+    fn check(&self, model: &M, request: &RolloutRequest<'_>) -> Result<(), RolloutError> {
         request.sampling.validate()?;
         assert!(request.group_size > 0, "rollout: expected a group size of at least 1, got 0");
         assert!(
             request.sampling.stop.is_empty() || self.decode_text.is_some(),
             "rollout: stop texts need `decode_text`"
         );
-        let (new_tokens, max_positions) = (request.sampling.max_new_tokens, self.model.max_positions());
-        for (index, prompt) in request.prompts.iter().enumerate() {
+        let (new_tokens, max_positions) = (request.sampling.max_new_tokens, model.max_positions());
+        for (index, asked) in request.prompts.iter().enumerate() {
+            let prompt = asked.prompt;
             if prompt.is_empty() {
                 return Err(RolloutError::EmptyPrompt { index });
             }
@@ -130,6 +143,7 @@ impl<'a> Stepper<'a> {
 /// Everything under way in one call of [`LocalEngine::generate`].
 struct Generation<'a, M: CausalLm> {
     engine: &'a LocalEngine<M>,
+    model: &'a M,
     request: &'a RolloutRequest<'a>,
     /// Draws on the device, where that is asked for.
     device_draw: Option<DeviceDraw<'a>>,
@@ -139,21 +153,25 @@ struct Generation<'a, M: CausalLm> {
     /// Open rows, in the order of the cache.
     open: Vec<Row>,
     done: Vec<Vec<Option<Rollout>>>,
+    /// Prompts whose completions have all ended, not given to the sink yet.
+    whole: Vec<usize>,
 }
 
 impl<M: CausalLm> Generation<'_, M> {
     /// Reads the next `count` prompts and draws the first token of their completions, which join the others.
     fn admit(&mut self, count: usize) -> Result<(), RolloutError> {
-        let (model, group_size) = (&self.engine.model, self.request.group_size);
+        let (model, group_size) = (self.model, self.request.group_size);
         let first = self.read;
-        let prompts: Vec<&Prompt> = self.request.prompts[first..first + count].iter().collect();
+        let asked = &self.request.prompts[first..first + count];
+        let prompts: Vec<&Prompt> = asked.iter().map(|asked| asked.prompt).collect();
         self.read += count;
         let prefill = model.prefill(&prompts);
         let mut cache = prefill.cache;
         model.branch(&mut cache, group_size, self.request.sampling.max_new_tokens);
         let row = |index: usize| {
             let (prompt, place) = (first + index / group_size, index % group_size);
-            let rng = stream_rng(self.request.seed, Stream::Rollout, &[prompt as u64, place as u64]);
+            let key = self.request.prompts[prompt].key;
+            let rng = stream_rng(self.request.seed, Stream::Rollout, &[key, place as u64]);
             let (token_ids, logprobs, entropies) = Default::default();
             Row { prompt, place, rng, token_ids, logprobs, entropies }
         };
@@ -181,7 +199,7 @@ impl<M: CausalLm> Generation<'_, M> {
         }
         let last = |row: &Row| *row.token_ids.last().expect("an open row has a token");
         let token_ids: Vec<u32> = open.iter().map(last).collect();
-        let logits = self.engine.model.decode(&mut cache, &token_ids);
+        let logits = self.model.decode(&mut cache, &token_ids);
         self.open = self.draw(open, (&mut cache, logits), 1)?;
         self.cache = Some(cache);
         Ok(())
@@ -234,11 +252,14 @@ impl<M: CausalLm> Generation<'_, M> {
                 Some(stop_reason) => {
                     let Row { prompt, place, token_ids, logprobs, entropies, .. } = row;
                     self.done[prompt][place] = Some(Rollout { token_ids, logprobs, entropies, stop_reason });
+                    if self.done[prompt].iter().all(Option::is_some) {
+                        self.whole.push(prompt);
+                    }
                 }
             }
         }
         if kept.len() < num_rows && !kept.is_empty() {
-            self.engine.model.retain(cache, &kept);
+            self.model.retain(cache, &kept);
         }
         Ok(open)
     }
@@ -254,24 +275,48 @@ fn repeated(rows: Tensor<2>, count: usize) -> Tensor<2> {
     rows.repeat_dim(1, count).reshape([n * count, width])
 }
 
-impl<M: CausalLm> RolloutEngine for LocalEngine<M> {
+impl<M: CausalLm> Generation<'_, M> {
+    /// Gives the groups that have become whole to the sink.
+    fn give(&mut self, version: u64, sink: &mut GroupSink<'_>) -> Result<(), RolloutError> {
+        for prompt in std::mem::take(&mut self.whole) {
+            let rollouts = std::mem::take(&mut self.done[prompt]).into_iter().flatten().collect();
+            let asked = self.request.prompts[prompt].prompt.clone();
+            sink(prompt, RolloutGroup { prompt: asked, rollouts, policy_version: version })?;
+        }
+        Ok(())
+    }
+}
+
+impl<M: CausalLm + Module> RolloutEngine<M> for LocalEngine<M> {
     fn banned_ids(&self) -> &[u32] {
         &self.banned_ids
     }
 
-    fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
-        self.check(&request)?;
+    fn publish(&self, version: u64, model: &M) -> Result<(), RolloutError> {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, model.valid()));
+        Ok(())
+    }
+
+    fn release(&self) {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn generate(&self, request: RolloutRequest<'_>, sink: &mut GroupSink<'_>) -> Result<(), RolloutError> {
+        let (version, model) = self.model();
+        self.check(&model, &request)?;
         let num_prompts = request.prompts.len();
-        let (vocab, device) = (self.model.vocab_size(), self.model.device().without_autodiff());
+        let (vocab, device) = (model.vocab_size(), model.device().without_autodiff());
         let device_draw = || DeviceDraw::new(request.sampling, &self.banned_ids, vocab, &device);
         let mut generation = Generation {
             engine: self,
+            model: &model,
             request: &request,
-            device_draw: self.draw_on_device.then(device_draw),
+            device_draw: self.draw_on_device.unwrap_or(!model.is_on_host()).then(device_draw),
             read: 0,
             cache: None,
             open: Vec::new(),
             done: vec![vec![None; request.group_size]; num_prompts],
+            whole: Vec::new(),
         };
         let groups_at_once = (self.max_rows / request.group_size).max(1);
         while generation.read < num_prompts || !generation.open.is_empty() {
@@ -288,15 +333,8 @@ impl<M: CausalLm> RolloutEngine for LocalEngine<M> {
                 generation.admit(free.min(num_prompts - generation.read))?;
             }
             generation.advance()?;
+            generation.give(version, sink)?;
         }
-        let rollouts = |rows: Vec<Option<Rollout>>| {
-            rows.into_iter().map(|rollout| rollout.expect("every row has ended")).collect()
-        };
-        let groups = generation.done.into_iter().zip(request.prompts).map(|(rows, prompt)| RolloutGroup {
-            prompt: prompt.clone(),
-            rollouts: rollouts(rows),
-            policy_version: request.policy_version,
-        });
-        Ok(groups.collect())
+        Ok(())
     }
 }

@@ -48,10 +48,51 @@ pub struct Progress {
     /// Seconds of training before the last resume.
     pub elapsed_s: f64,
     /// Seconds by phase.
-    pub phase_s: BTreeMap<String, f64>,
-    /// Coefficients that the stage adapts, by name.
+    pub phase_s: PhaseSeconds,
+    /// Coefficients that the stage adapts.
     #[serde(default)]
-    pub coefs: BTreeMap<String, f64>,
+    pub coefs: Coefficients,
+    /// Updates of the policy since the run began: the version of its weights.
+    #[serde(default)]
+    pub policy_version: u64,
+}
+
+/// Seconds by what they were spent on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PhaseSeconds {
+    /// Sampling.
+    pub rollout: f64,
+    /// Judging; it runs beside sampling, so that its seconds may be in those of sampling too.
+    pub reward: f64,
+    /// Updates.
+    pub train: f64,
+    /// Evaluations.
+    pub eval: f64,
+}
+
+impl std::ops::AddAssign for PhaseSeconds {
+    fn add_assign(&mut self, more: Self) {
+        self.rollout += more.rollout;
+        self.reward += more.reward;
+        self.train += more.train;
+        self.eval += more.eval;
+    }
+}
+
+/// Coefficients that a stage moves as it goes; none where it does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Coefficients {
+    /// Of the divergence from the reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    /// Of the entropy bonus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<f64>,
+    /// MPO's running mean of rewards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_shift: Option<f64>,
 }
 
 /// An evaluation that a stage has had.
@@ -82,17 +123,54 @@ impl Default for CheckpointPolicy {
 /// The file that is written last and makes a checkpoint whole.
 pub(crate) const STATE: &str = "state.json";
 
+/// The layout of checkpoints that this library writes. Version 1 had no number, and a reward model in the critic's place.
+pub(crate) const VERSION: u32 = 2;
+
+fn version_1() -> u32 {
+    1
+}
+
 /// `state.json`.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct State {
+    #[serde(default = "version_1")]
+    pub version: u32,
     pub progress: Progress,
     pub optimizer_steps: u64,
-    /// Steps of the critic's optimizer, and whether it has a trunk of its own.
     #[serde(default)]
-    pub critic: Option<(u64, bool)>,
+    pub critic: Option<HeadRecord>,
+    #[serde(default)]
+    pub reward_model: Option<HeadRecord>,
     /// Bytes of the checkpoint's other files, by name: one that was cut is known by its length.
     #[serde(default)]
     pub files: BTreeMap<String, u64>,
+}
+
+/// What `state.json` says of a critic or a reward model.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(from = "HeadOnDisk")]
+pub(crate) struct HeadRecord {
+    /// Steps of its optimizer.
+    pub optimizer_steps: u64,
+    /// Whether it has a trunk of its own.
+    pub own_trunk: bool,
+}
+
+/// As versions have written it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum HeadOnDisk {
+    Version1(u64, bool),
+    Version2 { optimizer_steps: u64, own_trunk: bool },
+}
+
+impl From<HeadOnDisk> for HeadRecord {
+    fn from(written: HeadOnDisk) -> Self {
+        match written {
+            HeadOnDisk::Version1(optimizer_steps, own_trunk)
+            | HeadOnDisk::Version2 { optimizer_steps, own_trunk } => Self { optimizer_steps, own_trunk },
+        }
+    }
 }
 
 /// A checkpoint read back.
@@ -107,6 +185,8 @@ pub struct Checkpoint<M: TrainableLm> {
     pub reference: Option<M>,
     /// The critic with its optimizer, if the run has one.
     pub critic: Option<CriticState<M>>,
+    /// The reward model with its optimizer, if the run has one.
+    pub reward_model: Option<CriticState<M>>,
     /// What the stage under way has to remember.
     pub stage_state: Option<Vec<u8>>,
 }
@@ -121,6 +201,13 @@ impl State {
         let path = checkpoint.join(STATE);
         let bytes = fs::read(&path).map_err(|error| failed(&path, error))?;
         let state: Self = serde_json::from_slice(&bytes).map_err(|error| failed(&path, error))?;
+        if state.version > VERSION {
+            let reason = format!(
+                "expected a checkpoint of version {VERSION} or older, got {}: a newer Kyoka has written it",
+                state.version
+            );
+            return Err(failed(&path, reason));
+        }
         for (name, &expected) in &state.files {
             let path = checkpoint.join(name);
             let got = fs::metadata(&path).map_err(|error| failed(&path, error))?.len();
@@ -149,7 +236,7 @@ impl<M: TrainableLm> Checkpoint<M> {
         model: M,
         settings_of_stage: impl Fn(usize) -> AdamWConfig,
     ) -> Result<Self, TrainError> {
-        let State { progress, optimizer_steps, critic, .. } = State::load(path)?;
+        let State { version, progress, optimizer_steps, critic, reward_model, .. } = State::load(path)?;
         let reference_path = path.join("reference.safetensors");
         let reference = match reference_path.is_file() {
             true => Some(load_weights(&reference_path, model.clone())?),
@@ -164,20 +251,51 @@ impl<M: TrainableLm> Checkpoint<M> {
             restored.map_err(|reason| TrainError::Checkpoint { path, reason })
         };
         let optimizer = restore(moments_path, optimizer_steps)?;
-        let critic = match critic {
-            Some((steps, own_trunk)) => Some(CriticState {
-                critic: load_weights(&path.join("critic.safetensors"), Critic::new(&model, own_trunk))?,
-                optimizer: restore(path.join("critic_optimizer.safetensors"), steps)?,
-            }),
-            None => None,
+        let head = |name: &str, record: Option<HeadRecord>| -> Result<Option<CriticState<M>>, TrainError> {
+            let Some(HeadRecord { optimizer_steps, own_trunk }) = record else { return Ok(None) };
+            let (weights, moments) = head_files(name);
+            let blank = Critic::new(&model, own_trunk);
+            let critic = load_weights(&path.join(weights), blank)?;
+            let optimizer = restore(path.join(moments), optimizer_steps)?;
+            Ok(Some(CriticState { critic, optimizer }))
+        };
+        let (critic, reward_model) = match (version, is_of_reward_model(path)) {
+            (1, true) => (None, head(CRITIC, critic)?),
+            _ => (head(CRITIC, critic)?, head(REWARD_MODEL, reward_model)?),
         };
         let stage_path = path.join("stage.json");
         let stage_state = match stage_path.is_file() {
             true => Some(fs::read(&stage_path).map_err(|error| failed(&stage_path, error))?),
             false => None,
         };
-        Ok(Self { model, optimizer, progress, reference, critic, stage_state })
+        Ok(Self { model, optimizer, progress, reference, critic, reward_model, stage_state })
     }
+}
+
+/// What the files of a critic are named after.
+pub(crate) const CRITIC: &str = "critic";
+/// What those of a reward model are.
+pub(crate) const REWARD_MODEL: &str = "reward_model";
+
+/// The files of weights and moments of a critic or a reward model.
+pub(crate) fn head_files(name: &str) -> (String, String) {
+    (format!("{name}.safetensors"), format!("{name}_optimizer.safetensors"))
+}
+
+/// Whether a checkpoint's folder is named as those of the stage that trains a reward model; in version 1 the model is in
+/// the critic's place there.
+fn is_of_reward_model(checkpoint: &Path) -> bool {
+    checkpoint.file_name().is_some_and(|name| name.to_string_lossy().contains("-reward_model-"))
+}
+
+/// The weights of a reward model in a checkpoint, for a model of the same shape; without gradients.
+///
+/// # Errors
+/// If the checkpoint holds no reward model, or one of another shape.
+pub fn load_reward_model<M: TrainableLm>(checkpoint: &Path, policy: &M) -> Result<Critic<M>, TrainError> {
+    let [own, version_1] = [REWARD_MODEL, CRITIC].map(|name| checkpoint.join(head_files(name).0));
+    let path = if !own.is_file() && version_1.is_file() { version_1 } else { own };
+    Ok(load_weights(&path, Critic::new(policy, true))?.valid())
 }
 
 /// Puts the weights of a safetensors file into a model of the same shape.

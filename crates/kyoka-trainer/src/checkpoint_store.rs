@@ -7,25 +7,12 @@ use std::{
 };
 
 use crate::{
-    AdamW, CheckpointPolicy, CriticState, Progress, TrainError, TrainableLm,
-    checkpoint::{Content, STATE, State, failed, moments, weights},
+    CheckpointPolicy, CriticState, Progress, TrainError, TrainState, TrainableLm,
+    checkpoint::{
+        CRITIC, Content, HeadRecord, REWARD_MODEL, STATE, State, VERSION, failed, head_files, moments,
+        weights,
+    },
 };
-
-/// What a checkpoint is written from.
-pub struct SavedState<'a, M: TrainableLm> {
-    /// Weights.
-    pub model: &'a M,
-    /// Moments.
-    pub optimizer: &'a AdamW,
-    /// Where the run stands.
-    pub progress: &'a Progress,
-    /// The reference policy, if the run has one.
-    pub reference: Option<&'a M>,
-    /// The critic with its optimizer, if the run has one.
-    pub critic: Option<&'a CriticState<M>>,
-    /// What the stage under way has to remember.
-    pub stage_state: Option<Vec<u8>>,
-}
 
 /// The `checkpoints/` folder of a run.
 ///
@@ -78,13 +65,17 @@ impl CheckpointStore {
         self.folder.join(format!("{}-{stage_name}-{:06}", progress.stage, progress.step))
     }
 
-    /// Writes a checkpoint.
+    /// Writes a checkpoint; `stage_state` is what the stage under way has to remember.
+    ///
+    /// # Errors
+    /// If it cannot be written; the checkpoints before it stand.
     pub fn save<M: TrainableLm>(
         &self,
         stage_name: &str,
-        state: SavedState<'_, M>,
+        state: &TrainState<M>,
+        stage_state: Option<Vec<u8>>,
     ) -> Result<PathBuf, TrainError> {
-        let SavedState { model, optimizer, progress, reference, critic, stage_state } = state;
+        let TrainState { model, optimizer, reference, critic, reward_model, .. } = state;
         let mut files: Vec<(String, Content<'_>)> = vec![
             ("model.safetensors".into(), Content::Tensors(Box::new(|| weights(model)))),
             ("optimizer.safetensors".into(), Content::Tensors(Box::new(|| moments(optimizer)))),
@@ -95,13 +86,18 @@ impl CheckpointStore {
         let extra_files = self.extra_files.iter().cloned();
         files.extend(extra_files.map(|(name, bytes)| (name, Content::Bytes(bytes))));
         files.extend(stage_state.map(|bytes| ("stage.json".into(), Content::Bytes(bytes))));
-        if let Some(CriticState { critic, optimizer }) = critic {
-            files.push(("critic.safetensors".into(), Content::Tensors(Box::new(|| weights(critic)))));
-            let moments = Content::Tensors(Box::new(|| moments(optimizer)));
-            files.push(("critic_optimizer.safetensors".into(), moments));
+        for (name, head) in [(CRITIC, critic), (REWARD_MODEL, reward_model)] {
+            let Some(CriticState { critic, optimizer }) = head else { continue };
+            let (weights_file, moments_file) = head_files(name);
+            files.push((weights_file, Content::Tensors(Box::new(|| weights(critic)))));
+            files.push((moments_file, Content::Tensors(Box::new(|| moments(optimizer)))));
         }
-        let critic = critic.map(|state| (state.optimizer.num_steps(), state.critic.trunk.is_some()));
-        let (progress, optimizer_steps) = (progress.clone(), optimizer.num_steps());
+        let record = |head: &CriticState<M>| HeadRecord {
+            optimizer_steps: head.optimizer.num_steps(),
+            own_trunk: head.critic.trunk.is_some(),
+        };
+        let (critic, reward_model) = (critic.as_ref().map(record), reward_model.as_ref().map(record));
+        let (progress, optimizer_steps) = (state.progress.clone(), optimizer.num_steps());
         let path = self.path(stage_name, &progress);
         self.place(&path, &|aside| {
             let mut lengths = BTreeMap::new();
@@ -111,7 +107,9 @@ impl CheckpointStore {
                 content.write(&file)?;
                 lengths.insert(name.clone(), fs::metadata(&file)?.len());
             }
-            let state = State { progress: progress.clone(), optimizer_steps, critic, files: lengths };
+            let progress = progress.clone();
+            let (version, files) = (VERSION, lengths);
+            let state = State { version, progress, optimizer_steps, critic, reward_model, files };
             Content::Bytes(state.to_json()).write(&aside.join(STATE))
         })?;
         self.prune()?;

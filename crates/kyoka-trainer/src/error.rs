@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use kyoka_core::{AdvantageError, Origin, ParameterError, RewardError, RolloutError, Sample};
+use kyoka_algorithms::AlgorithmError;
+use kyoka_core::{AdvantageError, Origin, ParameterError, RewardError, RolloutError, Sample, TaskError};
 
-use crate::{SettingError, TaskError};
+use crate::SettingError;
 
 /// Why training stopped.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +24,7 @@ pub enum TrainError {
     #[error("{stage}, step {step}: rollout: {source}")]
     Rollout {
         /// The stage.
-        stage: &'static str,
+        stage: String,
         /// The step.
         step: usize,
         /// Why.
@@ -33,8 +34,10 @@ pub enum TrainError {
     #[error(transparent)]
     Reward(#[from] RewardError),
     /// Rewards gave no advantage.
-    #[error("rl, step {step}: {source}")]
+    #[error("{stage}, step {step}: {source}")]
     Advantage {
+        /// The stage.
+        stage: String,
         /// The step.
         step: usize,
         /// Why.
@@ -46,7 +49,7 @@ pub enum TrainError {
     )]
     NotFinite {
         /// The stage.
-        stage: &'static str,
+        stage: String,
         /// The step.
         step: usize,
         /// Loss or gradient.
@@ -62,7 +65,7 @@ pub enum TrainError {
     )]
     NotFiniteUpdate {
         /// The stage.
-        stage: &'static str,
+        stage: String,
         /// The step.
         step: usize,
         /// The first such parameter.
@@ -75,6 +78,9 @@ pub enum TrainError {
     /// A stage's settings are out of range or do not go together.
     #[error(transparent)]
     Setting(#[from] SettingError),
+    /// The policy cannot recompute its layers, which `gradient_checkpointing` asks for.
+    #[error("gradient_checkpointing: expected a model that can recompute its layers, got one that cannot")]
+    CannotRecompute,
     /// A setting is out of range.
     #[error("{field}: expected {expected}, got {got}")]
     Config {
@@ -121,7 +127,7 @@ pub enum TrainError {
     #[error("stopped on request at {stage}, step {step}; resume from {checkpoint}")]
     Interrupted {
         /// The stage.
-        stage: &'static str,
+        stage: String,
         /// Steps done.
         step: usize,
         /// Where to resume from.
@@ -133,6 +139,11 @@ impl TrainError {
     /// From what is wrong with a row to the error that names it.
     pub(crate) fn row(sample: &Sample) -> impl Fn(TaskError) -> Self {
         move |source| Self::Row { origin: sample.origin.clone(), id: sample.id.clone(), source }
+    }
+
+    /// From an algorithm's error to the one of the stage that asked for it.
+    pub fn algorithm(stage: &str) -> impl Fn(AlgorithmError) -> Self {
+        move |source| Self::Setting(SettingError::Algorithm { stage: stage.to_owned(), source })
     }
 
     /// Whether this is an engine that was told to stop, rather than a fault.

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kyoka_core::{
-    Completion, Prompt, Reward, RewardContext, RewardFn, Rollout, RolloutError, RolloutGroup, RolloutRequest,
-    Sample, SamplingConfig,
+    Completion, Prompt, Reward, RewardContext, RewardFn, Rollout, RolloutEngine, RolloutError, RolloutGroup,
+    RolloutPrompt, RolloutRequest, Sample, SamplingConfig, Task,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineFactory, SampleRecord, Task, TrainError, TrainableLm, part_means::PartMeans};
+use crate::{SampleRecord, TrainError, part_means::PartMeans};
 
 /// Mean of every reward part over a split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct EvalSummary {
     pub num_rows: usize,
     /// Means by part over all completions that were judged: the rewards' parts, `total` (what training would use),
     /// `length` (tokens), `truncated_share` (completions that the limit of tokens cut off), and with several completions
-    /// a row `pass@k` (rows with at least one right completion), where a reward measures `accuracy`.
+    /// a row `pass@k` (rows with at least one right completion), where a reward can tell what is right.
     pub parts: Vec<(String, f64)>,
 }
 
@@ -45,8 +45,8 @@ pub struct Evaluation<'a, M> {
     pub task: &'a dyn Task,
     /// Judges completions; the parts are averaged.
     pub reward: &'a dyn RewardFn,
-    /// Makes the engine.
-    pub engine: EngineFactory<'a, M>,
+    /// Draws the completions.
+    pub engine: &'a dyn RolloutEngine<M>,
     /// How completions are drawn: greedily at temperature 0.
     pub sampling: SamplingConfig,
     /// Completions a row.
@@ -61,22 +61,22 @@ pub struct Evaluation<'a, M> {
 /// Prompts decoded at once.
 const CHUNK: usize = 128;
 
-/// Completions of every row, judged.
+/// Completions of every row, judged; `version` counts the updates of the policy.
 ///
 /// # Errors
 /// If a row's media cannot be read, a completion cannot be judged, a reward is not finite, or the evaluation was told to
 /// stop.
-pub fn evaluate<M: TrainableLm>(
-    model: &M,
+pub fn evaluate<M>(
+    (version, model): (u64, &M),
     evaluation: &Evaluation<'_, M>,
     split: &str,
     samples: &[Sample],
 ) -> Result<EvalReport, TrainError> {
-    let engine = (evaluation.engine)(model.valid());
+    let failed = |source| TrainError::Rollout { stage: "eval".to_owned(), step: 0, source };
+    evaluation.engine.publish(version, model).map_err(failed)?;
     let mut records = Vec::with_capacity(samples.len() * evaluation.num_samples);
     let mut tally = Tally { num_samples: evaluation.num_samples, ..Tally::default() };
     for (index, chunk) in samples.chunks(CHUNK).enumerate() {
-        let failed = |source| TrainError::Rollout { stage: "eval", step: 0, source };
         if evaluation.interrupt.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return Err(failed(RolloutError::Interrupted));
         }
@@ -84,15 +84,20 @@ pub fn evaluate<M: TrainableLm>(
             .iter()
             .map(|sample| evaluation.task.prompt(sample, None).map_err(TrainError::row(sample)))
             .collect::<Result<_, _>>()?;
+        let asked: Vec<RolloutPrompt<'_>> = chunk
+            .iter()
+            .zip(&prompts)
+            .zip(0..)
+            .map(|((sample, prompt), key)| RolloutPrompt { prompt, sample: Some(sample), key })
+            .collect();
         let request = RolloutRequest {
-            prompts: &prompts,
+            prompts: &asked,
             group_size: evaluation.num_samples,
             sampling: &evaluation.sampling,
             // Rows are numbered within a request, so requests draw apart.
             seed: evaluation.seed ^ ((index as u64) << 32),
-            policy_version: 0,
         };
-        let groups = engine.generate(request).and_then(|groups| request.checked(groups)).map_err(failed)?;
+        let groups = evaluation.engine.generate_all(request).map_err(failed)?;
         for (sample, group) in chunk.iter().zip(groups) {
             let judged = evaluation.judge(sample, &group)?;
             tally.add(&group.rollouts, &judged);
@@ -101,6 +106,7 @@ pub fn evaluate<M: TrainableLm>(
             );
         }
     }
+    evaluation.engine.release();
     Ok(EvalReport { summary: tally.summary(split), samples: records })
 }
 
@@ -135,8 +141,7 @@ impl Tally {
             self.means.add("truncated_share", f64::from(u8::from(rollout.is_truncated())));
             self.means.add("total", f64::from(total));
             reward.parts.iter().for_each(|(name, value)| self.means.add(name, f64::from(*value)));
-            let accuracy = reward.part("accuracy").map(|accuracy| accuracy >= 1.0);
-            right = accuracy.map(|now| now || right.unwrap_or(false)).or(right);
+            right = reward.right.map(|now| now || right.unwrap_or(false)).or(right);
         }
         self.num_rows += usize::from(graded);
         if let Some(right) = right.filter(|_| self.num_samples > 1) {
@@ -171,17 +176,17 @@ mod tests {
             stop_reason,
         };
         let rollouts = [rollout(StopReason::EndToken), rollout(StopReason::Length)];
-        let judged = |values: [Option<f32>; 2]| {
+        let judged = |values: [Option<bool>; 2]| {
             values.map(|value| {
                 (
                     Completion::default(),
-                    value.map_or_else(Reward::ungraded, |value| Reward::graded("accuracy", value)),
+                    value.map_or_else(Reward::ungraded, |right| Reward::answered("accuracy", right)),
                 )
             })
         };
         let mut tally = Tally { num_samples: 2, ..Tally::default() };
-        tally.add(&rollouts, &judged([Some(1.0), Some(0.0)]));
-        tally.add(&rollouts, &judged([Some(0.0), Some(0.0)]));
+        tally.add(&rollouts, &judged([Some(true), Some(false)]));
+        tally.add(&rollouts, &judged([Some(false), Some(false)]));
         tally.add(&rollouts, &judged([None, None]));
         let summary = tally.summary("test");
         assert_eq!(summary.num_rows, 2);

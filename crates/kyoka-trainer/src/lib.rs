@@ -5,6 +5,7 @@ mod checkpoint;
 mod checkpoint_store;
 mod critic;
 mod error;
+mod eval_rules;
 mod evaluate;
 mod gradients;
 mod micro_batch;
@@ -21,13 +22,19 @@ mod sample_record;
 mod schedule;
 mod session;
 mod sft;
-mod task;
+mod stage;
+mod state;
+mod trainable;
 
 pub(crate) use averaging::averaged;
-pub use checkpoint::{Checkpoint, CheckpointPolicy, Evaluated, Progress, load_weights, unpack};
-pub use checkpoint_store::{CheckpointStore, SavedState};
+pub use checkpoint::{
+    Checkpoint, CheckpointPolicy, Coefficients, Evaluated, PhaseSeconds, Progress, load_reward_model,
+    load_weights, unpack,
+};
+pub use checkpoint_store::CheckpointStore;
 pub use critic::{Critic, CriticState};
 pub use error::TrainError;
+pub use eval_rules::EvalRules;
 pub use evaluate::{EvalReport, EvalSummary, Evaluation, evaluate, pass_at};
 pub use gradients::{global_norm, scale_gradients};
 pub use micro_batch::{PackItem, plan_micro_batches};
@@ -35,10 +42,12 @@ pub use optimizer::{AdamW, AdamWConfig, NotFiniteUpdate};
 pub(crate) use pass::{Pass, PassKind};
 pub use preference::{PreferenceStage, PreferenceStageConfig};
 pub use range::{SettingError, Unread};
-pub use reward_model::{RewardModelConfig, RewardModelStage, load_reward_model};
-pub use rl::{RlConfig, RlStage};
+pub use reward_model::{RewardModelConfig, RewardModelStage};
+pub use rl::{RlConfig, RlParts, RlStage};
 pub use sample_record::SampleRecord;
 pub use schedule::{LearningRate, Schedule};
-pub use session::{EvalRules, Observer, Resumed, Session, Stage, StepReport, TrainableFn};
+pub use session::{Resumed, Session, TrainableFn};
 pub use sft::{SftConfig, SftStage};
-pub use task::{EngineFactory, Task, TaskError, TrainableLm};
+pub use stage::{Observer, Stage, StageKind, StepReport};
+pub use state::TrainState;
+pub use trainable::TrainableLm;

@@ -5,9 +5,12 @@ use burn::{
     optim::{GradientsAccumulator, GradientsParams},
     tensor::{Gradients, Tensor},
 };
-use kyoka_core::{CutScore, Distribution, PackedGroup};
+use kyoka_core::{CutScore, Distribution, PackedGroup, SavedPass};
 
 use crate::{TrainableLm, gradients::widened};
+
+/// Stages ask for it where the session has seen that the model can.
+const CAN_RECOMPUTE: &str = "a model that recomputes its layers";
 
 /// How a pass is run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,7 +19,7 @@ pub(crate) struct PassKind<'a> {
     pub distribution: Distribution<'a>,
     /// Whether the loss reads hidden rows.
     pub with_hidden: bool,
-    /// Whether layers are computed again on the way back instead of kept.
+    /// Whether layers are recomputed in the backward pass instead of kept.
     pub recompute: bool,
 }
 
@@ -28,14 +31,15 @@ pub(crate) struct Pass<'a, M: TrainableLm> {
     pub logprobs: Tensor<2>,
     /// `[R, T, D]`, if asked for.
     pub hidden: Option<Tensor<3>>,
-    saved: Option<M::Saved>,
+    saved: Option<SavedPass>,
 }
 
 impl<'a, M: TrainableLm> Pass<'a, M> {
     pub fn new(model: &'a M, groups: &'a [PackedGroup<'a>], kind: PassKind<'_>) -> Self {
         if kind.recompute {
+            let cut = model.recompute().expect(CAN_RECOMPUTE);
             let CutScore { logprobs, hidden, saved } =
-                model.score_cut(groups, &kind.distribution, kind.with_hidden);
+                cut.score_cut(groups, &kind.distribution, kind.with_hidden);
             return Self { model, groups, logprobs, hidden, saved: Some(saved) };
         }
         let (logprobs, hidden) = match kind.with_hidden {
@@ -56,7 +60,8 @@ impl<'a, M: TrainableLm> Pass<'a, M> {
     ) {
         if let Some(saved) = self.saved {
             let mut take = |part| accumulator.accumulate(module, widened(module, part));
-            self.model.backward_cut(self.groups, saved, &mut gradients, &mut take);
+            let cut = self.model.recompute().expect(CAN_RECOMPUTE);
+            cut.backward_cut(self.groups, saved, &mut gradients, &mut take);
         }
         let rest = GradientsParams::from_grads(gradients, module);
         accumulator.accumulate(module, widened(module, rest));

@@ -3,21 +3,21 @@
 use std::time::Instant;
 
 use burn::{
-    module::Module,
     optim::{GradientsAccumulator, GradientsParams},
     tensor::{Tensor, TensorData},
 };
 use kyoka_algorithms::preference::BradleyTerry;
-use kyoka_core::{Distribution, Metrics, PackedGroup, Prompt};
+use kyoka_core::{Distribution, Metrics, PackedGroup, Prompt, Task};
 use kyoka_data::{PreferenceRow, Shuffled};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdamWConfig, Critic, LearningRate, Pass, PassKind, Session, SettingError, Stage, StepReport, Task,
-    TrainError, TrainableLm,
+    AdamWConfig, Critic, LearningRate, Pass, PassKind, PhaseSeconds, SettingError, Stage, StageKind,
+    StepReport, TrainError, TrainState, TrainableLm,
     preference::{Comparison, micro_batches, numbers, pair_groups, sides},
     range::{at_least_1, number},
     sft::default_budget,
+    state::ScalarHead,
 };
 
 /// Settings of the stage.
@@ -73,8 +73,9 @@ impl RewardModelConfig {
 
 /// Trains a reward model that starts from the policy; the policy stays as it is.
 ///
-/// The model is the session's critic and lies in `critic.safetensors` of a checkpoint.
+/// The model lies in `reward_model.safetensors` of a checkpoint.
 pub struct RewardModelStage<'a> {
+    name: String,
     config: &'a RewardModelConfig,
     task: &'a dyn Task,
     rows: &'a [PreferenceRow],
@@ -82,18 +83,19 @@ pub struct RewardModelStage<'a> {
 }
 
 impl<'a> RewardModelStage<'a> {
-    /// A stage over `rows`, in an order that `seed` decides.
+    /// A stage called `name` over `rows`, in an order that `seed` decides.
     ///
     /// # Errors
     /// If a setting is out of range.
     pub fn new(
+        name: &str,
         config: &'a RewardModelConfig,
         task: &'a dyn Task,
         rows: &'a [PreferenceRow],
         seed: u64,
     ) -> Result<Self, TrainError> {
-        config.check("reward_model")?;
-        Ok(Self { config, task, rows, order: Shuffled::new(rows.len(), seed) })
+        config.check(name)?;
+        Ok(Self { name: name.to_owned(), config, task, rows, order: Shuffled::new(rows.len(), seed) })
     }
 }
 
@@ -168,8 +170,12 @@ fn evaluate<M: TrainableLm>(
 }
 
 impl<M: TrainableLm> Stage<M> for RewardModelStage<'_> {
-    fn name(&self) -> &'static str {
-        "reward_model"
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> StageKind {
+        StageKind::RewardModel
     }
 
     fn total_steps(&self) -> usize {
@@ -184,27 +190,28 @@ impl<M: TrainableLm> Stage<M> for RewardModelStage<'_> {
         (self.config.learning_rate, self.config.optimizer)
     }
 
-    fn critic(&self) -> Option<bool> {
-        Some(true)
+    fn trains_reward_model(&self) -> bool {
+        true
     }
 
-    fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
+    fn step(&mut self, state: &mut TrainState<M>) -> Result<StepReport, TrainError> {
         let started = Instant::now();
-        let (step, position) = (session.progress.step, session.progress.position);
+        let (step, position) = (state.progress.step, state.progress.position);
         let rows: Vec<usize> =
             (0..self.config.batch_size as u64).map(|slot| self.order.row(position + slot)).collect();
         let comparison = |&row: &usize| Comparison::new(self.task, self.rows, row, false);
         let batch = rows.iter().map(comparison).collect::<Result<Vec<_>, _>>()?;
         let names =
             || rows.iter().map(|&row| self.rows[row].sample.id.as_str()).collect::<Vec<_>>().join(" ");
-        let state = session.critic.as_ref().expect("the stage asked for a critic");
-        let scores = evaluate(&state.critic, &batch, self.config, session.gradient_checkpointing);
+        let model = state.reward_model.as_ref().expect("the stage asked for a reward model");
+        let scores = evaluate(&model.critic, &batch, self.config, state.gradient_checkpointing);
         if !scores.loss.is_finite() {
-            return Err(session.not_finite("reward_model", "loss", names()));
+            return Err(state.not_finite(&self.name, "loss", names()));
         }
         let learning_rate = self.config.learning_rate.at(step, self.config.steps);
-        session.update_critic(learning_rate, scores.gradients, &names)?;
-        session.progress.position += rows.len() as u64;
+        let rate = (self.name.as_str(), learning_rate);
+        state.update_head(ScalarHead::RewardModel, rate, scores.gradients, &names)?;
+        state.progress.position += rows.len() as u64;
         let sides = || scores.chosen.iter().zip(&scores.rejected);
         let mut metrics = Metrics::default();
         metrics.set("loss", scores.loss);
@@ -214,22 +221,10 @@ impl<M: TrainableLm> Stage<M> for RewardModelStage<'_> {
         metrics.set("preference/margin", margin / batch.len() as f64);
         metrics.set("learning_rate", learning_rate);
         metrics.set("tokens", batch.iter().map(Comparison::num_tokens).sum::<usize>() as f64);
-        metrics.set("time/train_s", started.elapsed().as_secs_f64());
+        let seconds = PhaseSeconds { train: started.elapsed().as_secs_f64(), ..PhaseSeconds::default() };
         let total_steps = self.config.steps;
         let warning = if step == 0 { self.config.learning_rate.warning(total_steps) } else { None };
-        let (stage, step) = ("reward_model", step + 1);
-        Ok(StepReport { stage, step, total_steps, metrics, samples: Vec::new(), warning })
+        let (stage, step) = (self.name.clone(), step + 1);
+        Ok(StepReport { stage, step, total_steps, metrics, seconds, samples: Vec::new(), warning })
     }
-}
-
-/// The weights of a reward model in a checkpoint, for a model of the same shape; without gradients.
-///
-/// # Errors
-/// If the checkpoint holds no reward model, or one of another shape.
-pub fn load_reward_model<M: TrainableLm>(
-    checkpoint: &std::path::Path,
-    policy: &M,
-) -> Result<Critic<M>, TrainError> {
-    let path = checkpoint.join("critic.safetensors");
-    Ok(crate::load_weights(&path, Critic::new(policy, true))?.valid())
 }

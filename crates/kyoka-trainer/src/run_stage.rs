@@ -2,6 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Instant};
 
+use kyoka_algorithms::CriticKind;
 use kyoka_core::{Stream, stream_rng};
 use rand::Rng;
 
@@ -22,13 +23,16 @@ impl<M: TrainableLm> Session<M> {
         observer: &mut dyn Observer,
         evaluate: EvaluateFn<'_, M>,
     ) -> Result<(), TrainError> {
-        if self.progress.stage > index {
+        if self.state.progress.stage > index {
             return Ok(());
+        }
+        if self.state.gradient_checkpointing && self.state.model.recompute().is_none() {
+            return Err(TrainError::CannotRecompute);
         }
         self.begin_stage(index, stage)?;
         // At the start of the run, or one that a kill has cost.
         self.evaluate_if_due(stage, observer, evaluate)?;
-        while !stage.is_done(&self.progress) {
+        while !stage.is_done(&self.state.progress) {
             if self.is_stopping() {
                 return Err(self.interrupted(stage.name()));
             }
@@ -44,28 +48,40 @@ impl<M: TrainableLm> Session<M> {
         if let Some(trainable) = &self.trainable {
             let expected = "parameters of the policy, and some left to train";
             let refused = |got| TrainError::Config { field: "model.freeze", expected, got };
-            self.model = trainable(stage.name(), self.model.clone()).map_err(refused)?;
-            // A critic that was read back has not come from the model, as a fresh one does.
-            if let Some(CriticState { critic, .. }) = &mut self.critic
-                && let Some(trunk) = critic.trunk.take()
-            {
-                critic.trunk = Some(trainable(stage.name(), trunk).map_err(refused)?);
+            self.state.model = trainable(stage.name(), self.state.model.clone()).map_err(refused)?;
+            // What was read back has not come from the model, as a fresh critic does.
+            for head in [&mut self.state.critic, &mut self.state.reward_model].into_iter().flatten() {
+                if let Some(trunk) = head.critic.trunk.take() {
+                    head.critic.trunk = Some(trainable(stage.name(), trunk).map_err(refused)?);
+                }
             }
         }
-        if self.progress.stage < index || !self.progress.started {
-            let Progress { best, elapsed_s, ref best_settings, ref phase_s, .. } = self.progress;
-            self.progress = Progress {
+        if self.state.progress.stage < index || !self.state.progress.started {
+            let Progress { best, elapsed_s, ref best_settings, phase_s, policy_version, .. } =
+                self.state.progress;
+            self.state.progress = Progress {
                 stage: index,
                 started: true,
                 best,
                 best_settings: best_settings.clone(),
                 elapsed_s,
-                phase_s: phase_s.clone(),
+                phase_s,
+                policy_version,
                 ..Progress::default()
             };
-            self.optimizer = AdamW::new(settings);
-            self.reference = stage.wants_reference().then(|| self.model.valid());
-            self.critic = stage.critic().map(|own| CriticState::new(&self.model, own, settings));
+            let state = &mut self.state;
+            state.optimizer = AdamW::new(settings);
+            state.reference = stage.wants_reference().then(|| state.model.valid());
+            state.critic = match stage.critic() {
+                CriticKind::None => None,
+                kind => Some(CriticState::new(&state.model, kind == CriticKind::Separate, settings)),
+            };
+            if stage.trains_reward_model() {
+                state.reward_model = Some(CriticState::new(&state.model, true, settings));
+            } else if let Some(trained) = &mut state.reward_model {
+                // Its training is over: what is left to keep are its weights.
+                trained.optimizer = AdamW::new(settings);
+            }
         } else if let Some((path, state)) = self.stage_state.take() {
             let broken = |reason| TrainError::Checkpoint { path, reason };
             stage.restore(&state).map_err(broken)?;
@@ -76,32 +92,39 @@ impl<M: TrainableLm> Session<M> {
     /// One step, logged, and kept where a checkpoint is due.
     fn take_step(&mut self, stage: &mut dyn Stage<M>, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let started = Instant::now();
-        let before = (self.progress.clone(), self.num_updates());
+        let before = (self.state.progress.clone(), self.state.num_updates());
         // What a step drops at random is a function of its place, so that a resumed run drops the same.
-        let place = [self.progress.stage as u64, self.progress.step as u64];
-        let seed = || stream_rng(self.seed, Stream::Dropout, &place).next_u64();
+        let place = [self.state.progress.stage as u64, self.state.progress.step as u64];
+        let seed = || stream_rng(self.state.seed, Stream::Dropout, &place).next_u64();
         let seed = stage.has_dropout().then(seed);
-        self.model.set_dropout(seed);
-        let report = match stage.step(self) {
+        self.state.model.set_dropout(seed);
+        let mut report = match stage.step(&mut self.state) {
             Ok(report) => report,
             Err(error) => return Err(self.step_failed(stage, before, error)),
         };
-        self.progress.step += 1;
-        self.progress.final_evaluation = None;
-        for phase in ["rollout", "reward", "train"] {
-            let seconds = report.metrics.get(&format!("time/{phase}_s")).unwrap_or(0.0);
-            *self.progress.phase_s.entry(phase.to_owned()).or_default() += seconds;
+        self.state.progress.step += 1;
+        self.state.progress.final_evaluation = None;
+        let seconds = report.seconds;
+        self.state.progress.phase_s += seconds;
+        for (phase, seconds) in [
+            ("time/rollout_s", seconds.rollout),
+            ("time/reward_s", seconds.reward),
+            ("time/train_s", seconds.train),
+        ] {
+            if seconds > 0.0 {
+                report.metrics.set(phase, seconds);
+            }
         }
         let logged = observer.on_step(&report);
-        self.progress.elapsed_s += started.elapsed().as_secs_f64();
-        let (done, stopping) = (stage.is_done(&self.progress), self.is_stopping());
-        let save_due = is_multiple(self.progress.step, self.checkpoints.policy().every);
+        self.state.progress.elapsed_s += started.elapsed().as_secs_f64();
+        let (done, stopping) = (stage.is_done(&self.state.progress), self.is_stopping());
+        let save_due = is_multiple(self.state.progress.step, self.checkpoints.policy().every);
         // The steps are kept before anything else can fail.
         if done
             || save_due
             || stopping
             || logged.is_err()
-            || is_multiple(self.progress.step, stage.eval_every())
+            || is_multiple(self.state.progress.step, stage.eval_every())
         {
             self.save(stage).map_err(|error| self.stands(error))?;
         }
@@ -110,11 +133,6 @@ impl<M: TrainableLm> Session<M> {
             return Err(self.interrupted(stage.name()));
         }
         Ok(())
-    }
-
-    /// Optimizer steps so far, the critic's too: equal numbers mean equal weights.
-    fn num_updates(&self) -> u64 {
-        self.optimizer.num_steps() + self.critic.as_ref().map_or(0, |critic| critic.optimizer.num_steps())
     }
 
     /// A step ended with an error. If it changed no weight, what was trained before it is kept.
@@ -127,10 +145,10 @@ impl<M: TrainableLm> Session<M> {
         // A stage with a state of its own may have changed it before it came to the update that gave no number.
         let not_finite = matches!(error, TrainError::NotFinite { .. } | TrainError::NotFiniteUpdate { .. });
         let unchanged = !not_finite || stage.state().is_none();
-        if self.num_updates() == num_updates && unchanged {
-            self.progress = progress;
-            let path = self.checkpoints.path(stage.name(), &self.progress);
-            if self.progress.step > 0
+        if self.state.num_updates() == num_updates && unchanged {
+            self.state.progress = progress;
+            let path = self.checkpoints.path(stage.name(), &self.state.progress);
+            if self.state.progress.step > 0
                 && !path.exists()
                 && let Err(unsaved) = self.save(stage)
             {
@@ -157,11 +175,12 @@ impl<M: TrainableLm> Session<M> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn interrupted(&self, stage: &'static str) -> TrainError {
+    fn interrupted(&self, stage: &str) -> TrainError {
         let latest = self.checkpoints.latest();
         let checkpoint =
             latest.map_or("the start, as no step was taken".to_owned(), |path| path.display().to_string());
-        TrainError::Interrupted { stage, step: self.progress.step, checkpoint }
+        let (stage, step) = (stage.to_owned(), self.state.progress.step);
+        TrainError::Interrupted { stage, step, checkpoint }
     }
 
     /// An error with the checkpoint that stands.
@@ -175,16 +194,16 @@ impl<M: TrainableLm> Session<M> {
 
     /// Whether the place where the run stands is one to evaluate at, and was not.
     fn is_evaluation_due(&self, stage: &dyn Stage<M>) -> bool {
-        let step = self.progress.step;
+        let step = self.state.progress.step;
         let wanted = match step {
-            0 => self.progress.stage == 0 && self.evaluation.at_start,
-            _ => stage.is_done(&self.progress) || is_multiple(step, stage.eval_every()),
+            0 => self.state.progress.stage == 0 && self.evaluation.at_start,
+            _ => stage.is_done(&self.state.progress) || is_multiple(step, stage.eval_every()),
         };
-        wanted && self.progress.evaluation.as_ref() != Some(&self.evaluated_now())
+        wanted && self.state.progress.evaluation.as_ref() != Some(&self.evaluated_now())
     }
 
     fn evaluated_now(&self) -> Evaluated {
-        Evaluated { step: self.progress.step, settings: self.evaluation.settings.clone() }
+        Evaluated { step: self.state.progress.step, settings: self.evaluation.settings.clone() }
     }
 
     /// Evaluates where that is due, and keeps what came of it.
@@ -198,11 +217,11 @@ impl<M: TrainableLm> Session<M> {
             return Ok(());
         }
         let splits = self.evaluate(stage.name(), observer, evaluate)?;
-        let best = self.progress.step > 0 && self.is_best(&splits);
-        self.progress.evaluation = Some(self.evaluated_now());
-        let path = self.checkpoints.path(stage.name(), &self.progress);
+        let best = self.state.progress.step > 0 && self.is_best(&splits);
+        self.state.progress.evaluation = Some(self.evaluated_now());
+        let path = self.checkpoints.path(stage.name(), &self.state.progress);
         if path.exists() {
-            self.checkpoints.update(&path, &self.progress, best).map_err(|error| self.stands(error))?;
+            self.checkpoints.update(&path, &self.state.progress, best).map_err(|error| self.stands(error))?;
         }
         Ok(())
     }
@@ -213,50 +232,52 @@ impl<M: TrainableLm> Session<M> {
     /// If the evaluation fails; the error says which checkpoint stands.
     pub fn evaluate_at_end(
         &mut self,
-        (stage, settings): (&'static str, &str),
+        (stage, settings): (&str, &str),
         observer: &mut dyn Observer,
         evaluate: EvaluateFn<'_, M>,
     ) -> Result<(), TrainError> {
-        if self.progress.final_evaluation.as_deref() == Some(settings) {
+        if self.state.progress.final_evaluation.as_deref() == Some(settings) {
             return Ok(());
         }
         self.evaluate(stage, observer, evaluate)?;
-        self.progress.final_evaluation = Some(settings.to_owned());
-        let path = self.checkpoints.path(stage, &self.progress);
+        self.state.progress.final_evaluation = Some(settings.to_owned());
+        let path = self.checkpoints.path(stage, &self.state.progress);
         if path.exists() {
-            self.checkpoints.update(&path, &self.progress, false).map_err(|error| self.stands(error))?;
+            self.checkpoints
+                .update(&path, &self.state.progress, false)
+                .map_err(|error| self.stands(error))?;
         }
         Ok(())
     }
 
     fn evaluate(
         &mut self,
-        stage: &'static str,
+        stage: &str,
         observer: &mut dyn Observer,
         evaluate: EvaluateFn<'_, M>,
     ) -> Result<Vec<EvalReport>, TrainError> {
         let started = Instant::now();
-        let splits = evaluate(&self.model).map_err(|error| match error.is_interruption() {
+        let splits = evaluate(&self.state).map_err(|error| match error.is_interruption() {
             true => self.interrupted(stage),
             false => self.stands(error),
         })?;
         let seconds = started.elapsed().as_secs_f64();
-        *self.progress.phase_s.entry("eval".to_owned()).or_default() += seconds;
-        self.progress.elapsed_s += seconds;
-        observer.on_eval(stage, self.progress.step, &splits).map_err(|error| self.stands(error))?;
+        self.state.progress.phase_s.eval += seconds;
+        self.state.progress.elapsed_s += seconds;
+        observer.on_eval(stage, self.state.progress.step, &splits).map_err(|error| self.stands(error))?;
         Ok(splits)
     }
 
     /// Whether an evaluation is the best so far under the same settings.
     fn is_best(&mut self, splits: &[EvalReport]) -> bool {
-        if self.progress.best_settings != self.evaluation.settings {
-            self.progress.best = None;
-            self.progress.best_settings = self.evaluation.settings.clone();
+        if self.state.progress.best_settings != self.evaluation.settings {
+            self.state.progress.best = None;
+            self.state.progress.best_settings = self.evaluation.settings.clone();
         }
         let Some(watched) = self.evaluation.watched(splits) else { return false };
-        let best = self.progress.best.is_none_or(|best| watched > best);
+        let best = self.state.progress.best.is_none_or(|best| watched > best);
         if best {
-            self.progress.best = Some(watched);
+            self.state.progress.best = Some(watched);
         }
         best
     }

@@ -34,6 +34,11 @@ pub struct LearningRate {
 }
 
 impl LearningRate {
+    /// The same rate for every update.
+    pub fn fixed(peak: f64) -> Self {
+        Self { peak, schedule: Schedule::Constant, warmup_steps: 0, final_share: 1.0 }
+    }
+
     fn constant() -> Schedule {
         Schedule::Constant
     }

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use kyoka_core::{Metrics, PackedGroup, Prompt, Sample};
+use kyoka_core::{Metrics, PackedGroup, Prompt, Sample, Task};
 use kyoka_data::Shuffled;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdamWConfig, LearningRate, PackItem, Pass, PassKind, Session, SettingError, Stage, StepReport, Task,
-    TrainError, TrainableLm, plan_micro_batches, range::at_least_1,
+    AdamWConfig, LearningRate, PackItem, Pass, PassKind, PhaseSeconds, SettingError, Stage, StageKind,
+    StepReport, TrainError, TrainState, TrainableLm, plan_micro_batches, range::at_least_1,
 };
 
 /// Settings of the stage.
@@ -47,6 +47,20 @@ pub(crate) fn default_budget() -> usize {
 }
 
 impl SftConfig {
+    /// 100 steps of 8 rows of `data`, and the defaults of all else.
+    pub fn new(data: &str, learning_rate: LearningRate) -> Self {
+        Self {
+            data: data.to_owned(),
+            steps: 100,
+            batch_size: 8,
+            learning_rate,
+            optimizer: AdamWConfig::default(),
+            augment: true,
+            tokens_per_micro_batch: default_budget(),
+            eval_every: 0,
+        }
+    }
+
     /// Checks the ranges; `stage` is the stage's name in the recipe.
     ///
     /// # Errors
@@ -62,7 +76,7 @@ impl SftConfig {
 
 /// Maximises the log-probability of worked completions, every token of the batch counting the same.
 pub struct SftStage<'a> {
-    name: &'static str,
+    name: String,
     config: &'a SftConfig,
     task: &'a dyn Task,
     samples: &'a [Sample],
@@ -75,20 +89,24 @@ impl<'a> SftStage<'a> {
     /// # Errors
     /// If a setting is out of range.
     pub fn new(
-        name: &'static str,
+        name: &str,
         config: &'a SftConfig,
         task: &'a dyn Task,
         samples: &'a [Sample],
         seed: u64,
     ) -> Result<Self, TrainError> {
         config.check(name)?;
-        Ok(Self { name, config, task, samples, order: Shuffled::new(samples.len(), seed) })
+        Ok(Self { name: name.to_owned(), config, task, samples, order: Shuffled::new(samples.len(), seed) })
     }
 }
 
 impl<M: TrainableLm> Stage<M> for SftStage<'_> {
-    fn name(&self) -> &'static str {
-        self.name
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> StageKind {
+        StageKind::Sft
     }
 
     fn total_steps(&self) -> usize {
@@ -103,41 +121,41 @@ impl<M: TrainableLm> Stage<M> for SftStage<'_> {
         (self.config.learning_rate, self.config.optimizer)
     }
 
-    fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
+    fn step(&mut self, state: &mut TrainState<M>) -> Result<StepReport, TrainError> {
         let started = Instant::now();
-        let step = session.progress.step;
+        let step = state.progress.step;
         let rows: Vec<&Sample> = (0..self.config.batch_size as u64)
-            .map(|slot| &self.samples[self.order.row(session.progress.position + slot)])
+            .map(|slot| &self.samples[self.order.row(state.progress.position + slot)])
             .collect();
         let mut batch: Vec<(Prompt, Vec<u32>)> = Vec::with_capacity(rows.len());
         for (slot, sample) in rows.iter().enumerate() {
-            let place = [0, session.progress.stage as u64, step as u64, slot as u64];
+            let place = [0, state.progress.stage as u64, step as u64, slot as u64];
             let prompt = self.task.prompt(sample, self.config.augment.then_some(&place));
             let prompt = prompt.map_err(TrainError::row(sample))?;
             let target = self.task.target(sample).map_err(TrainError::row(sample))?;
             batch.push((prompt, target));
         }
         let row_names = || rows.iter().map(|sample| sample.id.as_str()).collect::<Vec<_>>().join(" ");
-        let recompute = session.gradient_checkpointing;
+        let recompute = state.gradient_checkpointing;
         let (loss, gradients, num_tokens) =
-            nll_gradients(&session.model, &batch, (self.config.tokens_per_micro_batch, recompute));
+            nll_gradients(&state.model, &batch, (self.config.tokens_per_micro_batch, recompute));
         if !loss.is_finite() {
-            return Err(session.not_finite(self.name, "loss", row_names()));
+            return Err(state.not_finite(&self.name, "loss", row_names()));
         }
         let learning_rate = self.config.learning_rate.at(step, self.config.steps);
-        let norm = session.update(self.name, learning_rate, gradients, &row_names)?;
-        session.progress.position += rows.len() as u64;
+        let norm = state.update(&self.name, learning_rate, gradients, &row_names)?;
+        state.progress.position += rows.len() as u64;
         let mut metrics = Metrics::default();
         metrics.set("loss", loss);
         metrics.set("grad_norm", norm);
         metrics.set("learning_rate", learning_rate);
         metrics.set("tokens", num_tokens as f64);
-        metrics.set("time/train_s", started.elapsed().as_secs_f64());
         Ok(StepReport {
-            stage: self.name,
+            stage: self.name.clone(),
             step: step + 1,
             total_steps: self.config.steps,
             metrics,
+            seconds: PhaseSeconds { train: started.elapsed().as_secs_f64(), ..PhaseSeconds::default() },
             samples: Vec::new(),
             warning: if step == 0 { self.config.learning_rate.warning(self.config.steps) } else { None },
         })

@@ -3,11 +3,13 @@
 use std::{path::PathBuf, time::Instant};
 
 use burn::tensor::Device;
-use kyoka_core::{CausalLm, Prompt, RolloutEngine, RolloutRequest, Sample, SamplingConfig};
+use kyoka_core::{
+    CausalLm, Prompt, RolloutEngine, RolloutPrompt, RolloutRequest, Sample, SamplingConfig, Task,
+};
 use kyoka_rollout::LocalEngine;
 use kyoka_trainer::{
-    AdamWConfig, CheckpointPolicy, CheckpointStore, LearningRate, PackItem, RlConfig, RlStage, Session,
-    SftConfig, SftStage, Stage, Task,
+    AdamWConfig, LearningRate, PackItem, PhaseSeconds, RlConfig, RlParts, RlStage, SftConfig, SftStage,
+    Stage, TrainError, TrainState,
 };
 use serde::Serialize;
 
@@ -117,7 +119,7 @@ impl Bench {
             ("steps", options.steps),
         ] {
             if value == 0 {
-                return Err(Error::file(name, "expected at least 1, got 0"));
+                return Err(Error::argument(format!("--{name}"), "expected at least 1, got 0"));
             }
         }
         let device = open_device(&options.device)?.autodiff();
@@ -151,15 +153,15 @@ impl Bench {
     }
 
     /// An engine that neither ends a completion nor draws a placeholder.
-    fn engine(&self, policy: Policy) -> LocalEngine<Policy> {
-        LocalEngine::new(policy, self.end_id, vec![self.image_token_id, self.end_id])
+    fn engine(&self) -> LocalEngine<Policy> {
+        LocalEngine::new(self.end_id, vec![self.image_token_id, self.end_id])
     }
 
-    fn session(&self, optimizer: AdamWConfig) -> Session<Policy> {
-        let store = CheckpointStore::new(PathBuf::new(), CheckpointPolicy::default(), Vec::new());
-        let mut session = Session::new(self.policy.clone(), 1, store);
-        session.optimizer = kyoka_trainer::AdamW::new(optimizer);
-        session
+    fn state(&self, optimizer: AdamWConfig, options: &BenchOptions) -> TrainState<Policy> {
+        let mut state = TrainState::new(self.policy.clone(), 1);
+        state.optimizer = kyoka_trainer::AdamW::new(optimizer);
+        state.gradient_checkpointing = options.gradient_checkpointing;
+        state
     }
 }
 
@@ -177,7 +179,7 @@ impl Subject {
         let Some(folder) = &options.checkpoint else {
             let tokens = options.image_tokens.unwrap_or(16);
             let config = options.shape.config(tokens).ok_or_else(|| {
-                Error::file("image-tokens", format!("expected a square number, got {tokens}"))
+                Error::argument("--image-tokens", format!("expected a square number, got {tokens}"))
             })?;
             let policy = config.build(0, device);
             return Ok(Self {
@@ -205,15 +207,6 @@ impl Subject {
     }
 }
 
-fn learning_rate() -> LearningRate {
-    LearningRate {
-        peak: 1e-6,
-        schedule: kyoka_trainer::Schedule::Constant,
-        warmup_steps: 0,
-        final_share: 1.0,
-    }
-}
-
 /// Whole GRPO steps: rollout, reward, one update.
 ///
 /// # Errors
@@ -222,32 +215,28 @@ pub fn bench_step(options: &BenchOptions) -> Result<StepTimes, Error> {
     let bench = Bench::load(options)?;
     let optimizer = AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() };
     let config = RlConfig {
-        max_generated_tokens: 0,
-        data: "random".to_owned(),
         steps: options.steps + 1,
         prompts_per_step: options.prompts,
         group_size: options.group,
-        algorithm: Default::default(),
         sampling: SamplingConfig { max_new_tokens: options.new_tokens, ..SamplingConfig::default() },
-        learning_rate: learning_rate(),
         optimizer,
         augment: false,
-        max_refills: 0,
-        tokens_per_micro_batch: 8192,
-        eval_every: 0,
+        ..RlConfig::new("random", LearningRate::fixed(1e-6))
     };
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(bench.engine(policy)) };
-    let mut session = bench.session(optimizer);
-    session.gradient_checkpointing = options.gradient_checkpointing;
-    let mut stage = RlStage::new(&config, &bench.task, (&EvenShare, &engine), &bench.samples, 1)?;
+    let engine = bench.engine();
+    let algorithm = config.algorithm.build(config.group_size).map_err(TrainError::algorithm("rl"))?;
+    let (task, reward, samples) = (&bench.task, &EvenShare, bench.samples.as_slice());
+    let parts = RlParts { algorithm, task, reward, engine: &engine, samples };
+    let mut state = bench.state(optimizer, options);
+    let mut stage = RlStage::new("rl", &config, parts, 1)?;
     let mut times: [Vec<f64>; 3] = Default::default();
     for step in 0..=options.steps {
         let started = Instant::now();
-        let report = stage.step(&mut session)?;
-        session.progress.step += 1;
+        let report = stage.step(&mut state)?;
+        state.progress.step += 1;
         if step > 0 {
-            let phase = |name: &str| report.metrics.get(name).unwrap_or(f64::NAN);
-            let seconds = [started.elapsed().as_secs_f64(), phase("time/rollout_s"), phase("time/train_s")];
+            let PhaseSeconds { rollout, train, .. } = report.seconds;
+            let seconds = [started.elapsed().as_secs_f64(), rollout, train];
             times.iter_mut().zip(seconds).for_each(|(times, seconds)| times.push(seconds));
         }
     }
@@ -260,7 +249,7 @@ pub fn bench_step(options: &BenchOptions) -> Result<StepTimes, Error> {
         train_s: median(&train),
         generated_tokens_per_s: tokens / median(&rollout),
         peak_rss_mb: peak_rss_mb(),
-        params: burn::module::Module::num_params(&session.model),
+        params: burn::module::Module::num_params(&state.model),
         gflop: bench.gflop(options),
         steps,
     })
@@ -273,13 +262,14 @@ pub fn bench_step(options: &BenchOptions) -> Result<StepTimes, Error> {
 pub fn bench_decode(options: &BenchOptions) -> Result<DecodeTimes, Error> {
     let bench = Bench::load(options)?;
     let policy = burn::module::Module::valid(&bench.policy);
-    let engine = bench.engine(policy.clone());
+    let engine = bench.engine().with_model(&policy);
     let sampling = SamplingConfig { max_new_tokens: options.new_tokens, ..SamplingConfig::default() };
     let prompts: Vec<Prompt> = bench.samples[..options.prompts]
         .iter()
         .map(|sample| bench.task.prompt(sample, None).expect("random prompts are whole"))
         .collect();
     let references: Vec<&Prompt> = prompts.iter().collect();
+    let asked = RolloutPrompt::numbered(&prompts);
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     for step in 0..=options.steps {
         let started = Instant::now();
@@ -288,13 +278,12 @@ pub fn bench_decode(options: &BenchOptions) -> Result<DecodeTimes, Error> {
         let reading = started.elapsed().as_secs_f64();
         let started = Instant::now();
         let request = RolloutRequest {
-            prompts: &prompts,
+            prompts: &asked,
             group_size: options.group,
             sampling: &sampling,
             seed: step as u64,
-            policy_version: 0,
         };
-        engine.generate(request).map_err(|error| Error::file("random prompts", error))?;
+        engine.generate_all(request).map_err(|error| Error::unanswered("random prompts", error))?;
         if step > 0 {
             prefill.push(reading);
             decode.push(started.elapsed().as_secs_f64() - reading);
@@ -316,23 +305,19 @@ pub fn bench_text_step(options: &BenchOptions) -> Result<TextStepTimes, Error> {
     bench.task.prompt_tokens = 1;
     let optimizer = AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() };
     let config = SftConfig {
-        data: "random".to_owned(),
         steps: options.steps + 1,
         batch_size: TEXT_STEP.0,
-        learning_rate: learning_rate(),
         optimizer,
         augment: false,
-        tokens_per_micro_batch: 8192,
-        eval_every: 0,
+        ..SftConfig::new("random", LearningRate::fixed(1e-6))
     };
-    let mut session = bench.session(optimizer);
-    session.gradient_checkpointing = options.gradient_checkpointing;
+    let mut state = bench.state(optimizer, options);
     let mut stage = SftStage::new("sft", &config, &bench.task, &bench.samples, 1)?;
     let mut steps_ms = Vec::new();
     for step in 0..=options.steps {
         let started = Instant::now();
-        stage.step(&mut session)?;
-        session.progress.step += 1;
+        stage.step(&mut state)?;
+        state.progress.step += 1;
         if step > 0 {
             steps_ms.push(1e3 * started.elapsed().as_secs_f64());
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kyoka_core::{Part, RolloutEngine, RolloutRequest, SamplingConfig};
+use kyoka_core::{Part, RolloutEngine, RolloutPrompt, RolloutRequest, SamplingConfig};
 use kyoka_rollout::LocalEngine;
 
 use crate::{
@@ -34,7 +34,7 @@ impl Chat {
         sampling: SamplingConfig,
         seed: u64,
     ) -> Result<Self, Error> {
-        sampling.validate().map_err(|error| Error::file("sampling", error))?;
+        sampling.validate().map_err(|error| Error::argument("sampling", error))?;
         let (policy, task) = open(model, adapter, &open_device(device)?)?;
         if !task.converses() {
             return Err(Error::file(
@@ -42,7 +42,7 @@ impl Chat {
                 "has no chat template; `kyoka generate` asks it single questions",
             ));
         }
-        let engine = task.engine(policy);
+        let engine = task.engine().with_model(&policy);
         let (images, audios) = (Vec::new(), Vec::new());
         Ok(Self { engine, task, turns: Vec::new(), images, audios, sampling, seed })
     }
@@ -74,7 +74,7 @@ impl Chat {
     /// # Errors
     /// If a medium cannot be read or the conversation is longer than the model's context.
     pub fn say(&mut self, text: &str) -> Result<String, Error> {
-        let fail = |reason: String| Error::file("message", reason);
+        let fail = |reason: String| Error::unanswered("message", reason);
         let parts = parts(&self.task, text, [&self.images, &self.audios]).map_err(fail)?;
         (self.images, self.audios) = (Vec::new(), Vec::new());
         self.turns.push(Turn { role: "user", parts });
@@ -89,15 +89,16 @@ impl Chat {
     }
 
     fn answer(&self) -> Result<String, Error> {
-        let prompt = self.task.conversation(&self.turns).map_err(|error| Error::file("message", error))?;
+        let prompt =
+            self.task.conversation(&self.turns).map_err(|error| Error::unanswered("message", error))?;
         let request = RolloutRequest {
-            prompts: std::slice::from_ref(&prompt),
+            prompts: &RolloutPrompt::numbered(std::slice::from_ref(&prompt)),
             group_size: 1,
             sampling: &self.sampling,
             seed: self.seed + self.turns.len() as u64,
-            policy_version: 0,
         };
-        let groups = self.engine.generate(request).map_err(|error| Error::file("message", error))?;
+        let groups =
+            self.engine.generate_all(request).map_err(|error| Error::unanswered("message", error))?;
         Ok(self.task.tokenizer().decode(&groups[0].rollouts[0].token_ids).text.trim().to_owned())
     }
 }

@@ -1,7 +1,5 @@
 //! Does a device give the numbers of the CPU? Forward and backward passes, sampling, and a step of training.
 
-use std::path::PathBuf;
-
 use burn::{
     module::Module,
     optim::{GradientsAccumulator, GradientsParams},
@@ -9,14 +7,11 @@ use burn::{
 };
 use kyoka_audio::LogMel;
 use kyoka_core::{
-    CausalLm, Distribution, PackedGroup, Prompt, Recompute, RolloutEngine, RolloutGroup, RolloutRequest,
-    SamplingConfig, named_parameters,
+    CausalLm, Distribution, PackedGroup, Prompt, Recompute, RolloutEngine, RolloutGroup, RolloutPrompt,
+    RolloutRequest, SamplingConfig, Task, named_parameters,
 };
 use kyoka_rollout::LocalEngine;
-use kyoka_trainer::{
-    AdamWConfig, CheckpointPolicy, CheckpointStore, LearningRate, RlConfig, RlStage, Schedule, Session,
-    Stage, Task,
-};
+use kyoka_trainer::{AdamWConfig, LearningRate, RlConfig, RlParts, RlStage, Stage, TrainError, TrainState};
 use serde::Serialize;
 
 use crate::{
@@ -218,8 +213,8 @@ impl Subject {
         collected(policy, accumulator.grads())
     }
 
-    fn engine(policy: Policy) -> LocalEngine<Policy> {
-        LocalEngine::new(policy, END, SCORED.banned.to_vec())
+    fn engine() -> LocalEngine<Policy> {
+        LocalEngine::new(END, SCORED.banned.to_vec())
     }
 
     /// Completions of every prompt. With `in_turn`, one prompt after the other and drawn by tensor operations on every
@@ -230,14 +225,14 @@ impl Subject {
         sampling: &SamplingConfig,
         in_turn: bool,
     ) -> Result<Vec<RolloutGroup>, Error> {
-        let mut engine = Self::engine(policy.clone());
+        let mut engine = Self::engine().with_model(policy);
         if in_turn {
             engine.max_rows = GROUP;
-            engine.draw_on_device = true;
+            engine.draw_on_device = Some(true);
         }
-        let (prompts, group_size) = (self.prompts.as_slice(), GROUP);
-        let request = RolloutRequest { prompts, group_size, sampling, seed: 11, policy_version: 0 };
-        engine.generate(request).map_err(|error| Error::file("device check", error))
+        let prompts = RolloutPrompt::numbered(&self.prompts);
+        let request = RolloutRequest { prompts: &prompts, group_size: GROUP, sampling, seed: 11 };
+        engine.generate_all(request).map_err(|error| Error::unanswered("device check", error))
     }
 
     /// Log-probabilities of given completions on a device, as a policy without gradients scores them.
@@ -262,37 +257,30 @@ impl Subject {
     /// rate of 100 it is far above what rounding makes of the weights.
     fn step(&self, policy: Policy) -> Result<(Vec<f32>, Vec<Vec<f32>>), Error> {
         let optimizer = AdamWConfig { weight_decay: 0.0, epsilon: 1.0, ..AdamWConfig::default() };
-        let learning_rate =
-            LearningRate { peak: 100.0, schedule: Schedule::Constant, warmup_steps: 0, final_share: 1.0 };
         let before = weights(&policy);
         let config = RlConfig {
-            data: "random".to_owned(),
             steps: 1,
-            max_generated_tokens: 0,
             prompts_per_step: PROMPTS,
             group_size: GROUP,
-            algorithm: Default::default(),
             sampling: SamplingConfig { max_new_tokens: NEW_TOKENS, ..SamplingConfig::default() },
-            learning_rate,
             optimizer,
             augment: false,
-            max_refills: 0,
-            tokens_per_micro_batch: 8192,
-            eval_every: 0,
+            ..RlConfig::new("random", LearningRate::fixed(100.0))
         };
-        let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(Self::engine(policy)) };
-        let samples = RandomTask::samples(PROMPTS);
-        let mut stage = RlStage::new(&config, &self.task, (&EvenShare, &engine), &samples, 1)?;
-        let store = CheckpointStore::new(PathBuf::new(), CheckpointPolicy::default(), Vec::new());
-        let mut session = Session::new(policy, 1, store);
-        session.optimizer = kyoka_trainer::AdamW::new(optimizer);
-        let report = stage.step(&mut session)?;
+        let (engine, samples) = (Self::engine(), RandomTask::samples(PROMPTS));
+        let algorithm = config.algorithm.build(config.group_size).map_err(TrainError::algorithm("rl"))?;
+        let (task, reward) = (&self.task, &EvenShare);
+        let parts = RlParts { algorithm, task, reward, engine: &engine, samples: &samples };
+        let mut stage = RlStage::new("rl", &config, parts, 1)?;
+        let mut state = TrainState::new(policy, 1);
+        state.optimizer = kyoka_trainer::AdamW::new(optimizer);
+        let report = stage.step(&mut state)?;
         let metric = |name: &str| report.metrics.get(name).unwrap_or(f64::NAN) as f32;
         let metrics = ["reward/total", "loss", "grad_norm", "ratio/max_abs_log"].map(metric);
         let change = |(after, before): (Vec<f32>, &Vec<f32>)| -> Vec<f32> {
             after.iter().zip(before).map(|(after, before)| after - before).collect()
         };
-        let changes = weights(&session.model).into_iter().zip(&before).map(change).collect();
+        let changes = weights(&state.model).into_iter().zip(&before).map(change).collect();
         Ok((metrics.to_vec(), changes))
     }
 }

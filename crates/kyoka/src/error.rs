@@ -83,6 +83,14 @@ pub enum Error {
         /// What is different, by split.
         changes: String,
     },
+    /// A prompt or a message cannot be answered: a medium cannot be read, or it is longer than the model holds.
+    #[error("{what}: {reason}")]
+    Unanswered {
+        /// `prompt` or `message`.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// An argument of a command is missing or does not fit the others.
     #[error("{name}: {reason}")]
     Argument {
@@ -106,6 +114,14 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn unanswered(what: &'static str, reason: impl std::fmt::Display) -> Self {
+        Self::Unanswered { what, reason: reason.to_string() }
+    }
+
+    pub(crate) fn argument(name: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Argument { name: name.into(), reason: reason.to_string() }
+    }
+
     pub(crate) fn file(path: impl Into<PathBuf>, reason: impl std::fmt::Display) -> Self {
         Self::File { path: path.into(), reason: reason.to_string() }
     }

@@ -2,20 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use kyoka_core::{CausalLm, Modality, RewardFn, RolloutEngine};
+use kyoka_core::{CausalLm, Modality, RewardFn};
 use kyoka_trainer::{EvalSummary, Evaluation, evaluate};
 
 use crate::{
-    Error, Policy, Recipe, RewardConfig, dataset_folder,
+    Error, Recipe, RewardConfig, dataset_folder,
+    doors::Doors,
     eval_settings::EvalSettings,
     generating::open,
     hub::checkpoint_folder,
     model_folder::{is_hugging_face, locate},
     open_device,
     preparing::{Addition, Room, additions_to, check_judged, read_split},
-    reading::Places,
+    reading::{Fault, Places},
     recipe::{DataSettings, limited},
-    rewards::{check_rewards, sum_of},
+    rewards::{Rewards, check_rewards},
 };
 
 /// What `kyoka eval` is asked.
@@ -76,12 +77,14 @@ pub fn evaluate_checkpoint(options: &EvalOptions, warn: &mut dyn FnMut(&str)) ->
     let longest = [Addition::Sampled(terms.eval.max_new_tokens)];
     let mut warnings = read.warnings;
     let samples = room.keep(read.rows, |row| row, |row| additions_to(row, &task, &longest), &mut warnings)?;
-    let rules: Vec<_> = terms.rewards.iter().filter_map(|reward| reward.rule(&terms.rewards)).collect();
-    check_judged(&rules, &samples)?;
+    let rewards = Rewards::make(&terms.rewards, &Doors::default());
+    let refused = |fault: Fault| Error::argument("reward", fault.message(&Places::default()));
+    let rewards = rewards.map_err(refused)?;
+    check_judged(&rewards, &samples)?;
     warnings.iter().for_each(|warning| warn(warning));
     let samples = limited(&samples, options.max_rows);
-    let reward = sum_of(&terms.rewards, &device)?;
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(task.engine(policy)) };
+    let reward = rewards.sum(&device)?;
+    let engine = task.engine();
     let evaluation = Evaluation {
         task: &task,
         reward: &reward as &dyn RewardFn,
@@ -91,7 +94,7 @@ pub fn evaluate_checkpoint(options: &EvalOptions, warn: &mut dyn FnMut(&str)) ->
         seed: options.seed,
         interrupt: None,
     };
-    Ok(evaluate(&policy, &evaluation, &options.split, samples)?.summary)
+    Ok(evaluate((0, &policy), &evaluation, &options.split, samples)?.summary)
 }
 
 impl EvalOptions {
@@ -134,7 +137,7 @@ impl EvalOptions {
 
 impl Terms {
     fn of(recipe: &Recipe) -> Result<Self, Error> {
-        let settings = recipe.checked()?;
+        let settings = recipe.checked(&Doors::default())?;
         Ok(Self {
             stop: settings.stop_texts().to_vec(),
             data: settings.data,

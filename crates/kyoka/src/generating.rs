@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use kyoka_core::{
-    Modality, Origin, Part, PlaceholderMismatch, RolloutEngine, RolloutRequest, Sample, SamplingConfig,
-    prompt_parts, prompt_without_media,
+    Modality, Origin, Part, PlaceholderMismatch, RolloutEngine, RolloutPrompt, RolloutRequest, Sample,
+    SamplingConfig, Task, prompt_parts, prompt_without_media,
 };
-use kyoka_trainer::Task;
 
 use crate::{
     Error, MediaAugment, MultimodalTask, Policy,
@@ -48,20 +47,19 @@ pub struct GenerateOptions {
 /// If the model or a medium cannot be read, or marks and media do not match.
 pub fn generate(options: &GenerateOptions) -> Result<Vec<String>, Error> {
     let device = open_device(&options.device)?;
-    let fail = |reason: String| Error::file("prompt", reason);
+    let fail = |reason: String| Error::unanswered("prompt", reason);
     let (policy, task) = open(&options.model, options.adapter.as_deref(), &device)?;
     let sample =
         user_sample(parts(&task, &options.prompt, [&options.images, &options.audios]).map_err(fail)?);
-    let prompt = task.prompt(&sample, None).map_err(|error| Error::file("prompt", error))?;
-    let engine = task.engine(policy);
+    let prompt = task.prompt(&sample, None).map_err(|error| Error::unanswered("prompt", error))?;
+    let engine = task.engine().with_model(&policy);
     let request = RolloutRequest {
-        prompts: std::slice::from_ref(&prompt),
+        prompts: &RolloutPrompt::numbered(std::slice::from_ref(&prompt)),
         group_size: options.count.max(1),
         sampling: &options.sampling,
         seed: options.seed,
-        policy_version: 0,
     };
-    let groups = engine.generate(request).map_err(|error| Error::file("prompt", error))?;
+    let groups = engine.generate_all(request).map_err(|error| Error::unanswered("prompt", error))?;
     Ok(groups[0].rollouts.iter().map(|rollout| task.tokenizer().decode(&rollout.token_ids).text).collect())
 }
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn};
-use kyoka_trainer::{Critic, Task, TaskError, load_reward_model};
+use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Task, TaskError};
+use kyoka_trainer::{Critic, load_reward_model};
 
 use crate::{Error, MediaAugment, MultimodalTask, Policy, load_policy, model_folder::locate};
 

@@ -1,22 +1,20 @@
 //! From a recipe to rows, task and sizes that are known to fit together, before anything runs.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs,
-    io::BufReader,
     path::{Path, PathBuf},
 };
 
-use kyoka_audio::Waveform;
-use kyoka_core::{Modality, Part, RewardFn, Sample};
+use kyoka_core::{Modality, Part, Sample, Task};
 use kyoka_data::{DataError, PreferenceRow, ReadOptions, RowFault, Rows, read_jsonl, read_pairs};
-use kyoka_image::Picture;
-use kyoka_trainer::Task;
 
 use crate::{
     Error, MultimodalTask, dataset_folder,
     model::Opened,
     recipe::{DataSettings, Settings},
+    rewards::Rewards,
+    stages::StageConfig,
 };
 
 /// Everything that is fixed before the first step.
@@ -34,7 +32,7 @@ pub(crate) struct Prepared {
 }
 
 /// Reads the data of checked settings, checks every row, and builds the task.
-pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> {
+pub(crate) fn prepare(settings: Settings, rewards: &Rewards, seed: u64) -> Result<Prepared, Error> {
     let folder = dataset_folder(&settings.data.dataset)?;
     let opened = settings.model.open(&folder)?;
     let config = &opened.config;
@@ -45,7 +43,6 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
     let task = MultimodalTask::new(opened.tokenizer.clone(), config.clone(), settings.augment, seed)
         .with_template(opened.template.clone());
     let room = Room { task: &task, limit: config.decoder.max_positions, data: &settings.data };
-    let rules = settings.rules();
     let (mut splits, mut pairs) = (BTreeMap::new(), BTreeMap::new());
     let mut warnings = Vec::new();
     for (name, additions) in uses(&settings) {
@@ -53,12 +50,11 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
         warnings.extend(noted);
         let rows = room.keep(rows, |row| row, |row| additions_to(row, &task, &additions), &mut warnings)?;
         if additions.iter().any(|addition| matches!(addition, Addition::Sampled(_))) {
-            check_judged(&rules, &rows)?;
+            check_judged(rewards, &rows)?;
         }
         splits.insert(name.to_owned(), rows);
     }
-    let compared = settings.preference.iter().map(|stage| &stage.data);
-    for name in compared.chain(settings.reward_model.iter().map(|stage| &stage.data)) {
+    for name in settings.stage.iter().filter_map(StageConfig::pairs) {
         if pairs.contains_key(name) {
             continue;
         }
@@ -67,7 +63,7 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
         warnings.extend(read.warnings);
         let rows =
             room.keep(read.rows, |row| &row.sample, |row| completions_of(row, &task), &mut warnings)?;
-        pairs.insert(name.clone(), rows);
+        pairs.insert(name.to_owned(), rows);
     }
     Ok(Prepared { settings, task, splits, pairs, opened, warnings })
 }
@@ -77,15 +73,12 @@ pub(crate) fn prepare(settings: Settings, seed: u64) -> Result<Prepared, Error> 
 /// # Errors
 /// Lists every such row with file, line and field.
 pub(crate) fn check_media(prepared: &Prepared) -> Result<(), Error> {
-    let mut known: HashMap<&Path, Option<String>> = HashMap::new();
     let pairs = prepared.pairs.values().flatten().map(|row| &row.sample);
     let mut faults = Vec::new();
     for sample in prepared.splits.values().flatten().chain(pairs) {
         for part in &sample.parts {
             let Part::Media(medium) = part else { continue };
-            let found =
-                known.entry(&medium.path).or_insert_with(|| medium_fault(medium.modality, &medium.path));
-            let Some(reason) = found else { continue };
+            let Some(reason) = prepared.task.fault_of(medium) else { continue };
             let field = match medium.modality {
                 Modality::Image => "images",
                 Modality::Audio => "audios",
@@ -95,18 +88,6 @@ pub(crate) fn check_media(prepared: &Prepared) -> Result<(), Error> {
         }
     }
     if faults.is_empty() { Ok(()) } else { Err(DataError::Rows(faults).into()) }
-}
-
-/// What is wrong with a medium, as far as its head tells.
-fn medium_fault(modality: Modality, path: &Path) -> Option<String> {
-    let file = match fs::File::open(path) {
-        Ok(file) => BufReader::new(file),
-        Err(error) => return Some(error.to_string()),
-    };
-    match modality {
-        Modality::Image => Picture::probe(file).err().map(|error| error.to_string()),
-        Modality::Audio => Waveform::probe(file).err().map(|error| error.to_string()),
-    }
 }
 
 /// What follows a row's prompt.
@@ -120,13 +101,17 @@ pub(crate) enum Addition {
 
 /// The splits that a recipe reads rows of, and what its stages and evaluations add to them.
 fn uses(settings: &Settings) -> Vec<(&str, Vec<Addition>)> {
-    let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten();
-    let sft = sft.map(|stage| (stage.data.as_str(), Addition::Worked));
-    let rl = settings.rl.iter().map(|rl| (rl.data.as_str(), Addition::Sampled(rl.sampling.max_new_tokens)));
+    let stages = settings.stage.iter().filter_map(|stage| {
+        let addition = match stage.rl() {
+            Some(rl) => Addition::Sampled(rl.sampling.max_new_tokens),
+            None => Addition::Worked,
+        };
+        Some((stage.rows()?, addition))
+    });
     let longest = Addition::Sampled(settings.eval.max_new_tokens);
     let eval = settings.eval.all_splits().map(|split| (split.as_str(), longest));
     let mut uses: Vec<(&str, Vec<Addition>)> = Vec::new();
-    for (split, addition) in sft.chain(rl).chain(eval) {
+    for (split, addition) in stages.chain(eval) {
         match uses.iter_mut().find(|(name, _)| *name == split) {
             Some((_, additions)) => additions.push(addition),
             None => uses.push((split, vec![addition])),
@@ -236,8 +221,8 @@ impl Room<'_> {
 }
 
 /// Refuses rows that one of the rewards could never judge.
-pub(crate) fn check_judged(rules: &[Box<dyn RewardFn>], rows: &[Sample]) -> Result<(), Error> {
-    let unfit = |row: &Sample| rules.iter().find_map(|rule| rule.check_sample(row).err());
+pub(crate) fn check_judged(rewards: &Rewards, rows: &[Sample]) -> Result<(), Error> {
+    let unfit = |row: &Sample| rewards.rules().find_map(|rule| rule.check_sample(row).err());
     let faults: Vec<RowFault> = rows
         .iter()
         .filter_map(|row| Some((row, unfit(row)?)))

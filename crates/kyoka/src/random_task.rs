@@ -3,10 +3,9 @@
 use kyoka_audio::LogMel;
 use kyoka_core::{
     AudioInput, Completion, ImageInput, Modality, ModalitySpan, Origin, Place, Prompt, Reward, RewardContext,
-    RewardError, RewardFn, Rollout, Sample, Stream, stream_rng,
+    RewardError, RewardFn, Rollout, Sample, Stream, Task, TaskError, stream_rng,
 };
 use kyoka_image::{ImageProcessor, Picture};
-use kyoka_trainer::{Task, TaskError};
 use rand::RngExt;
 
 /// One medium of every prompt.

@@ -9,6 +9,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use crate::stages::STAGE;
+
 /// What is wrong with a value, and the value's path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -127,19 +129,55 @@ fn thing(got: &str) -> String {
 
 /// Where the values of a recipe were written.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Places(BTreeMap<Vec<String>, String>);
+pub(crate) struct Places {
+    written: BTreeMap<Vec<String>, String>,
+    /// Names of stages, and where in the list each stands.
+    stages: Vec<String>,
+}
 
 impl Places {
     /// The place of a value, or of the nearest table around it.
     fn of(&self, path: &[String]) -> Option<&str> {
-        (1..=path.len()).rev().find_map(|length| self.0.get(&path[..length])).map(String::as_str)
+        let path = in_list(path, &self.stages);
+        (1..=path.len()).rev().find_map(|length| self.written.get(&path[..length])).map(String::as_str)
     }
 
     /// Notes that a value, and everything below it, was written at `place`.
     pub fn write(&mut self, path: &[String], place: String) {
-        self.0.retain(|other, _| !other.starts_with(path));
-        self.0.insert(path.to_vec(), place);
+        self.written.retain(|other, _| !other.starts_with(path));
+        self.written.insert(path.to_vec(), place);
     }
+}
+
+/// The names of the stages in a recipe's list, if it has one.
+fn stage_names(table: &Table) -> Vec<String> {
+    let stages = table.get(STAGE).and_then(Value::as_array).into_iter().flatten();
+    stages.map(|stage| name_of(stage).unwrap_or_default().to_owned()).collect()
+}
+
+/// A path that begins with the name of a stage of the list, with the stage's place in its stead.
+fn in_list(path: &[String], stages: &[String]) -> Vec<String> {
+    let place = path.first().and_then(|name| stages.iter().position(|stage| stage == name));
+    match place {
+        Some(place) => {
+            let head = [STAGE.to_owned(), place.to_string()];
+            head.into_iter().chain(path[1..].iter().cloned()).collect()
+        }
+        None => path.to_vec(),
+    }
+}
+
+/// Whether a table holds a dotted key.
+pub(crate) fn holds(table: &Table, key: &str) -> bool {
+    let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+    let mut keys = in_list(&path, &stage_names(table)).into_iter();
+    let first = keys.next().and_then(|key| table.get(&key));
+    keys.try_fold(first, |value, key| match value {
+        Some(Value::Array(elements)) => Some(elements.get(key.parse::<usize>().ok()?)),
+        value => Some(value?.get(&key)),
+    })
+    .flatten()
+    .is_some()
 }
 
 /// Parses a recipe, with the line of every value.
@@ -151,9 +189,11 @@ pub(crate) fn parse(text: &str) -> Result<(Table, Places), toml::de::Error> {
     let mut places = Places::default();
     let line = |offset: usize| format!("line {}", 1 + text[..offset].matches('\n').count());
     note_table(spanned.get_ref(), &mut Vec::new(), &mut |path, offset| {
-        places.0.insert(path.to_vec(), line(offset));
+        places.written.insert(path.to_vec(), line(offset));
     });
-    Ok((text.parse()?, places))
+    let table = text.parse()?;
+    places.stages = stage_names(&table);
+    Ok((table, places))
 }
 
 /// Tells the path and the offset of every value below a table.
@@ -181,12 +221,14 @@ fn note_value(value: &Spanned<DeValue<'_>>, path: &mut Vec<String>, note: &mut d
     }
 }
 
-/// Changes the value at `keys`. Elements of a list go by place or by name (`reward.format.weight`), and a preset that
+/// Changes the value at `keys`. Elements of a list go by place or by name (`reward.format.weight`), those of the list of stages
+/// by their name alone (`rl.steps`), and a preset that
 /// stands there by its name alone becomes a table that can be changed.
 ///
 /// # Errors
 /// Says where the path ends.
 pub(crate) fn assign(table: &mut Table, keys: &[String], value: Value) -> Result<Vec<String>, String> {
+    let keys = in_list(keys, &stage_names(table));
     let (last, before) = keys.split_last().ok_or("expected a key, got none")?;
     let mut path: Vec<String> = Vec::new();
     let mut table = table;

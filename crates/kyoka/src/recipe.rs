@@ -2,22 +2,21 @@
 
 use std::{fs, path::Path};
 
-use burn::tensor::Device;
-use kyoka_core::{RewardFn, Sample};
+use kyoka_core::Sample;
 use kyoka_reward::WeightedSum;
-use kyoka_trainer::{
-    CheckpointPolicy, EvalRules, PreferenceStageConfig, RewardModelConfig, RlConfig, SftConfig,
-};
+use kyoka_trainer::{CheckpointPolicy, EvalRules, RlConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::{
     Error, MediaAugment, Precision, RewardConfig,
+    engine::EngineKind,
     eval_settings::EvalSettings,
     model::ModelSettings,
     reading::{self, Fault, Places},
-    rewards::{RewardRule, sum_of},
+    rewards::RewardRule,
     run::config_of,
+    stages::StageConfig,
 };
 
 /// Recipes that come with the program.
@@ -56,11 +55,12 @@ pub(crate) struct Settings {
     pub model: ModelSettings,
     #[serde(default)]
     pub augment: MediaAugment,
-    pub sft: Option<SftConfig>,
-    pub sft_continued: Option<SftConfig>,
-    pub preference: Option<PreferenceStageConfig>,
-    pub reward_model: Option<RewardModelConfig>,
-    pub rl: Option<RlConfig>,
+    /// The stages in their order; read apart, each as its kind.
+    #[serde(skip_deserializing)]
+    pub stage: Vec<StageConfig>,
+    /// Read apart, as its kind.
+    #[serde(skip_deserializing, skip_serializing_if = "EngineKind::is_local")]
+    pub engine: EngineKind,
     /// Read apart, each as its kind.
     #[serde(skip_deserializing)]
     pub reward: Vec<RewardConfig>,
@@ -190,20 +190,15 @@ impl Settings {
             None => Vec::new(),
             Some(rewards) => Fault::reading::<Vec<Table>>(rewards).map_err(|fault| fault.below("reward"))?,
         };
+        let engine = EngineKind::take(&mut table)?;
+        let stages = StageConfig::take_all(&mut table)?;
         let mut settings: Self = Fault::reading(table.into())?;
+        (settings.stage, settings.engine) = (stages, engine);
         let read = |(index, table): (usize, Table)| {
             RewardConfig::read(table).map_err(|fault| fault.below(&index.to_string()).below("reward"))
         };
         settings.reward = rewards.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
         Ok(settings)
-    }
-
-    /// The sum of the recipe's rewards.
-    ///
-    /// # Errors
-    /// If a reward model cannot be loaded.
-    pub(crate) fn reward(&self, device: &Device) -> Result<WeightedSum, Error> {
-        sum_of(&self.reward, device)
     }
 
     /// When the run is evaluated and what is best; `reward` is the sum of its rewards.
@@ -220,32 +215,38 @@ impl Settings {
         self.eval.rules(&parts.collect::<Vec<_>>(), has_learned)
     }
 
-    /// The stages that the recipe has, in their order.
-    pub(crate) fn stage_names(&self) -> Vec<&'static str> {
-        let stages = [
-            ("sft", self.sft.is_some()),
-            ("sft_continued", self.sft_continued.is_some()),
-            ("preference", self.preference.is_some()),
-            ("reward_model", self.reward_model.is_some()),
-            ("rl", self.rl.is_some()),
-        ];
-        stages.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+    /// The stages of reinforcement learning.
+    pub(crate) fn rl(&self) -> impl Iterator<Item = &RlConfig> {
+        self.stage.iter().filter_map(StageConfig::rl)
     }
 
     /// Texts that end a completion.
     pub(crate) fn stop_texts(&self) -> &[String] {
-        self.rl.as_ref().map_or(&[], |rl| &rl.sampling.stop)
-    }
-
-    /// The recipe's rules, to check rows with; reward models take every row.
-    pub(crate) fn rules(&self) -> Vec<Box<dyn RewardFn>> {
-        self.reward.iter().filter_map(|reward| reward.rule(&self.reward)).collect()
+        self.rl().last().map_or(&[], |rl| &rl.sampling.stop)
     }
 
     /// The settings as TOML.
     pub(crate) fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("settings are tables of plain values")
     }
+}
+
+/// Whether a name is that of a table of a recipe, and so none for a stage.
+pub(crate) fn is_table(name: &str) -> bool {
+    const TABLES: [&str; 11] = [
+        "description",
+        "gradient_checkpointing",
+        "precision",
+        "data",
+        "model",
+        "augment",
+        "stage",
+        "reward",
+        "engine",
+        "eval",
+        "checkpoints",
+    ];
+    TABLES.contains(&name)
 }
 
 /// The first `max_rows` rows; 0 takes all.
@@ -270,7 +271,7 @@ mod tests {
         recipe.set("rl.steps=7").unwrap();
         recipe.set("rl.algorithm.preset=dapo").unwrap();
         let settings = recipe.settings().unwrap();
-        let rl = settings.rl.unwrap();
+        let rl = settings.rl().next().unwrap();
         assert_eq!((rl.steps, rl.algorithm.preset), (7, Some(kyoka_algorithms::Preset::Dapo)));
         let error = recipe.set("rl.grop_size=4").unwrap_err().to_string();
         assert!(error.contains("`grop_size`") && error.ends_with("did you mean `group_size`?"), "{error}");

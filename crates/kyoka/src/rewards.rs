@@ -13,6 +13,7 @@ use toml::{Table, Value};
 
 use crate::{
     Error,
+    doors::{Doors, brought},
     kinds::kinds,
     learned_reward::LearnedReward,
     reading::{Fault, Places},
@@ -48,8 +49,10 @@ kinds! {
         "cosine_length" => CosineLength(CosineLengthSettings),
         /// See [`RepetitionPenalty`].
         "repetition" => Repetition(RepetitionPenalty),
-        /// The score of a reward model that a stage `[reward_model]` trained.
+        /// The score of a reward model that a stage of kind `reward_model` trained.
         "learned" => Learned(LearnedSettings),
+        /// A reward of another crate, by its `name`; see [`Run::with_reward`](crate::Run::with_reward).
+        "custom" => Custom(CustomSettings),
     }
 }
 
@@ -87,6 +90,15 @@ impl CosineLengthSettings {
 pub struct LearnedSettings {
     /// Folder of the run (its newest checkpoint) or of the checkpoint with the reward model.
     pub model: PathBuf,
+}
+
+/// Settings of `custom`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CustomSettings {
+    /// What the reward itself reads. Default empty.
+    #[serde(default, skip_serializing_if = "Table::is_empty")]
+    pub settings: Table,
 }
 
 impl Serialize for RewardConfig {
@@ -137,18 +149,12 @@ impl RewardConfig {
         matches!(self.rule, RewardRule::ExactAnswer(_) | RewardRule::NumericAnswer(_))
     }
 
-    fn build(&self, all: &[Self], device: &Device) -> Result<Box<dyn RewardFn>, Error> {
-        match (&self.rule, self.rule(all)) {
-            (RewardRule::Learned(LearnedSettings { model }), _) => {
-                Ok(Box::new(LearnedReward::load(model, device)?))
-            }
-            (_, rule) => Ok(rule.expect("only a reward model has to be loaded")),
-        }
-    }
-
     /// The rule, unless it is a model that must be loaded; `all` are the recipe's rewards, which were checked.
-    pub(crate) fn rule(&self, all: &[Self]) -> Option<Box<dyn RewardFn>> {
-        Some(match &self.rule {
+    ///
+    /// # Errors
+    /// If it is one of another crate, and that crate says so.
+    fn rule(&self, all: &[Self], doors: &Doors) -> Result<Option<Box<dyn RewardFn>>, Fault> {
+        Ok(Some(match &self.rule {
             RewardRule::ExactAnswer(rule) => Box::new(*rule),
             RewardRule::NumericAnswer(rule) => Box::new(*rule),
             RewardRule::Format(rule) => Box::new(*rule),
@@ -157,17 +163,21 @@ impl RewardConfig {
             RewardRule::SoftOverlong(rule) => Box::new(*rule),
             RewardRule::Repetition(rule) => Box::new(*rule),
             RewardRule::CosineLength(settings) => {
-                match all.iter().find(|other| other.measures_answer()).map(|reward| &reward.rule)? {
-                    RewardRule::NumericAnswer(rule) => Box::new(settings.over(*rule)),
+                match all.iter().find(|other| other.measures_answer()).map(|reward| &reward.rule) {
+                    Some(RewardRule::NumericAnswer(rule)) => Box::new(settings.over(*rule)),
                     _ => Box::new(settings.over(ExactAnswer {})),
                 }
             }
-            RewardRule::Learned(_) => return None,
-        })
+            RewardRule::Custom(CustomSettings { settings }) => {
+                let make = brought(&doors.rewards, "reward", &self.name)?;
+                make(settings.clone()).map_err(|error| Fault::at("settings", error.to_string()))?
+            }
+            RewardRule::Learned(_) => return Ok(None),
+        }))
     }
 
     /// Refuses values that the rule cannot work with; `limits` are the most tokens of completions that it judges.
-    fn check(&self, all: &[Self], limits: &[(&str, usize)]) -> Result<(), Fault> {
+    fn check(&self, all: &[Self], limits: &[(String, usize)]) -> Result<(), Fault> {
         if !self.weight.is_finite() {
             return Err(Fault::at("weight", format!("expected a finite number, got {}", self.weight)));
         }
@@ -226,7 +236,7 @@ impl RewardConfig {
 }
 
 /// Refuses rewards that cannot stand beside each other or judge what a recipe samples.
-pub(crate) fn check_rewards(rewards: &[RewardConfig], limits: &[(&str, usize)]) -> Result<(), Fault> {
+pub(crate) fn check_rewards(rewards: &[RewardConfig], limits: &[(String, usize)]) -> Result<(), Fault> {
     if rewards.is_empty() {
         return Err(Fault::at("reward", "expected at least one [[reward]], got none"));
     }
@@ -246,11 +256,46 @@ pub(crate) fn check_rewards(rewards: &[RewardConfig], limits: &[(&str, usize)]) 
     Ok(())
 }
 
-/// The weighted sum of a recipe's rewards.
-///
-/// # Errors
-/// If a reward model cannot be loaded.
-pub(crate) fn sum_of(rewards: &[RewardConfig], device: &Device) -> Result<WeightedSum, Error> {
-    let rule = |reward: &RewardConfig| Ok((reward.weight, reward.build(rewards, device)?));
-    Ok(WeightedSum::new(rewards.iter().map(rule).collect::<Result<_, Error>>()?))
+/// A recipe's rewards, made once.
+pub(crate) struct Rewards {
+    /// Each with its configuration; none for a model that must be loaded.
+    made: Vec<(RewardConfig, Option<Box<dyn RewardFn>>)>,
+}
+
+impl Rewards {
+    /// Makes them.
+    ///
+    /// # Errors
+    /// If one is of another crate that this program does not bring, or that cannot make it of its settings.
+    pub fn make(rewards: &[RewardConfig], doors: &Doors) -> Result<Self, Fault> {
+        let make = |(index, reward): (usize, &RewardConfig)| {
+            let rule = reward.rule(rewards, doors);
+            let rule = rule.map_err(|fault| fault.below(&index.to_string()).below("reward"))?;
+            Ok((reward.clone(), rule))
+        };
+        Ok(Self { made: rewards.iter().enumerate().map(make).collect::<Result<_, Fault>>()? })
+    }
+
+    /// The rules, to check rows with; reward models take every row.
+    pub fn rules(&self) -> impl Iterator<Item = &dyn RewardFn> {
+        self.made.iter().filter_map(|(_, rule)| rule.as_deref())
+    }
+
+    /// Their weighted sum.
+    ///
+    /// # Errors
+    /// If a reward model cannot be loaded.
+    pub fn sum(self, device: &Device) -> Result<WeightedSum, Error> {
+        let rule = |(reward, rule): (RewardConfig, Option<Box<dyn RewardFn>>)| {
+            let rule = match (rule, reward.rule) {
+                (Some(rule), _) => rule,
+                (None, RewardRule::Learned(LearnedSettings { model })) => {
+                    Box::new(LearnedReward::load(&model, device)?)
+                }
+                (None, rule) => unreachable!("{}: only a reward model has to be loaded", rule.kind()),
+            };
+            Ok((reward.weight, rule))
+        };
+        Ok(WeightedSum::new(self.made.into_iter().map(rule).collect::<Result<_, Error>>()?))
+    }
 }

@@ -1,10 +1,16 @@
 //! What a recipe may say, checked before the first row is read: ranges of stages, rewards and evaluation, and settings
 //! that nothing reads.
 
-use kyoka_trainer::{SettingError, Unread};
-use toml::{Table, Value};
-
-use crate::{Error, Recipe, reading::Fault, recipe::Settings, rewards::check_rewards};
+use crate::{
+    Error, Recipe,
+    doors::{Doors, brought},
+    engine::EngineKind,
+    reading::{Fault, holds},
+    recipe::Settings,
+    rewards::{Rewards, check_rewards},
+    stages::StageConfig,
+};
+use kyoka_trainer::{SettingError, StageKind, Unread};
 
 impl Recipe {
     /// Checks every setting and that each one written down is read by something.
@@ -12,7 +18,12 @@ impl Recipe {
     /// # Errors
     /// Names the first setting that is out of its range or has no effect, and where it is written.
     pub fn check(&self) -> Result<(), Error> {
-        let settings = self.checked()?;
+        self.check_with(&Doors::default())
+    }
+
+    /// [`check`](Self::check), with what a program brings.
+    pub(crate) fn check_with(&self, doors: &Doors) -> Result<(), Error> {
+        let settings = self.checked(doors)?;
         let written = settings.unread().into_iter().find(|unread| holds(self.table(), &unread.key));
         match written {
             Some(Unread { key, reader }) => {
@@ -26,9 +37,9 @@ impl Recipe {
     }
 
     /// The settings, all of them in their ranges; a run's own recipe holds every default, read or not.
-    pub(crate) fn checked(&self) -> Result<Settings, Error> {
+    pub(crate) fn checked(&self, doors: &Doors) -> Result<Settings, Error> {
         let settings = self.settings()?;
-        settings.check().map_err(|fault| self.refused(&fault))?;
+        settings.check(doors).map_err(|fault| self.refused(&fault))?;
         Ok(settings)
     }
 }
@@ -43,28 +54,22 @@ impl From<SettingError> for Fault {
     }
 }
 
-/// Whether a table holds a dotted key.
-fn holds(table: &Table, key: &str) -> bool {
-    match key.split_once('.') {
-        Some((first, rest)) => {
-            table.get(first).and_then(Value::as_table).is_some_and(|inner| holds(inner, rest))
-        }
-        None => table.contains_key(key),
-    }
-}
-
 impl Settings {
     /// Refuses settings that cannot work, alone or together.
     ///
     /// # Errors
     /// Names the first one.
-    pub(crate) fn check(&self) -> Result<(), Fault> {
-        let stages =
-            [self.sft.is_some(), self.preference.is_some(), self.reward_model.is_some(), self.rl.is_some()];
-        if stages == [false; 4] {
-            return Err(Fault::here("expected a stage: [sft], [preference], [reward_model] or [rl]"));
+    pub(crate) fn check(&self, doors: &Doors) -> Result<(), Fault> {
+        if self.stage.is_empty() {
+            return Err(Fault::here(
+                "expected a stage: a [[stage]] list, or [sft], [preference], [reward_model] or [rl]",
+            ));
         }
-        self.check_stages()?;
+        self.stage.iter().try_for_each(|stage| stage.check(&doors.algorithm))?;
+        if let EngineKind::Custom(engine) = &self.engine {
+            brought(&doors.engines, "engine", &engine.name).map_err(|fault| fault.below("engine"))?;
+        }
+        Rewards::make(&self.reward, doors)?;
         self.check_media()?;
         let dropout = self.model.lora.as_ref().map_or(0.0, |lora| lora.dropout);
         if dropout > 0.0 && !self.has_dropout() {
@@ -76,23 +81,9 @@ impl Settings {
         self.check_judging()
     }
 
-    fn check_stages(&self) -> Result<(), SettingError> {
-        for (name, stage) in [("sft", &self.sft), ("sft_continued", &self.sft_continued)] {
-            stage.as_ref().map_or(Ok(()), |stage| stage.check(name))?;
-        }
-        self.preference.as_ref().map_or(Ok(()), |stage| stage.check("preference"))?;
-        self.reward_model.as_ref().map_or(Ok(()), |stage| stage.check("reward_model"))?;
-        self.rl.as_ref().map_or(Ok(()), |stage| stage.check("rl"))
-    }
-
     /// Settings of the stages that their parts do not read.
     fn unread(&self) -> Vec<Unread> {
-        let sft = [("sft", &self.sft), ("sft_continued", &self.sft_continued)].into_iter();
-        let rates = sft.filter_map(|(name, stage)| Some((name, stage.as_ref()?.learning_rate)));
-        let rates = rates.chain(self.preference.iter().map(|stage| ("preference", stage.learning_rate)));
-        let rates = rates.chain(self.reward_model.iter().map(|stage| ("reward_model", stage.learning_rate)));
-        let unread = rates.flat_map(|(name, rate)| rate.unread(&format!("{name}.learning_rate")));
-        unread.chain(self.rl.iter().flat_map(|stage| stage.unread("rl"))).collect()
+        self.stage.iter().flat_map(StageConfig::unread).collect()
     }
 
     fn check_media(&self) -> Result<(), Fault> {
@@ -113,8 +104,7 @@ impl Settings {
 
     /// Whether a stage trains with dropout.
     fn has_dropout(&self) -> bool {
-        let sft = self.sft.is_some() || self.sft_continued.is_some();
-        sft || self.preference.is_some() || self.reward_model.is_some()
+        self.stage.iter().any(|stage| stage.kind() != StageKind::Rl)
     }
 
     /// Refuses adapters that drop this share, from the recipe or from an adapter's files, where layers are computed again.
@@ -130,9 +120,12 @@ impl Settings {
 
     fn check_judging(&self) -> Result<(), Fault> {
         self.eval.check()?;
-        let sampled = self.rl.iter().map(|rl| ("rl.sampling.max_new_tokens", rl.sampling.max_new_tokens));
-        let limits: Vec<(&str, usize)> =
-            sampled.chain([("eval.max_new_tokens", self.eval.max_new_tokens)]).collect();
+        let sampled = self.stage.iter().filter_map(|stage| {
+            let limit = stage.rl()?.sampling.max_new_tokens;
+            Some((format!("{}.sampling.max_new_tokens", stage.name), limit))
+        });
+        let limits: Vec<(String, usize)> =
+            sampled.chain([("eval.max_new_tokens".to_owned(), self.eval.max_new_tokens)]).collect();
         check_rewards(&self.reward, &limits)
     }
 }

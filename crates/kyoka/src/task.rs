@@ -1,17 +1,22 @@
 //! Rows with pictures and sounds as prompts.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use kyoka_audio::{AudioAugment, AudioError, AudioSpan, LogMel, Waveform};
 use kyoka_core::{
     AudioInput, Completion, ImageInput, MediaRef, Modality, Part, Prompt, Rollout, Sample, StopReason,
-    Stream, stream_rng,
+    Stream, Task, TaskError, stream_rng,
 };
 use kyoka_data::MediaStore;
 use kyoka_image::{ImageAugment, ImageError, ImageProcessor, Picture};
 use kyoka_rollout::LocalEngine;
 use kyoka_text::{ChatTemplate, MediaMark, MediumTokens, PromptLayout, Tokenizer};
-use kyoka_trainer::{Task, TaskError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -52,6 +57,37 @@ pub struct MultimodalTask {
     blank: Option<Modality>,
     pictures: MediaStore<Picture>,
     sounds: MediaStore<Waveform>,
+    /// What the heads of files tell, or what is wrong with them; each is read once.
+    heads: Mutex<HashMap<PathBuf, Result<Head, String>>>,
+}
+
+/// What the head of a medium's file tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    Picture {
+        height: usize,
+        width: usize,
+    },
+    /// Samples at 16 kHz; none where only the whole file tells.
+    Sound {
+        num_samples: Option<usize>,
+    },
+}
+
+impl Head {
+    fn read(media: &MediaRef) -> Result<Self, String> {
+        let file = BufReader::new(File::open(&media.path).map_err(|error| error.to_string())?);
+        match media.modality {
+            Modality::Image => match Picture::probe(file) {
+                Ok((height, width)) => Ok(Self::Picture { height, width }),
+                Err(error) => Err(error.to_string()),
+            },
+            Modality::Audio => match Waveform::probe(file) {
+                Ok(header) => Ok(Self::Sound { num_samples: header.num_samples }),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
 }
 
 /// A medium that cannot be used, with its file.
@@ -80,6 +116,7 @@ impl MultimodalTask {
             blank,
             pictures,
             sounds,
+            heads: Mutex::default(),
         }
     }
 
@@ -105,10 +142,11 @@ impl MultimodalTask {
         &self.tokenizer
     }
 
-    /// An engine over `policy` that ends, bans and decodes as this task's tokenizer says.
-    pub fn engine(&self, policy: Policy) -> LocalEngine<Policy> {
+    /// An engine in this process that ends, bans and decodes as this task's tokenizer says; it gets its weights with
+    /// [`publish`](kyoka_core::RolloutEngine::publish).
+    pub fn engine(&self) -> LocalEngine<Policy> {
         let tokenizer = self.tokenizer.clone();
-        let mut engine = LocalEngine::new(policy, tokenizer.end_id(), tokenizer.banned_ids());
+        let mut engine = LocalEngine::new(tokenizer.end_id(), tokenizer.banned_ids());
         engine.end_ids = tokenizer.end_ids().to_vec();
         engine.decode_text = Some(Box::new(move |ids| tokenizer.decode(ids).text));
         engine
@@ -133,8 +171,25 @@ impl MultimodalTask {
         }
     }
 
-    /// The tokens that a medium takes at most, with the longest random delay. Only where they depend on the medium it is
-    /// decoded for that; nothing is preprocessed.
+    /// What the head of a medium's file tells; nothing is decoded.
+    fn head(&self, media: &MediaRef) -> Result<Head, String> {
+        let known = |heads: &HashMap<_, Result<Head, String>>| heads.get(&media.path).cloned();
+        if let Some(head) = known(&self.heads.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return head;
+        }
+        let head = Head::read(media);
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        heads.insert(media.path.clone(), head.clone());
+        head
+    }
+
+    /// What is wrong with a medium, as far as its head tells.
+    pub(crate) fn fault_of(&self, media: &MediaRef) -> Option<String> {
+        self.head(media).err()
+    }
+
+    /// The tokens that a medium takes at most, with the longest random delay. Only where they depend on the medium the head
+    /// of its file is read for that; a sound is decoded where the head does not tell its length.
     fn tokens_of(&self, media: &MediaRef) -> Result<MediumTokens, TaskError> {
         let lacks = || self.lacks(media.modality);
         match media.modality {
@@ -142,7 +197,10 @@ impl MultimodalTask {
                 let image = self.config.vision.as_ref().ok_or_else(lacks)?;
                 let size = match image.processor {
                     ImageProcessor::FixedSize(fixed) => (fixed.height, fixed.width),
-                    _ => self.picture(&media.path).map(|picture| (picture.height, picture.width))?,
+                    _ => match self.head(media).map_err(|reason| headless(media, &reason))? {
+                        Head::Picture { height, width } => (height, width),
+                        Head::Sound { .. } => unreachable!("the head was read as that of a picture"),
+                    },
                 };
                 let layout = image.processor.layout(size.0, size.1);
                 Ok(image.tokens_of_layout(&layout.map_err(|source| fault(&media.path, source))?))
@@ -151,10 +209,18 @@ impl MultimodalTask {
                 let audio = self.config.audio.as_ref().ok_or_else(lacks)?;
                 let samples = match audio.encoder.span {
                     AudioSpan::Padded => 0,
-                    _ => self.sound(&media.path)?.samples.len() + self.augment.audio.max_delay_samples(),
+                    _ => self.num_samples(media)? + self.augment.audio.max_delay_samples(),
                 };
                 Ok(self.sound_tokens(audio, (media, samples))?)
             }
+        }
+    }
+
+    /// Samples of a sound, from the head of its file where that tells.
+    fn num_samples(&self, media: &MediaRef) -> Result<usize, TaskError> {
+        match self.head(media).map_err(|reason| headless(media, &reason))? {
+            Head::Sound { num_samples: Some(samples) } => Ok(samples),
+            _ => Ok(self.sound(&media.path)?.samples.len()),
         }
     }
 
@@ -401,6 +467,10 @@ fn opens_reasoning(template: &ChatTemplate) -> bool {
     let content = if takes_text { json!("?") } else { json!([{"type": "text", "text": "?"}]) };
     let text = template.render(&json!([{"role": "user", "content": content}]), None, true);
     text.is_ok_and(|text| text.trim_end().ends_with("<think>"))
+}
+
+fn headless(media: &MediaRef, reason: &str) -> TaskError {
+    format!("{}: {reason}", media.path.display()).into()
 }
 
 fn fault<E: std::error::Error + Send + Sync + 'static>(path: &Path, source: E) -> MediaFault<E> {

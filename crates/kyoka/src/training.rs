@@ -10,25 +10,33 @@ use std::{
     },
 };
 
-use kyoka_core::{RewardFn, RolloutEngine};
+use kyoka_algorithms::PartError;
+use kyoka_core::{AdvantageEstimator, PolicyLoss, RewardFn, RolloutEngine};
 use kyoka_reward::WeightedSum;
 use kyoka_trainer::{
     AdamWConfig, CheckpointStore, EvalReport, EvalRules, EvalSummary, Evaluation, Observer, PreferenceStage,
-    Progress, Resumed, RewardModelStage, RlStage, Session, SftStage, Stage, StepReport, TrainError,
-    TrainableFn, evaluate,
+    Progress, Resumed, RewardModelStage, RlParts, RlStage, Session, SftStage, Stage, StepReport, TrainError,
+    TrainState, TrainableFn, evaluate,
 };
 use serde_json::json;
+use toml::Table;
 
 use crate::{
-    Error, Policy, Recipe, choose_device,
+    Error, Plan, PlanOptions, Policy, Recipe, choose_device,
+    doors::{Doors, EngineContext, brought},
+    engine::{CustomEngine, EngineKind},
     freezing::Frozen,
     open_device_with,
+    plan::plan_with,
     preparing::{Prepared, check_media, prepare},
+    reading::Fault,
     recipe::limited,
+    rewards::Rewards,
     run::{
         LogPlace, RunFolder, RunLog, RunSummary, check_data, check_settings, config_text, data_path,
         data_prints, peak_rss_mb, refuse_taken, write_report,
     },
+    stages::{StageConfig, StageSettings},
 };
 
 /// What a user decides besides the recipe.
@@ -81,70 +89,207 @@ impl Observer for Quiet {
     fn on_step(&mut self, _: &StepReport) -> Result<(), TrainError> {
         Ok(())
     }
-    fn on_eval(&mut self, _: &'static str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
+    fn on_eval(&mut self, _: &str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
         Ok(())
     }
 }
 
-/// Trains a recipe, writing everything into the run's folder, which no other process may use meanwhile.
+/// A recipe on its way to a trained policy, with what the program brings along for it.
 ///
-/// A run that is resumed goes on from its newest checkpoint that can be read, with its own recipe, seed and rows; the
-/// settings in [`RESUMABLE`](crate::RESUMABLE) may differ.
+/// ```no_run
+/// use kyoka::{Quiet, Recipe, Run, core::{Completion, Reward, RewardContext, RewardError, RewardFn}};
 ///
-/// # Errors
-/// Before anything runs if recipe, data or device are unusable or the folder is taken; later if a medium is broken, the
-/// disk is full, the loss is not finite or the run is told to stop. What was written until then is whole, the error says
-/// which checkpoint stands, and the run can be resumed.
-pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observer) -> Result<Outcome, Error> {
-    let settings = recipe.checked()?;
-    // A run's own recipe holds every default, read or not.
-    if options.resume.is_none() {
-        recipe.check()?;
-    }
-    if i64::try_from(options.seed).is_err() {
-        let reason = format!("seed: expected at most {}, got {}", i64::MAX, options.seed);
-        return Err(Error::Recipe { name: recipe.name().to_owned(), reason });
-    }
-    let chosen = choose_device(&options.device)?;
-    let device = open_device_with(&chosen.name, settings.precision)?;
-    let reopened = match (&options.resume, &options.out) {
-        (Some(folder), _) => {
-            let reopened = RunFolder::reopen(folder)?;
-            check_settings(folder, recipe.name(), &settings, options.seed)?;
-            Some(reopened)
-        }
-        (None, out) => {
-            out.as_deref().map_or(Ok(()), refuse_taken)?;
-            None
-        }
-    };
-    let prepared = prepare(settings, options.seed)?;
-    prepared.warnings.iter().try_for_each(|warning| observer.on_warning(warning))?;
-    check_media(&prepared)?;
-    let frozen = Frozen::new(&prepared.settings.model.freeze, &prepared.opened.config);
-    let model = prepared.opened.policy(options.seed, &device.autodiff())?;
-    let model = match frozen.holds_towers(&prepared.opened.config) {
-        true => model.with_feature_cache(FEATURE_BYTES),
-        false => model,
-    };
-    let reward = prepared.settings.reward(&kyoka_core::CausalLm::device(&model).without_autodiff())?;
-    let run = Run { recipe, options, device: chosen.name, prepared: &prepared, reward: &reward };
-    run.execute(model, reopened, observer)
+/// /// 1 for a completion of at most so many letters.
+/// #[derive(serde::Deserialize)]
+/// struct Short {
+///     letters: usize,
+/// }
+///
+/// impl RewardFn for Short {
+///     fn name(&self) -> &str {
+///         "short"
+///     }
+///     fn score(&self, _: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
+///         Ok(Reward::graded("short", f32::from(completion.text.chars().count() <= self.letters)))
+///     }
+/// }
+///
+/// // The recipe says: [[reward]] kind = "custom", name = "short", weight = 0.1, settings = { letters = 40 }
+/// let recipe = Recipe::named("mine.toml")?;
+/// let run = Run::new(recipe).with_reward("short", |settings| Ok(Box::new(settings.try_into::<Short>()?)));
+/// run.train(&mut Quiet)?;
+/// # Ok::<(), kyoka::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Run {
+    recipe: Recipe,
+    options: TrainOptions,
+    doors: Doors,
 }
 
-struct Run<'a> {
+impl Run {
+    /// A run of a recipe, with the default options.
+    pub fn new(recipe: Recipe) -> Self {
+        Self { recipe, options: TrainOptions::default(), doors: Doors::default() }
+    }
+
+    /// The run with other options.
+    pub fn with_options(mut self, options: TrainOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Brings a reward: `[[reward]] kind = "custom", name = "NAME", weight = ...`; `make` gets its `settings`.
+    pub fn with_reward(
+        mut self,
+        name: &str,
+        make: impl Fn(Table) -> Result<Box<dyn RewardFn>, PartError> + Send + Sync + 'static,
+    ) -> Self {
+        self.doors.rewards.insert(name.to_owned(), Arc::new(make));
+        self
+    }
+
+    /// Brings an estimator: `advantage = { kind = "custom", name = "NAME", ... }` of an algorithm; `make` gets the other keys.
+    pub fn with_advantage(
+        mut self,
+        name: &str,
+        make: impl Fn(Table) -> Result<Box<dyn AdvantageEstimator>, PartError> + Send + Sync + 'static,
+    ) -> Self {
+        self.doors.algorithm.add_advantage(name, Arc::new(make));
+        self
+    }
+
+    /// Brings a policy loss: `loss = { kind = "custom", name = "NAME", ... }` of an algorithm; `make` gets the other keys.
+    pub fn with_policy_loss(
+        mut self,
+        name: &str,
+        make: impl Fn(Table) -> Result<Box<dyn PolicyLoss>, PartError> + Send + Sync + 'static,
+    ) -> Self {
+        self.doors.algorithm.add_loss(name, Arc::new(make));
+        self
+    }
+
+    /// Brings an engine: `[engine] kind = "custom", name = "NAME"`; `make` gets its `settings`.
+    pub fn with_engine(
+        mut self,
+        name: &str,
+        make: impl Fn(EngineContext<'_>, Table) -> Result<Box<dyn RolloutEngine<Policy>>, PartError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.doors.engines.insert(name.to_owned(), Arc::new(make));
+        self
+    }
+
+    /// Checks every setting of the recipe, and that the program brings what it names.
+    ///
+    /// # Errors
+    /// As [`Recipe::check`].
+    pub fn check(&self) -> Result<(), Error> {
+        self.recipe.check_with(&self.doors)
+    }
+
+    /// Predicts what the run takes.
+    ///
+    /// # Errors
+    /// As [`plan`](crate::plan).
+    pub fn plan(&self, options: &PlanOptions) -> Result<Plan, Error> {
+        plan_with(&self.recipe, options, &self.doors)
+    }
+
+    /// Trains, writing everything into the run's folder, which no other process may use meanwhile.
+    ///
+    /// A run that is resumed goes on from its newest checkpoint that can be read, with its own recipe, seed and rows; the
+    /// settings in [`RESUMABLE`](crate::RESUMABLE) may differ.
+    ///
+    /// # Errors
+    /// Before anything runs if recipe, data or device are unusable or the folder is taken; later if a medium is broken,
+    /// the disk is full, the loss is not finite or the run is told to stop. What was written until then is whole, the error
+    /// says which checkpoint stands, and the run can be resumed.
+    pub fn train(&self, observer: &mut dyn Observer) -> Result<Outcome, Error> {
+        let Self { recipe, options, doors } = self;
+        let settings = recipe.checked(doors)?;
+        // A run's own recipe holds every default, read or not.
+        if options.resume.is_none() {
+            recipe.check_with(doors)?;
+        }
+        if i64::try_from(options.seed).is_err() {
+            let reason = format!("seed: expected at most {}, got {}", i64::MAX, options.seed);
+            return Err(Error::Recipe { name: recipe.name().to_owned(), reason });
+        }
+        let chosen = choose_device(&options.device)?;
+        let device = open_device_with(&chosen.name, settings.precision)?;
+        let reopened = match (&options.resume, &options.out) {
+            (Some(folder), _) => {
+                let reopened = RunFolder::reopen(folder)?;
+                check_settings(folder, recipe.name(), &settings, options.seed)?;
+                Some(reopened)
+            }
+            (None, out) => {
+                out.as_deref().map_or(Ok(()), refuse_taken)?;
+                None
+            }
+        };
+        let rewards = Rewards::make(&settings.reward, doors).map_err(|fault| recipe.refused(&fault))?;
+        let prepared = prepare(settings, &rewards, options.seed)?;
+        prepared.warnings.iter().try_for_each(|warning| observer.on_warning(warning))?;
+        check_media(&prepared)?;
+        let engine = self.engine(&prepared)?;
+        let frozen = Frozen::new(&prepared.settings.model.freeze, &prepared.opened.config);
+        let model = prepared.opened.policy(options.seed, &device.autodiff())?;
+        let model = match frozen.holds_towers(&prepared.opened.config) {
+            true => model.with_feature_cache(FEATURE_BYTES),
+            false => model,
+        };
+        let reward = rewards.sum(&kyoka_core::CausalLm::device(&model).without_autodiff())?;
+        let (engine, reward) = (engine.as_ref(), &reward);
+        let execution =
+            Execution { recipe, options, doors, device: chosen.name, prepared: &prepared, reward, engine };
+        execution.execute(model, reopened, observer)
+    }
+
+    /// The engine that the recipe names.
+    fn engine(&self, prepared: &Prepared) -> Result<Box<dyn RolloutEngine<Policy>>, Error> {
+        let stop = self.options.stop.clone();
+        match &prepared.settings.engine {
+            EngineKind::Local(_) => {
+                let mut engine = prepared.task.engine();
+                engine.interrupt = Some(stop);
+                Ok(Box::new(engine))
+            }
+            EngineKind::Custom(CustomEngine { name, settings }) => {
+                let refused = |fault: Fault| self.recipe.refused(&fault.below("engine"));
+                let make = brought(&self.doors.engines, "engine", name).map_err(refused)?;
+                let context = EngineContext { tokenizer: prepared.task.tokenizer(), stop };
+                let made = make(context, settings.clone());
+                made.map_err(|error| refused(Fault::at("settings", error.to_string())))
+            }
+        }
+    }
+}
+
+/// Trains a recipe: a [`Run`] that brings nothing along.
+///
+/// # Errors
+/// As [`Run::train`].
+pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observer) -> Result<Outcome, Error> {
+    Run::new(recipe.clone()).with_options(options.clone()).train(observer)
+}
+
+/// A run under way.
+struct Execution<'a> {
     recipe: &'a Recipe,
     options: &'a TrainOptions,
+    doors: &'a Doors,
     /// The device's name.
     device: String,
     prepared: &'a Prepared,
     reward: &'a WeightedSum,
+    engine: &'a dyn RolloutEngine<Policy>,
 }
 
-/// Makes an engine that gives up sampling when the run is told to stop.
-type Engine<'a> = &'a dyn Fn(Policy) -> Box<dyn RolloutEngine>;
-
-impl Run<'_> {
+impl Execution<'_> {
     fn execute(
         &self,
         model: Policy,
@@ -152,32 +297,28 @@ impl Run<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Outcome, Error> {
         let Prepared { settings, task, splits, .. } = self.prepared;
-        let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-            let mut engine = task.engine(policy);
-            engine.interrupt = Some(self.options.stop.clone());
-            Box::new(engine)
-        };
         let rules = settings.eval_rules(self.reward);
         let rules = rules.map_err(|fault| self.recipe.refused(&fault))?;
-        let mut stages = self.stages(&engine)?;
+        let mut stages = self.stages()?;
         let resuming = reopened.is_some();
         let folder = self.claim(reopened)?;
         let (mut session, resumed) = self.session(model, &folder.path, (rules, resuming), &stages)?;
-        let names: Vec<&'static str> = stages.iter().map(|stage| stage.name()).collect();
+        let names: Vec<String> = stages.iter().map(|stage| stage.name().to_owned()).collect();
         let at_end = settings.eval.final_as_text();
         let place = resuming.then(|| log_place(&session, &at_end));
         let mut log = RunLog::open(&folder.path, place, &names, observer)?;
-        warn(resumed.as_ref(), &session.progress, &mut log)?;
+        warn(resumed.as_ref(), &session.state.progress, &mut log)?;
         let evaluation = Evaluation {
             task,
             reward: self.reward,
-            engine: &engine,
+            engine: self.engine,
             sampling: settings.eval.sampling(settings.stop_texts()),
             num_samples: settings.eval.samples,
             seed: self.options.seed,
             interrupt: Some(&self.options.stop),
         };
-        let reports = |policy: &Policy, names: &[String]| {
+        let reports = |state: &TrainState<Policy>, names: &[String]| {
+            let policy = (state.progress.policy_version, &state.model);
             let report = |split: &String| {
                 evaluate(policy, &evaluation, split, limited(&splits[split], settings.eval.max_rows))
             };
@@ -185,14 +326,13 @@ impl Run<'_> {
         };
         for (index, stage) in stages.iter_mut().enumerate() {
             log.begin_stage(stage.total_steps());
-            session.run_stage(index, stage.as_mut(), &mut log, &|policy| {
-                reports(policy, &settings.eval.splits)
-            })?;
+            session
+                .run_stage(index, stage.as_mut(), &mut log, &|state| reports(state, &settings.eval.splits))?;
         }
         let unwatched: Vec<String> = settings.eval.unwatched().cloned().collect();
         if let (Some(last), false) = (names.last(), unwatched.is_empty()) {
             log.at_end = true;
-            let evaluate = |policy: &Policy| reports(policy, &unwatched);
+            let evaluate = |state: &TrainState<Policy>| reports(state, &unwatched);
             session.evaluate_at_end((last, &at_end), &mut log, &evaluate)?;
         }
         drop(log);
@@ -212,7 +352,7 @@ impl Run<'_> {
         let mut session = Session::new(model, self.options.seed, self.checkpoint_store(run_folder));
         session.stop = self.options.stop.clone();
         session.trainable = self.trainable();
-        session.gradient_checkpointing = self.prepared.settings.gradient_checkpointing;
+        session.state.gradient_checkpointing = self.prepared.settings.gradient_checkpointing;
         session.evaluation = rules;
         let settings =
             |stage: usize| stages.get(stage).map_or_else(AdamWConfig::default, |s| s.optimization().1);
@@ -220,24 +360,29 @@ impl Run<'_> {
         Ok((session, resumed))
     }
 
-    fn stages<'s>(&'s self, engine: Engine<'s>) -> Result<Vec<Box<dyn Stage<Policy> + 's>>, Error> {
+    fn stages<'s>(&'s self) -> Result<Vec<Box<dyn Stage<Policy> + 's>>, Error> {
         let Prepared { settings, task, splits, pairs, .. } = self.prepared;
         let seed = self.options.seed;
         let mut stages: Vec<Box<dyn Stage<Policy> + 's>> = Vec::new();
-        for (name, config) in [("sft", &settings.sft), ("sft_continued", &settings.sft_continued)] {
-            if let Some(config) = config {
-                stages.push(Box::new(SftStage::new(name, config, task, &splits[&config.data], seed)?));
-            }
-        }
-        if let Some(config) = &settings.preference {
-            stages.push(Box::new(PreferenceStage::new(config, task, &pairs[&config.data], seed)?));
-        }
-        if let Some(config) = &settings.reward_model {
-            stages.push(Box::new(RewardModelStage::new(config, task, &pairs[&config.data], seed)?));
-        }
-        if let Some(config) = &settings.rl {
-            let reward: &dyn RewardFn = self.reward;
-            stages.push(Box::new(RlStage::new(config, task, (reward, engine), &splits[&config.data], seed)?));
+        for StageConfig { name, settings } in &settings.stage {
+            stages.push(match settings {
+                StageSettings::Sft(config) => {
+                    Box::new(SftStage::new(name, config, task, &splits[&config.data], seed)?)
+                }
+                StageSettings::Preference(config) => {
+                    Box::new(PreferenceStage::new(name, config, task, &pairs[&config.data], seed)?)
+                }
+                StageSettings::RewardModel(config) => {
+                    Box::new(RewardModelStage::new(name, config, task, &pairs[&config.data], seed)?)
+                }
+                StageSettings::Rl(config) => {
+                    let algorithm = config.algorithm.build_with(config.group_size, &self.doors.algorithm);
+                    let algorithm = algorithm.map_err(TrainError::algorithm(name))?;
+                    let (reward, samples) = (self.reward as &dyn RewardFn, splits[&config.data].as_slice());
+                    let parts = RlParts { algorithm, task, reward, engine: self.engine, samples };
+                    Box::new(RlStage::new(name, config, parts, seed)?)
+                }
+            });
         }
         Ok(stages)
     }
@@ -285,26 +430,39 @@ impl Run<'_> {
         CheckpointStore::new(run_folder.join("checkpoints"), self.prepared.settings.checkpoints, extra)
     }
 
+    /// Steps of the stages of reinforcement learning that are done.
+    fn rl_steps(&self, progress: &Progress) -> usize {
+        let stages = self.prepared.settings.stage.iter().enumerate();
+        let steps = stages.filter_map(|(index, stage)| match (stage.rl(), index) {
+            (Some(_), index) if index == progress.stage => Some(progress.step),
+            (Some(rl), index) if index < progress.stage => Some(rl.total_steps()),
+            _ => None,
+        });
+        steps.sum()
+    }
+
     /// Writes `summary.json` from the run's log and state.
     fn summary(
         &self,
         run_folder: &Path,
         session: &Session<Policy>,
-        stages: &[&'static str],
+        stages: &[String],
     ) -> Result<RunSummary, Error> {
         let path = run_folder.join("metrics.jsonl");
         let text = fs::read_to_string(&path).map_err(|error| Error::file(&path, error))?;
+        let progress = &session.state.progress;
         let mut summary = RunSummary {
             recipe: self.recipe.name().to_owned(),
             seed: self.options.seed,
             device: self.device.clone(),
-            wall_s: session.progress.elapsed_s,
-            rl_steps: if stages.last() == Some(&"rl") { session.progress.step } else { 0 },
-            generated_tokens: session.progress.generated_tokens,
-            trained_tokens: session.progress.trained_tokens,
-            params: burn::module::Module::num_params(&session.model),
+            wall_s: progress.elapsed_s,
+            rl_steps: self.rl_steps(progress),
+            stages: stages.to_vec(),
+            generated_tokens: progress.generated_tokens,
+            trained_tokens: progress.trained_tokens,
+            params: burn::module::Module::num_params(&session.state.model),
             peak_rss_mb: peak_rss_mb(),
-            phase_s: session.progress.phase_s.clone(),
+            phase_s: progress.phase_s,
             eval: BTreeMap::new(),
         };
         // Later evaluations of a stage replace earlier ones: the last one stands.
@@ -330,7 +488,7 @@ impl Run<'_> {
 
 /// Where the log of a resumed run goes on; `at_end` are the settings of the evaluation after the last step.
 fn log_place(session: &Session<Policy>, at_end: &str) -> LogPlace {
-    let Progress { stage, step, evaluation, final_evaluation, .. } = &session.progress;
+    let Progress { stage, step, evaluation, final_evaluation, .. } = &session.state.progress;
     let known = evaluation
         .as_ref()
         .is_some_and(|known| known.step == *step && known.settings == session.evaluation.settings);

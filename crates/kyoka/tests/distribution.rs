@@ -9,7 +9,7 @@ use burn::{
 use kyoka::{
     core::{
         AudioInput, CausalLm, Distribution, ImageInput, PackedGroup, ParameterPath, Prompt, Recompute,
-        RolloutEngine, RolloutGroup, RolloutRequest, SamplingConfig,
+        RolloutEngine, RolloutGroup, RolloutPrompt, RolloutRequest, SamplingConfig,
     },
     fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder},
     nn::{Linears, LowRank, LowRankConfig, NamedLinears, WeightInit},
@@ -36,13 +36,13 @@ fn prompts() -> Vec<Prompt> {
 }
 
 fn sampled(policy: &Policy, temperature: f32, draw_on_device: bool) -> Vec<RolloutGroup> {
-    let mut engine = LocalEngine::new(policy.valid(), 5, BANNED.to_vec());
-    engine.draw_on_device = draw_on_device;
+    let mut engine = LocalEngine::new(5, BANNED.to_vec()).with_model(policy);
+    engine.draw_on_device = Some(draw_on_device);
     let sampling = SamplingConfig { temperature, max_new_tokens: 9, ..SamplingConfig::default() };
     let prompts = prompts();
-    let request =
-        RolloutRequest { prompts: &prompts, group_size: 6, sampling: &sampling, seed: 3, policy_version: 0 };
-    engine.generate(request).unwrap()
+    let asked = RolloutPrompt::numbered(&prompts);
+    let request = RolloutRequest { prompts: &asked, group_size: 6, sampling: &sampling, seed: 3 };
+    engine.generate_all(request).unwrap()
 }
 
 fn packed(groups: &[RolloutGroup]) -> Vec<PackedGroup<'_>> {

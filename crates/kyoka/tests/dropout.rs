@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use kyoka::{
     core::{
         AudioInput, Completion, ImageInput, Metrics, Prompt, Reward, RewardContext, RewardError, RewardFn,
-        Rollout, RolloutEngine, Sample, named_parameters,
+        Rollout, Sample, Task, TaskError, named_parameters,
     },
     data::PreferenceRow,
     fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder},
@@ -15,7 +15,7 @@ use kyoka::{
     rollout::LocalEngine,
     trainer::{
         CheckpointPolicy, CheckpointStore, EvalReport, Observer, PreferenceStage, PreferenceStageConfig,
-        RlConfig, RlStage, Session, SftConfig, SftStage, Stage, StepReport, Task, TaskError, TrainError,
+        RlConfig, RlParts, RlStage, Session, SftConfig, SftStage, Stage, StepReport, TrainError,
     },
 };
 
@@ -55,7 +55,7 @@ impl Observer for Steps {
         self.0.push(report.metrics.clone());
         Ok(())
     }
-    fn on_eval(&mut self, _: &'static str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
+    fn on_eval(&mut self, _: &str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
         Ok(())
     }
 }
@@ -108,7 +108,7 @@ fn run_in(folder: &Path, stage: &mut dyn Stage<Policy>, seed: u64) -> (Vec<Vec<f
     session.resume(|_| stage.optimization().1).unwrap();
     let mut steps = Steps(Vec::new());
     session.run_stage(0, stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
-    let weights = named_parameters(&session.model).into_values();
+    let weights = named_parameters(&session.state.model).into_values();
     (weights.map(|(_, data)| data.try_into_vec().unwrap()).collect(), steps.0)
 }
 
@@ -136,7 +136,7 @@ fn dropout_of_supervised_and_preference_stages_follows_the_seed() {
     assert_seeded(&|| Box::new(SftStage::new("sft", config, &Echo, rows, 1).unwrap()));
     let config: &'static PreferenceStageConfig = Box::leak(Box::new(toml::from_str(DPO).unwrap()));
     let rows: &'static [PreferenceRow] = Vec::leak(pairs());
-    assert_seeded(&|| Box::new(PreferenceStage::new(config, &Echo, rows, 1).unwrap()));
+    assert_seeded(&|| Box::new(PreferenceStage::new("preference", config, &Echo, rows, 1).unwrap()));
 }
 
 #[test]
@@ -146,10 +146,10 @@ fn what_learns_by_reinforcement_is_what_samples_without_dropout() {
          sampling = { max_new_tokens = 4 }\nlearning_rate = { peak = 1e-3 }",
     )
     .unwrap();
-    let engine =
-        |policy: Policy| -> Box<dyn RolloutEngine> { Box::new(LocalEngine::new(policy, u32::MAX, vec![11])) };
-    let samples = samples();
-    let mut stage = RlStage::new(&config, &Echo, (&Odd, &engine), &samples, 1).unwrap();
+    let (engine, samples) = (LocalEngine::new(u32::MAX, vec![11]), samples());
+    let algorithm = config.algorithm.build(config.group_size).unwrap();
+    let parts = RlParts { algorithm, task: &Echo, reward: &Odd, engine: &engine, samples: &samples };
+    let mut stage = RlStage::new("rl", &config, parts, 1).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let drift = run_in(folder.path(), &mut stage, 1).1[0].get("ratio/max_abs_log").unwrap();
     assert!(drift < 1e-5, "|log ratio| up to {drift}");

@@ -3,7 +3,10 @@
 
 use burn::tensor::Device;
 use kyoka::{
-    core::{AudioInput, ImageInput, Prompt, RolloutEngine, RolloutGroup, RolloutRequest, SamplingConfig},
+    core::{
+        AudioInput, ImageInput, Prompt, RolloutEngine, RolloutGroup, RolloutPrompt, RolloutRequest,
+        SamplingConfig,
+    },
     fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder},
     nn::WeightInit,
     rollout::LocalEngine,
@@ -28,14 +31,14 @@ fn generate(engine: &LocalEngine<Policy>, words: &[u32]) -> Vec<RolloutGroup> {
     let prompt = |&word: &u32| Prompt { token_ids: vec![word], ..Prompt::default() };
     let prompts: Vec<Prompt> = words.iter().map(prompt).collect();
     let sampling = SamplingConfig::greedy(NEW_TOKENS);
-    let request =
-        RolloutRequest { prompts: &prompts, group_size: 1, sampling: &sampling, seed: 1, policy_version: 0 };
-    engine.generate(request).unwrap()
+    let asked = RolloutPrompt::numbered(&prompts);
+    let request = RolloutRequest { prompts: &asked, group_size: 1, sampling: &sampling, seed: 1 };
+    engine.generate_all(request).unwrap()
 }
 
 /// The likeliest completion of every one-word prompt.
 fn chains(policy: &Policy) -> Vec<Vec<u32>> {
-    let engine = LocalEngine::new(policy.clone(), u32::MAX, Vec::new());
+    let engine = LocalEngine::new(u32::MAX, Vec::new()).with_model(policy);
     let words: Vec<u32> = (0..VOCAB).collect();
     generate(&engine, &words).into_iter().map(|mut group| group.rollouts.remove(0).token_ids).collect()
 }
@@ -58,7 +61,7 @@ fn a_cohort_that_ends_at_its_first_token_joins_nobody() {
     let policy = policy();
     let chains = chains(&policy);
     let (end, at_once, others) = scenario(&chains);
-    let mut engine = LocalEngine::new(policy, end, Vec::new());
+    let mut engine = LocalEngine::new(end, Vec::new()).with_model(&policy);
     // 512 completions at first; the last 40 prompts join when a few of them have ended.
     let words: Vec<u32> = (0..512).map(|row| others[row % 2]).chain([at_once; 40]).collect();
     let expected = |word: u32| -> Vec<u32> {
@@ -67,7 +70,7 @@ fn a_cohort_that_ends_at_its_first_token_joins_nobody() {
         chain[..length].to_vec()
     };
     for draw_on_device in [false, true] {
-        engine.draw_on_device = draw_on_device;
+        engine.draw_on_device = Some(draw_on_device);
         let groups = generate(&engine, &words);
         assert_eq!(groups.len(), words.len());
         for (group, &word) in groups.iter().zip(&words) {

@@ -10,11 +10,10 @@ use kyoka::{
     MediaAugment, MultimodalTask, Policy, PolicyConfig,
     core::{
         CausalLm, Distribution, MediaRef, Modality, PackedGroup, ParameterPath, Part, Prompt, RolloutEngine,
-        RolloutRequest, Sample, SamplingConfig,
+        RolloutPrompt, RolloutRequest, Sample, SamplingConfig, Task,
     },
     rollout::LocalEngine,
     text::Tokenizer,
-    trainer::Task,
 };
 
 struct Setup {
@@ -54,16 +53,15 @@ fn setup(device: &Device) -> Setup {
 /// Token ids and sampled log-probabilities, group by group.
 fn sample(setup: &Setup, group_size: usize, temperature: f32) -> Vec<Vec<(Vec<u32>, Vec<f32>)>> {
     let tokenizer = setup.task.tokenizer();
-    let engine = LocalEngine::new(setup.policy.valid(), tokenizer.end_id(), tokenizer.banned_ids());
+    let engine = LocalEngine::new(tokenizer.end_id(), tokenizer.banned_ids()).with_model(&setup.policy);
     let sampling = SamplingConfig { temperature, max_new_tokens: 12, ..SamplingConfig::default() };
     let request = RolloutRequest {
-        prompts: &setup.prompts,
+        prompts: &RolloutPrompt::numbered(&setup.prompts),
         group_size,
         sampling: &sampling,
         seed: 3,
-        policy_version: 0,
     };
-    let groups = engine.generate(request).unwrap();
+    let groups = engine.generate_all(request).unwrap();
     let rows = groups.into_iter().map(|group| {
         group.rollouts.into_iter().enumerate().map(|(place, mut rollout)| {
             // Completions of different lengths, as in training.
@@ -137,17 +135,17 @@ fn completions_do_not_depend_on_how_prompts_are_batched() {
     let setup = setup(&Device::flex());
     let tokenizer = setup.task.tokenizer();
     let generate = |max_rows: usize| {
-        let mut engine = LocalEngine::new(setup.policy.clone(), tokenizer.end_id(), tokenizer.banned_ids());
+        let mut engine =
+            LocalEngine::new(tokenizer.end_id(), tokenizer.banned_ids()).with_model(&setup.policy);
         engine.max_rows = max_rows;
         let sampling = SamplingConfig { max_new_tokens: 10, ..SamplingConfig::default() };
         let request = RolloutRequest {
-            prompts: &setup.prompts,
+            prompts: &RolloutPrompt::numbered(&setup.prompts),
             group_size: 3,
             sampling: &sampling,
             seed: 9,
-            policy_version: 0,
         };
-        let groups = engine.generate(request).unwrap();
+        let groups = engine.generate_all(request).unwrap();
         groups.iter().flat_map(|g| g.rollouts.iter().map(|r| r.token_ids.clone())).collect::<Vec<_>>()
     };
     assert_eq!(generate(512), generate(3));

@@ -10,17 +10,18 @@ use burn::{
 use kyoka::{
     algorithms::{AlgorithmConfig, AlgorithmOverrides, Preset, Reduction},
     core::{
-        AudioInput, Completion, ImageInput, Metrics, Prompt, Reward, RewardContext, RewardError, RewardFn,
-        Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, Sample, SamplingConfig,
+        AudioInput, Completion, GroupSink, ImageInput, Metrics, Prompt, Reward, RewardContext, RewardError,
+        RewardFn, Rollout, RolloutEngine, RolloutError, RolloutRequest, Sample, SamplingConfig, Task,
+        TaskError,
     },
     data::PreferenceRow,
     fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder},
     nn::WeightInit,
     rollout::LocalEngine,
     trainer::{
-        AdamWConfig, CheckpointPolicy, CheckpointStore, EngineFactory, EvalReport, LearningRate, Observer,
-        PreferenceStage, PreferenceStageConfig, RewardModelConfig, RewardModelStage, RlConfig, RlStage,
-        Schedule, Session, StepReport, Task, TaskError, TrainError, load_reward_model,
+        AdamWConfig, CheckpointPolicy, CheckpointStore, EvalReport, LearningRate, Observer, PreferenceStage,
+        PreferenceStageConfig, RewardModelConfig, RewardModelStage, RlConfig, RlParts, RlStage, Session,
+        StepReport, TrainError, load_reward_model,
     },
 };
 
@@ -64,8 +65,7 @@ impl RewardFn for Repeats {
         let right = |token: &str| f32::from(token == word);
         let terms: Vec<(f32, f32)> = completion.text.split(' ').map(|token| (share, right(token))).collect();
         let total = terms.iter().map(|(_, right)| right).sum::<f32>() / NEW_TOKENS as f32;
-        let parts = vec![("accuracy".to_owned(), f32::from(total == 1.0))];
-        Ok(Reward { total: Some(total), parts, terms, ..Reward::default() })
+        Ok(Reward { total: Some(total), right: Some(total == 1.0), terms, ..Reward::default() })
     }
 }
 
@@ -82,7 +82,7 @@ impl Observer for Curves {
         Ok(())
     }
 
-    fn on_eval(&mut self, _: &'static str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
+    fn on_eval(&mut self, _: &str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
         Ok(())
     }
 }
@@ -122,41 +122,41 @@ fn policy() -> Policy {
 
 fn config(algorithm: AlgorithmOverrides, steps: usize) -> RlConfig {
     RlConfig {
-        data: "words".to_owned(),
         steps,
-        max_generated_tokens: 0,
-        prompts_per_step: 8,
-        group_size: 8,
         algorithm,
         sampling: SamplingConfig { max_new_tokens: NEW_TOKENS, ..SamplingConfig::default() },
-        learning_rate: LearningRate {
-            peak: 3e-3,
-            schedule: Schedule::Constant,
-            warmup_steps: 0,
-            final_share: 1.0,
-        },
         optimizer: AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() },
         augment: false,
         max_refills: 2,
         tokens_per_micro_batch: 400,
-        eval_every: 0,
+        ..RlConfig::new("words", LearningRate::fixed(3e-3))
     }
 }
 
-fn engine(policy: Policy) -> Box<dyn RolloutEngine> {
-    Box::new(LocalEngine::new(policy, u32::MAX, BANNED.to_vec()))
+fn engine() -> LocalEngine<Policy> {
+    LocalEngine::new(u32::MAX, BANNED.to_vec())
+}
+
+/// A stage over the words.
+fn stage<'a>(
+    config: &'a RlConfig,
+    (reward, engine): (&'a dyn RewardFn, &'a dyn RolloutEngine<Policy>),
+    samples: &'a [Sample],
+) -> Result<RlStage<'a, Policy>, TrainError> {
+    let algorithm = config.algorithm.build(config.group_size).map_err(TrainError::algorithm("rl"))?;
+    RlStage::new("rl", config, RlParts { algorithm, task: &Echo, reward, engine, samples }, 1)
 }
 
 /// Runs, or goes on with, a stage whose checkpoints lie in `folder`; gives the policy and the curves.
 fn run_in(folder: &Path, config: &RlConfig, every: usize) -> (Policy, Curves) {
-    let samples = samples();
-    let mut stage = RlStage::new(config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
+    let (samples, engine) = (samples(), engine());
+    let mut stage = stage(config, (&Repeats, &engine), &samples).unwrap();
     let store = CheckpointStore::new(folder.to_owned(), CheckpointPolicy { every, keep_last: 9 }, Vec::new());
     let mut session = Session::new(policy(), 1, store);
     session.resume(|_| config.optimizer).unwrap();
     let mut curves = Curves::default();
     session.run_stage(0, &mut stage, &mut curves, &|_| Ok(Vec::new())).unwrap();
-    (session.model, curves)
+    (session.state.model, curves)
 }
 
 fn run(overrides: AlgorithmOverrides, steps: usize) -> Curves {
@@ -172,7 +172,7 @@ impl Observer for Steps {
         Ok(())
     }
 
-    fn on_eval(&mut self, _: &'static str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
+    fn on_eval(&mut self, _: &str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
         Ok(())
     }
 }
@@ -180,13 +180,13 @@ impl Observer for Steps {
 /// Trains on pairs of a right and a wrong repetition, or goes on; gives the policy and what each step said.
 fn prefer_in(folder: &Path, config: &PreferenceStageConfig, every: usize) -> (Policy, Vec<Metrics>) {
     let rows = pair_rows();
-    let mut stage = PreferenceStage::new(config, &Echo, &rows, 1).unwrap();
+    let mut stage = PreferenceStage::new("preference", config, &Echo, &rows, 1).unwrap();
     let store = CheckpointStore::new(folder.to_owned(), CheckpointPolicy { every, keep_last: 9 }, Vec::new());
     let mut session = Session::new(policy(), 1, store);
     session.resume(|_| config.optimizer).unwrap();
     let mut steps = Steps(Vec::new());
     session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
-    (session.model, steps.0)
+    (session.state.model, steps.0)
 }
 
 fn pair_rows() -> Vec<PreferenceRow> {
@@ -204,7 +204,7 @@ fn a_reward_model_learns_which_completion_is_better_and_leaves_the_policy_alone(
         toml::from_str("data = 'pairs'\nsteps = 30\nbatch_size = 6\nlearning_rate = { peak = 3e-3 }")
             .unwrap();
     let rows = pair_rows();
-    let mut stage = RewardModelStage::new(&config, &Echo, &rows, 1).unwrap();
+    let mut stage = RewardModelStage::new("reward_model", &config, &Echo, &rows, 1).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let policy = CheckpointPolicy { every: 0, keep_last: 1 };
     let store = CheckpointStore::new(folder.path().to_owned(), policy, Vec::new());
@@ -212,9 +212,9 @@ fn a_reward_model_learns_which_completion_is_better_and_leaves_the_policy_alone(
     let mut steps = Steps(Vec::new());
     session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
     assert_eq!(steps.0.last().unwrap().get("preference/accuracy"), Some(1.0));
-    assert!(weights(&session.model) == weights(&self::policy()), "the policy must stay as it is");
+    assert!(weights(&session.state.model) == weights(&self::policy()), "the policy must stay as it is");
     let checkpoint = folder.path().join("0-reward_model-000030");
-    let model = load_reward_model(&checkpoint, &session.model).unwrap();
+    let model = load_reward_model(&checkpoint, &session.state.model).unwrap();
     let prompt = Echo.prompt(&rows[2].sample, None).unwrap();
     let scores = model.rewards(&prompt, &[&[2, 2, 2], &[5, 5]]);
     assert!(scores[0] > scores[1] + 1.0, "{scores:?}");
@@ -274,7 +274,7 @@ fn a_reward_model_can_be_asked_for_a_margin() {
     )
     .unwrap();
     let rows = pair_rows();
-    let mut stage = RewardModelStage::new(&config, &Echo, &rows, 1).unwrap();
+    let mut stage = RewardModelStage::new("reward_model", &config, &Echo, &rows, 1).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
     let mut session = Session::new(policy(), 1, store);
@@ -502,20 +502,16 @@ fn a_stage_ends_when_its_tokens_are_used_up() {
 fn what_the_trainer_cannot_do_is_refused() {
     let refused = |text: &str| {
         let config = RlConfig { algorithm: toml::from_str(text).unwrap(), ..toml::from_str(BARE).unwrap() };
-        let engine = |_: Policy| -> Box<dyn RolloutEngine> { unreachable!("nothing runs") };
-        let samples = samples();
-        let stage = RlStage::<Policy>::new(&config, &Echo, (&Repeats, &engine), &samples, 1);
-        stage.err().unwrap().to_string()
+        let (samples, engine) = (samples(), engine());
+        stage(&config, (&Repeats, &engine), &samples).err().unwrap().to_string()
     };
     assert!(refused("preset = 'ppo'\nreplay_share = 0.5").contains("value targets"));
     assert!(refused("preset = 'remax'\nreplay_share = 0.5").contains("no ratio"));
     assert!(refused("advantage = 'gae'").contains("needs a critic"));
     let refused = |sampling: SamplingConfig| {
         let config = RlConfig { sampling, ..toml::from_str(BARE).unwrap() };
-        let engine = |_: Policy| -> Box<dyn RolloutEngine> { unreachable!("nothing runs") };
-        let samples = samples();
-        let stage = RlStage::<Policy>::new(&config, &Echo, (&Repeats, &engine), &samples, 1);
-        stage.err().unwrap().to_string()
+        let (samples, engine) = (samples(), engine());
+        stage(&config, (&Repeats, &engine), &samples).err().unwrap().to_string()
     };
     let base = SamplingConfig::default();
     assert!(refused(SamplingConfig { top_k: 5, ..base.clone() }).starts_with("rl.sampling.top_k"));
@@ -526,14 +522,14 @@ fn what_the_trainer_cannot_do_is_refused() {
 
 /// What the first step said, and the policy after it.
 fn first_step(config: &RlConfig) -> (Metrics, Policy) {
-    let samples = samples();
-    let mut stage = RlStage::new(config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
+    let (samples, engine) = (samples(), engine());
+    let mut stage = stage(config, (&Repeats, &engine), &samples).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
     let mut session = Session::new(policy(), 1, store);
     let mut steps = Steps(Vec::new());
     session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
-    (steps.0.remove(0), session.model)
+    (steps.0.remove(0), session.state.model)
 }
 
 #[test]
@@ -611,21 +607,27 @@ fn a_hot_policy_is_taught_as_a_cold_one_is() {
 #[test]
 fn an_engine_that_cannot_tell_the_entropy_leaves_an_estimate() {
     struct Remote(LocalEngine<Policy>);
-    impl RolloutEngine for Remote {
+    impl RolloutEngine<Policy> for Remote {
         fn banned_ids(&self) -> &[u32] {
             self.0.banned_ids()
         }
-        fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
-            let mut groups = self.0.generate(request)?;
-            groups.iter_mut().flat_map(|group| &mut group.rollouts).for_each(|r| r.entropies.clear());
-            Ok(groups)
+        fn publish(&self, version: u64, model: &Policy) -> Result<(), RolloutError> {
+            self.0.publish(version, model)
+        }
+        fn generate(
+            &self,
+            request: RolloutRequest<'_>,
+            sink: &mut GroupSink<'_>,
+        ) -> Result<(), RolloutError> {
+            self.0.generate(request, &mut |index, mut group| {
+                group.rollouts.iter_mut().for_each(|rollout| rollout.entropies.clear());
+                sink(index, group)
+            })
         }
     }
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(Remote(LocalEngine::new(policy, u32::MAX, BANNED.to_vec())))
-    };
+    let engine = Remote(engine());
     let (config, samples) = (config(AlgorithmOverrides::default(), 1), samples());
-    let mut stage = RlStage::new(&config, &Echo, (&Repeats, &engine), &samples, 1).unwrap();
+    let mut stage = stage(&config, (&Repeats, &engine), &samples).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
     let mut session = Session::new(policy(), 1, store);
@@ -655,17 +657,14 @@ fn the_share_of_uncertain_tokens_changes_no_denominator() {
 
 /// Runs a stage with some judge; gives the policy and what each step said.
 fn steps_of(config: &RlConfig, reward: &dyn RewardFn) -> (Policy, Vec<Metrics>) {
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(LocalEngine::new(policy, u32::MAX, BANNED.to_vec()))
-    };
-    let samples = samples();
-    let mut stage = RlStage::new(config, &Echo, (reward, &engine), &samples, 1).unwrap();
+    let (samples, engine) = (samples(), engine());
+    let mut stage = stage(config, (reward, &engine), &samples).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
     let mut session = Session::new(policy(), 1, store);
     let mut steps = Steps(Vec::new());
     session.run_stage(0, &mut stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
-    (session.model, steps.0)
+    (session.state.model, steps.0)
 }
 
 /// How far every weight went from the start.
@@ -788,10 +787,10 @@ fn replayed_completions_keep_their_ratio_beside_a_correction() {
 }
 
 /// One step of GRPO with another judge and another engine; what stopped it.
-fn stopped(reward: &dyn RewardFn, engine: EngineFactory<'_, Policy>) -> String {
+fn stopped(reward: &dyn RewardFn, engine: &dyn RolloutEngine<Policy>) -> String {
     let config = config(AlgorithmOverrides::default(), 1);
     let samples = samples();
-    let mut stage = RlStage::new(&config, &Echo, (reward, engine), &samples, 1).unwrap();
+    let mut stage = stage(&config, (reward, engine), &samples).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = CheckpointStore::new(folder.path().to_owned(), CheckpointPolicy::default(), Vec::new());
     let mut session = Session::new(policy(), 1, store);
@@ -812,7 +811,7 @@ fn a_reward_that_is_no_number_stops_the_run_and_names_the_row() {
         }
     }
     for value in [f32::NAN, f32::INFINITY] {
-        let message = stopped(&Broken(value), &engine);
+        let message = stopped(&Broken(value), &engine());
         let expected = format!(
             "reward broken: row 5: expected a finite number, got {value}; there is no checkpoint yet"
         );
@@ -823,20 +822,27 @@ fn a_reward_that_is_no_number_stops_the_run_and_names_the_row() {
 #[test]
 fn an_engine_without_logprobs_is_refused() {
     struct Silent(LocalEngine<Policy>);
-    impl RolloutEngine for Silent {
+    impl RolloutEngine<Policy> for Silent {
         fn banned_ids(&self) -> &[u32] {
             self.0.banned_ids()
         }
-        fn generate(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
-            let mut groups = self.0.generate(request)?;
-            groups[2].rollouts[1].logprobs.clear();
-            Ok(groups)
+        fn publish(&self, version: u64, model: &Policy) -> Result<(), RolloutError> {
+            self.0.publish(version, model)
+        }
+        fn generate(
+            &self,
+            request: RolloutRequest<'_>,
+            sink: &mut GroupSink<'_>,
+        ) -> Result<(), RolloutError> {
+            self.0.generate(request, &mut |index, mut group| {
+                if index == 2 {
+                    group.rollouts[1].logprobs.clear();
+                }
+                sink(index, group)
+            })
         }
     }
-    let engine = |policy: Policy| -> Box<dyn RolloutEngine> {
-        Box::new(Silent(LocalEngine::new(policy, u32::MAX, BANNED.to_vec())))
-    };
-    let message = stopped(&Repeats, &engine);
+    let message = stopped(&Repeats, &Silent(engine()));
     assert!(message.contains("prompt 2: expected 3 log-probabilities"), "{message}");
 }
 

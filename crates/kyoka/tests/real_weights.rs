@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use burn::tensor::{Device, Tensor};
 use kyoka::{
     audio::{LogMel, LogMelConfig},
-    core::{CausalLm, ImageInput, ModalityEncoder, Prompt, RolloutEngine, RolloutRequest, SamplingConfig},
+    core::{
+        CausalLm, ImageInput, ModalityEncoder, Prompt, RolloutEngine, RolloutPrompt, RolloutRequest,
+        SamplingConfig,
+    },
     image::ImageEncoder,
     load_audio_encoder, load_image_encoder, load_pretrained,
     nn::CheckpointFiles,
@@ -55,15 +58,14 @@ fn smollm2_goes_on_as_in_transformers() {
     assert_near(hidden, &floats(&golden, "f32.prompt_last_hidden"), "last hidden rows");
     let last = policy.prefill(&[&prompt]).logits;
     assert_near(last, &floats(&golden, "f32.prompt_last_logits"), "logits");
-    let engine = LocalEngine::new(policy, u32::MAX, Vec::new());
+    let engine = LocalEngine::new(u32::MAX, Vec::new()).with_model(&policy);
     let request = RolloutRequest {
-        prompts: std::slice::from_ref(&prompt),
+        prompts: &RolloutPrompt::numbered(std::slice::from_ref(&prompt)),
         group_size: 1,
         sampling: &SamplingConfig::greedy(16),
         seed: 0,
-        policy_version: 0,
     };
-    let generated = engine.generate(request).unwrap().remove(0).rollouts.remove(0).token_ids;
+    let generated = engine.generate_all(request).unwrap().remove(0).rollouts.remove(0).token_ids;
     let expected = golden.read_i64("f32.generated_ids").unwrap();
     assert_eq!(generated.iter().map(|&id| i64::from(id)).collect::<Vec<_>>(), expected);
 }

@@ -76,7 +76,7 @@ fn steps(case: &Case<'_>) -> Result<Vec<Vec<CreditedStep>>> {
     let step = |numbers: Vec<f64>| match numbers[..] {
         [step, token, value] => {
             let tokens = token as usize..token as usize + 1;
-            Ok(CreditedStep { step: step as usize, tokens, value: value as f32 })
+            Ok(CreditedStep { step: (0, step as usize), tokens, value: value as f32 })
         }
         _ => bail!("steps: expected [number, token, value], got {numbers:?}"),
     };

@@ -5,19 +5,31 @@
 //! Deviation 1: the paper has no `eps`; 1e-6 is verl's, TRL has 1e-4. With equal rewards every advantage is 0.
 
 use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
+use serde::Deserialize;
 
 use super::{
     Singleton,
     outcome::{mean_std, outcome_advantages},
 };
+use crate::OwnSettings;
 
 /// Group-normalised outcome rewards.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Grpo {
-    /// Added to the standard deviation. Default 1e-6.
+    /// Added to the standard deviation; a finite number of at least 0. Default 1e-6.
     pub epsilon: f64,
     /// What a group of one gets. Default an error.
     pub singleton: Singleton,
+}
+
+impl OwnSettings for Grpo {
+    fn check(&self) -> Result<(), String> {
+        match self.epsilon {
+            epsilon if epsilon >= 0.0 && epsilon.is_finite() => Ok(()),
+            got => Err(format!("epsilon: expected a finite number of at least 0, got {got}")),
+        }
+    }
 }
 
 impl Default for Grpo {

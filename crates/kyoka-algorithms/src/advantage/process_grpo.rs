@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn step(step: usize, token: usize, value: f32) -> CreditedStep {
-        CreditedStep { step, tokens: token..token + 1, value }
+        CreditedStep { step: (0, step), tokens: token..token + 1, value }
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_word_of_several_tokens_is_credited_at_all_of_them() {
-        let verdict = |tokens, value| vec![CreditedStep { step: 0, tokens, value }];
+        let verdict = |tokens, value| vec![CreditedStep { step: (0, 0), tokens, value }];
         let group = GroupRewards {
             totals: vec![0.0, 0.0],
             lengths: vec![4, 3],

@@ -13,6 +13,10 @@ use super::outcome::{check, mean_std, outcomes, spread};
 pub struct Reinforce;
 
 impl AdvantageEstimator for Reinforce {
+    fn credits_equal_rewards(&self) -> bool {
+        true
+    }
+
     fn min_group_size(&self) -> usize {
         1
     }

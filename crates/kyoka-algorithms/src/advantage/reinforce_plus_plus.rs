@@ -25,6 +25,10 @@ impl Default for ReinforcePlusPlus {
 }
 
 impl AdvantageEstimator for ReinforcePlusPlus {
+    fn credits_equal_rewards(&self) -> bool {
+        true
+    }
+
     fn min_group_size(&self) -> usize {
         1
     }

@@ -11,6 +11,10 @@ use super::outcome::{check, returns_to_go};
 pub struct Remax;
 
 impl AdvantageEstimator for Remax {
+    fn credits_equal_rewards(&self) -> bool {
+        true
+    }
+
     fn min_group_size(&self) -> usize {
         1
     }

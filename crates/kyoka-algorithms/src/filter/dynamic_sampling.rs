@@ -52,7 +52,8 @@ mod tests {
         let with_critic = matches!(advantage, Credit::Gae | Credit::DecoupledGae | Credit::LengthAdaptiveGae);
         let preset = AlgorithmConfig::preset(Preset::Grpo);
         let critic = if with_critic { critic } else { preset.critic };
-        let algorithm = AlgorithmConfig { advantage, critic, pass_k: 2, ..preset }.build(4).unwrap();
+        let algorithm =
+            AlgorithmConfig { advantage: advantage.into(), critic, pass_k: 2, ..preset }.build(4).unwrap();
         gives_credit(algorithm.advantage.as_ref(), group).unwrap()
     }
 
@@ -87,7 +88,7 @@ mod tests {
         assert!(!credits(Credit::PassAtK, &group(&[0.3, 0.7, 0.7, 0.3])));
         assert!(!credits(Credit::PassAtKBest, &group(&[0.7, 0.7, 0.0, 0.0])));
         assert!(!credits(Credit::MaxRl, &group(&[-0.5, 0.5, 0.0, 0.0])));
-        let step = |value| vec![CreditedStep { step: 0, tokens: 0..1, value }];
+        let step = |value| vec![CreditedStep { step: (0, 0), tokens: 0..1, value }];
         let steps = [1.0, 0.0, 0.0, 0.0].map(step).to_vec();
         let equal = GroupRewards { steps, ..group(&[0.5; 4]) };
         assert!(credits(Credit::ProcessGrpo, &equal) && !credits(Credit::Grpo, &equal));

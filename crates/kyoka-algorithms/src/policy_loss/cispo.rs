@@ -7,23 +7,42 @@
 
 use burn::tensor::Tensor;
 use kyoka_core::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
+use serde::Deserialize;
 
 use super::{LOG_RATIO_BOUND, masked::Masked};
+use crate::OwnSettings;
 
 /// Clipped importance-sampling weights.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Cispo {
-    /// Least weight of a token. Default 0.8.
+    /// Least weight of a token, in [0, 1]. Default 0.8.
     pub ratio_min: f64,
-    /// Greatest weight of a token. Default 1.28.
+    /// Greatest weight of a token; at least 1. Default 1.28.
     pub ratio_max: f64,
-    /// Log-ratios are clamped to plus or minus this. Default 20.
+    /// Log-ratios are clamped to plus or minus this; above 0. Default 20.
     pub log_ratio_bound: f64,
 }
 
 impl Default for Cispo {
     fn default() -> Self {
         Self { ratio_min: 0.8, ratio_max: 1.28, log_ratio_bound: LOG_RATIO_BOUND }
+    }
+}
+
+impl OwnSettings for Cispo {
+    fn check(&self) -> Result<(), String> {
+        let bound = self.log_ratio_bound;
+        for (field, holds, expected, got) in [
+            ("ratio_min", (0.0..=1.0).contains(&self.ratio_min), "a number in [0, 1]", self.ratio_min),
+            ("ratio_max", self.ratio_max >= 1.0, "a number of at least 1", self.ratio_max),
+            ("log_ratio_bound", bound > 0.0 && bound.is_finite(), "a finite number above 0", bound),
+        ] {
+            if !holds {
+                return Err(format!("{field}: expected {expected}, got {got}"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -13,6 +13,10 @@ use super::masked::Masked;
 pub struct ReinforceLoss;
 
 impl PolicyLoss for ReinforceLoss {
+    fn has_ratio(&self) -> bool {
+        false
+    }
+
     fn evaluate(&self, input: PolicyLossInput) -> PolicyLossOutput {
         let tokens = Masked::new(input);
         tokens.unclipped(-(tokens.logprobs.clone() * tokens.advantages.clone()))

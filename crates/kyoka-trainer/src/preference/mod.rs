@@ -11,7 +11,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use kyoka_algorithms::preference::{Pairs, PreferenceConfig, PreferenceLoss, reward_metrics};
-use kyoka_core::Metrics;
+use kyoka_core::{Metrics, Task};
 use kyoka_data::{PreferenceRow, Shuffled};
 
 pub use self::config::PreferenceStageConfig;
@@ -21,12 +21,13 @@ use self::{
     reference::{ReferenceLogprobs, ReferenceTable, reference_logprobs},
 };
 use crate::{
-    AdamWConfig, LearningRate, Pass, PassKind, Session, SettingError, Stage, StepReport, Task, TrainError,
-    TrainableLm, averaged,
+    AdamWConfig, LearningRate, Pass, PassKind, PhaseSeconds, SettingError, Stage, StageKind, StepReport,
+    TrainError, TrainState, TrainableLm, averaged,
 };
 
 /// Trains the policy on pairs of a preferred and a rejected completion.
 pub struct PreferenceStage<'a> {
+    name: String,
     config: &'a PreferenceStageConfig,
     algorithm: PreferenceConfig,
     loss: PreferenceLoss,
@@ -38,21 +39,23 @@ pub struct PreferenceStage<'a> {
 }
 
 impl<'a> PreferenceStage<'a> {
-    /// A stage over `rows`, in an order that `seed` decides.
+    /// A stage called `name` over `rows`, in an order that `seed` decides.
     ///
     /// # Errors
     /// If a setting is out of range.
     pub fn new(
+        name: &str,
         config: &'a PreferenceStageConfig,
         task: &'a dyn Task,
         rows: &'a [PreferenceRow],
         seed: u64,
     ) -> Result<Self, TrainError> {
-        config.check("preference")?;
+        config.check(name)?;
         let algorithm = config.algorithm.resolve();
-        let loss = config.algorithm.build().map_err(SettingError::algorithm("preference"))?;
+        let loss = config.algorithm.build().map_err(SettingError::algorithm(name))?;
         let order = Shuffled::new(rows.len(), seed);
-        Ok(Self { config, algorithm, loss, task, rows, order, table: ReferenceTable::default() })
+        let (name, table) = (name.to_owned(), ReferenceTable::default());
+        Ok(Self { name, config, algorithm, loss, task, rows, order, table })
     }
 
     fn comparison(&self, row: usize) -> Result<Comparison, TrainError> {
@@ -65,21 +68,20 @@ impl<'a> PreferenceStage<'a> {
     }
 
     /// Fills the table before the first step: the policy still is the reference.
-    fn remember_reference<M: TrainableLm>(&mut self, session: &Session<M>) -> Result<(), TrainError> {
+    fn remember_reference<M: TrainableLm>(&mut self, state: &TrainState<M>) -> Result<(), TrainError> {
         if !self.is_frozen() || !self.table.is_empty() {
             return Ok(());
         }
-        if session.progress.step > 0 {
-            let path = session.checkpoints.latest().unwrap_or_default().join("stage.json");
-            let reason = "expected the reference's log-probabilities, got none".to_owned();
-            return Err(TrainError::Checkpoint { path, reason });
+        if state.progress.step > 0 {
+            let reason = "expected stage.json with the reference's log-probabilities, got none".to_owned();
+            return Err(TrainError::Checkpoint { path: self.name.clone().into(), reason });
         }
         let visits = (self.config.steps * self.config.batch_size).min(self.rows.len()) as u64;
         // A first epoch visits every row once, so the first rows of the order are all that are ever visited.
         let visited: BTreeSet<usize> = (0..visits).map(|position| self.order.row(position)).collect();
         let rows: Vec<usize> = visited.into_iter().collect();
         let budget = self.config.tokens_per_micro_batch;
-        let model = session.model.valid();
+        let model = state.model.valid();
         self.table = ReferenceTable::compute(&model, &rows, budget, |row| self.comparison(row))?;
         Ok(())
     }
@@ -90,11 +92,11 @@ impl<'a> PreferenceStage<'a> {
     /// If the loss reads them and the table of a resumed run does not hold a row: it was made of other rows.
     fn reference<M: TrainableLm>(
         &self,
-        session: &Session<M>,
+        state: &TrainState<M>,
         rows: &[usize],
         batch: &[Comparison],
     ) -> Result<Vec<ReferenceLogprobs>, TrainError> {
-        if let Some(reference) = &session.reference {
+        if let Some(reference) = &state.reference {
             return Ok(reference_logprobs(reference, batch, self.config.tokens_per_micro_batch));
         }
         if !self.algorithm.needs_reference() {
@@ -111,19 +113,14 @@ impl<'a> PreferenceStage<'a> {
     }
 
     /// The loss with the state of the run in it.
-    fn loss_now<M: TrainableLm>(&self, session: &Session<M>) -> PreferenceLoss {
+    fn loss_now<M: TrainableLm>(&self, state: &TrainState<M>) -> PreferenceLoss {
         let mut loss = self.loss;
-        if let (PreferenceLoss::Mpo(mpo), Some(&shift)) =
-            (&mut loss, session.progress.coefs.get(REWARD_SHIFT))
-        {
+        if let (PreferenceLoss::Mpo(mpo), Some(shift)) = (&mut loss, state.progress.coefs.reward_shift) {
             mpo.reward_shift = shift;
         }
         loss
     }
 }
-
-/// Name of MPO's running mean of rewards among the run's coefficients.
-const REWARD_SHIFT: &str = "reward_shift";
 
 /// What a batch gave.
 struct Scores {
@@ -233,8 +230,12 @@ impl Scores {
 }
 
 impl<M: TrainableLm> Stage<M> for PreferenceStage<'_> {
-    fn name(&self) -> &'static str {
-        "preference"
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> StageKind {
+        StageKind::Preference
     }
 
     fn total_steps(&self) -> usize {
@@ -262,48 +263,48 @@ impl<M: TrainableLm> Stage<M> for PreferenceStage<'_> {
         Ok(())
     }
 
-    fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
+    fn step(&mut self, state: &mut TrainState<M>) -> Result<StepReport, TrainError> {
         let started = Instant::now();
-        let (step, position) = (session.progress.step, session.progress.position);
-        self.remember_reference(session)?;
+        let (step, position) = (state.progress.step, state.progress.position);
+        self.remember_reference(state)?;
         let rows: Vec<usize> =
             (0..self.config.batch_size as u64).map(|slot| self.order.row(position + slot)).collect();
         let pairs = rows.iter().map(|&row| self.comparison(row)).collect::<Result<Vec<_>, _>>()?;
-        let reference = self.reference(session, &rows, &pairs)?;
+        let reference = self.reference(state, &rows, &pairs)?;
         let names =
             || rows.iter().map(|&row| self.rows[row].sample.id.as_str()).collect::<Vec<_>>().join(" ");
         let token_budget = self.config.tokens_per_micro_batch;
-        let recompute = session.gradient_checkpointing;
+        let recompute = state.gradient_checkpointing;
         let batch = Batch { pairs: &pairs, reference: &reference, token_budget, recompute };
-        let loss = self.loss_now(session);
-        let scores = batch.evaluate(&session.model, loss);
+        let loss = self.loss_now(state);
+        let scores = batch.evaluate(&state.model, loss);
         if !scores.loss.is_finite() {
-            return Err(session.not_finite("preference", "loss", names()));
+            return Err(state.not_finite(&self.name, "loss", names()));
         }
         let mut metrics = Metrics::default();
         scores.report(&mut metrics);
         if let PreferenceLoss::Mpo(mpo) = loss {
             let rewards = scores.chosen_rewards.iter().chain(&scores.rejected_rewards);
             let ratios: Vec<f64> = rewards.map(|reward| reward / mpo.beta).collect();
-            session.progress.coefs.insert(REWARD_SHIFT.to_owned(), mpo.next_reward_shift(&ratios));
+            state.progress.coefs.reward_shift = Some(mpo.next_reward_shift(&ratios));
         }
         let learning_rate = self.config.learning_rate.at(step, self.config.steps);
-        let norm = session.update("preference", learning_rate, scores.gradients, &names)?;
-        session.progress.position += rows.len() as u64;
+        let norm = state.update(&self.name, learning_rate, scores.gradients, &names)?;
+        state.progress.position += rows.len() as u64;
         if self.config.reference_every > 0
             && (step + 1).is_multiple_of(self.config.reference_every)
-            && let Some(reference) = session.reference.take()
+            && let Some(reference) = state.reference.take()
         {
-            let moved = averaged(reference, &session.model.valid(), self.config.reference_decay);
-            session.reference = Some(moved);
+            let moved = averaged(reference, &state.model.valid(), self.config.reference_decay);
+            state.reference = Some(moved);
         }
         metrics.set("grad_norm", norm);
         metrics.set("learning_rate", learning_rate);
         metrics.set("tokens", pairs.iter().map(Comparison::num_tokens).sum::<usize>() as f64);
-        metrics.set("time/train_s", started.elapsed().as_secs_f64());
+        let seconds = PhaseSeconds { train: started.elapsed().as_secs_f64(), ..PhaseSeconds::default() };
         let total_steps = self.config.steps;
         let warning = if step == 0 { self.config.learning_rate.warning(total_steps) } else { None };
-        let (stage, step) = ("preference", step + 1);
-        Ok(StepReport { stage, step, total_steps, metrics, samples: Vec::new(), warning })
+        let (stage, step) = (self.name.clone(), step + 1);
+        Ok(StepReport { stage, step, total_steps, metrics, seconds, samples: Vec::new(), warning })
     }
 }

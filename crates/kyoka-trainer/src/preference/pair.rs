@@ -1,10 +1,10 @@
 //! Comparisons as token ids, scored in micro-batches that never split a pair.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kyoka_core::{CausalLm, Distribution, PackedGroup, Prompt};
+use kyoka_core::{CausalLm, Distribution, PackedGroup, Prompt, Task};
 use kyoka_data::PreferenceRow;
 
-use crate::{PackItem, Task, TrainError, plan_micro_batches};
+use crate::{PackItem, TrainError, plan_micro_batches};
 
 /// A prompt with the completions that are scored after it.
 pub(crate) struct Comparison {

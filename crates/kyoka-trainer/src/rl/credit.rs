@@ -5,21 +5,21 @@ use kyoka_algorithms::{
     Algorithm, Kl, KlEstimator, KlInput, KlPlacement, MismatchMetrics, Rejection, advantage::Gae,
     correction::keep_mask, filter, full_kl,
 };
-use kyoka_core::{AdvantageError, AdvantageEstimator, GroupRewards, Metrics, StopReason};
+use kyoka_core::{AdvantageError, AdvantageEstimator, GroupRewards, Metrics, Reward, StopReason};
 
 use super::{
     batch::{MicroBatch, Rows},
     credited::Credited,
-    groups::{JudgedGroup, sampled_entropy},
+    groups::JudgedGroup,
     replay::{Replayed, magnitude},
     token_distribution::{entropies, log_distribution},
 };
-use crate::{Critic, Session, TrainableLm};
+use crate::{Critic, TrainState, TrainableLm};
 
 /// What a step knows before its first update.
 pub(super) struct StepState<'a, 'b, M: TrainableLm> {
     pub algorithm: &'a Algorithm,
-    pub session: &'a Session<M>,
+    pub state: &'a TrainState<M>,
     /// Groups of this step, without those that are replayed.
     pub fresh: &'a [JudgedGroup<'b>],
     /// Completions of earlier steps with the credit of then; the last rows.
@@ -27,6 +27,8 @@ pub(super) struct StepState<'a, 'b, M: TrainableLm> {
     /// All of them.
     pub rows: &'a Rows<'b>,
     pub max_new_tokens: usize,
+    /// The policy's mean entropy where the completions were drawn.
+    pub sampled_entropy: f64,
     /// The critic is still on its own: its targets are returns, and the policy stays.
     pub pretraining: bool,
 }
@@ -35,17 +37,18 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
     /// Credit of every token, filtered and weighted.
     pub fn credit(&self, metrics: &mut Metrics) -> Result<Credited, AdvantageError> {
         let (algorithm, rows) = (self.algorithm, self.rows);
-        let model = self.session.model.valid();
-        let kl_coef = self.coef("kl", algorithm.kl.map_or(0.0, |kl| kl.kl_coef));
+        let model = self.state.model.valid();
+        let coefs = self.state.progress.coefs;
+        let kl_coef = coefs.kl.unwrap_or(algorithm.kl.map_or(0.0, |kl| kl.kl_coef));
         let entropy_coef = algorithm
             .entropy
-            .map_or(0.0, |bonus| bonus.weight(self.coef("entropy", bonus.coef), sampled_entropy(metrics)));
-        let values = self.session.critic.as_ref().map(|state| {
+            .map_or(0.0, |bonus| bonus.weight(coefs.entropy.unwrap_or(bonus.coef), self.sampled_entropy));
+        let values = self.state.critic.as_ref().map(|state| {
             let critic: Critic<M> = state.critic.valid();
             rows.tokens(|batch| critic.evaluate(&model, &batch.packed))
         });
         let mut rewards: Vec<GroupRewards> = self.fresh.iter().map(JudgedGroup::group_rewards).collect();
-        self.punish_divergence(&mut rewards, kl_coef, metrics);
+        let kl = self.punish_divergence(&mut rewards, kl_coef);
         if let Some(values) = &values {
             let mut next = values.iter();
             for group in &mut rewards {
@@ -60,12 +63,13 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         let replayed = self.replayed.iter();
         let advantages =
             estimated.per_token.into_iter().chain(replayed.clone().map(|item| item.advantages.clone()));
-        let right = self.fresh.iter().flat_map(|group| group.rewards.iter().map(JudgedGroup::is_right));
+        let right = self.fresh.iter().flat_map(|group| group.rewards.iter().map(Reward::is_right));
         let mut credited = Credited {
             advantages: advantages.collect(),
             value_targets: estimated.value_targets,
             values: values.unwrap_or_default(),
             right: right.chain(replayed.map(|item| item.right)).collect(),
+            kl,
             kl_coef,
             entropy_coef,
             ..Credited::default()
@@ -80,27 +84,21 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         Ok(credited)
     }
 
-    /// A coefficient that the run adapts, or its first value.
-    fn coef(&self, name: &str, first: f64) -> f64 {
-        self.session.progress.coefs.get(name).copied().unwrap_or(first)
-    }
-
-    /// Takes the divergence from each token's reward, where the algorithm wants it there.
-    fn punish_divergence(&self, rewards: &mut [GroupRewards], kl_coef: f64, metrics: &mut Metrics) {
-        let (Some(kl), Some(reference)) = (self.algorithm.kl, &self.session.reference) else { return };
-        if kl.placement != KlPlacement::Reward {
-            return;
-        }
-        let model = self.session.model.valid();
+    /// Takes the divergence from each token's reward, where the algorithm wants it there, and returns its mean.
+    fn punish_divergence(&self, rewards: &mut [GroupRewards], kl_coef: f64) -> Option<f64> {
+        let kl = self.algorithm.kl.filter(|kl| kl.placement == KlPlacement::Reward)?;
+        let reference = self.state.reference.as_ref()?;
+        let model = self.state.model.valid();
         let mut divergence = self.rows.tokens(|batch| divergence(kl, (&model, reference), batch));
         divergence.truncate(rewards.iter().map(|group| group.totals.len()).sum());
         let tokens = divergence.iter().flatten().count().max(1) as f64;
-        metrics.set("kl", divergence.iter().flatten().map(|&value| f64::from(value)).sum::<f64>() / tokens);
+        let mean = divergence.iter().flatten().map(|&value| f64::from(value)).sum::<f64>() / tokens;
         let mut next = divergence.into_iter();
         for group in rewards {
             let punished = |row: Vec<f32>| row.iter().map(|value| -kl_coef as f32 * value).collect();
             group.token_rewards = next.by_ref().take(group.totals.len()).map(punished).collect();
         }
+        Some(mean)
     }
 
     /// Weights and rejections for what the sampler drew with other probabilities than the trainer would have.

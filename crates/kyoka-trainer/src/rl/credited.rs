@@ -28,6 +28,8 @@ pub(super) struct Credited {
     pub value_targets: Vec<Vec<f32>>,
     /// Which completions are right; their likelihood is raised besides, where the algorithm says so.
     pub right: Vec<bool>,
+    /// Mean divergence from the reference, where it was taken from the rewards.
+    pub kl: Option<f64>,
     /// Coefficients of divergence and entropy in this step.
     pub kl_coef: f64,
     pub entropy_coef: f64,

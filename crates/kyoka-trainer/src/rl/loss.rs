@@ -5,14 +5,15 @@ use burn::{
     tensor::{Bool, Tensor, TensorData},
 };
 use kyoka_algorithms::{
-    Algorithm, CriticKind, CriticSettings, Kl, KlEstimator, KlInput, KlPlacement, ValueLossInput, full_kl,
-    positive_nll, value_loss,
+    Algorithm, CriticSettings, Kl, KlEstimator, KlInput, KlPlacement, ValueLossInput, full_kl, positive_nll,
+    value_loss,
 };
-use kyoka_core::{Metrics, PolicyLossInput};
+use kyoka_core::PolicyLossInput;
 
 use super::{
     batch::{MicroBatch, Row, Rows},
     credited::Credited,
+    stats::UpdateStats,
     token_distribution::{entropies, log_distribution},
 };
 use crate::{Critic, Pass, PassKind, TrainableLm};
@@ -61,7 +62,7 @@ struct Scored<'a, 'b> {
 
 impl<M: TrainableLm> Objective<'_, M> {
     /// The loss over the whole step and its gradients, micro-batch by micro-batch.
-    pub fn gradients(&self, rows: &Rows<'_>, metrics: &mut Metrics) -> PolicyGradients {
+    pub fn gradients(&self, rows: &Rows<'_>, stats: &mut UpdateStats) -> PolicyGradients {
         let mut policy = GradientsAccumulator::new();
         let mut head = GradientsAccumulator::new();
         let mut sums = Sums::default();
@@ -81,7 +82,7 @@ impl<M: TrainableLm> Objective<'_, M> {
             }
             pass.accumulate(gradients, (self.model, &mut policy));
         }
-        self.report(&sums, metrics);
+        self.report(&sums, stats);
         let head = self.shared.is_some().then(|| head.grads());
         PolicyGradients { loss: sums.loss, policy: policy.grads(), head }
     }
@@ -199,19 +200,16 @@ impl<M: TrainableLm> Objective<'_, M> {
         Some(nll.sum() * (self.algorithm.nll_coef / tokens as f64))
     }
 
-    fn report(&self, sums: &Sums, metrics: &mut Metrics) {
+    fn report(&self, sums: &Sums, stats: &mut UpdateStats) {
         let tokens = sums.tokens.max(1.0);
-        metrics.set("ratio/mean", sums.ratio / tokens);
-        metrics.set("ratio/max_abs_log", sums.drift);
-        metrics.set("clip_share", sums.clipped / tokens);
-        if self.algorithm.kl.is_some_and(|kl| kl.placement == KlPlacement::Loss) {
-            metrics.set("kl", sums.kl / tokens);
-        }
-        if self.algorithm.entropy.is_some() {
-            metrics.set("entropy/policy", sums.entropy / tokens);
-        }
+        let in_loss = self.algorithm.kl.is_some_and(|kl| kl.placement == KlPlacement::Loss);
+        stats.ratio = Some(sums.ratio / tokens);
+        stats.max_abs_log_ratio = Some(sums.drift);
+        stats.clip_share = Some(sums.clipped / tokens);
+        stats.kl = in_loss.then(|| sums.kl / tokens);
+        stats.entropy = self.algorithm.entropy.map(|_| sums.entropy / tokens);
         if self.shared.is_some() {
-            metrics.set("value_loss", sums.value_loss);
+            stats.value_loss = Some(sums.value_loss);
         }
     }
 }
@@ -252,11 +250,6 @@ pub(super) fn critic_gradients<M: TrainableLm>(
         }
     }
     (total, accumulator.grads())
-}
-
-/// Whether the algorithm's critic has a trunk of its own.
-pub(super) fn own_trunk(algorithm: &Algorithm) -> Option<bool> {
-    algorithm.critic.map(|critic| critic.kind == CriticKind::Separate)
 }
 
 fn value_losses(

@@ -5,7 +5,6 @@
 //! completions here).
 
 use kyoka_algorithms::Reduction;
-use kyoka_core::Metrics;
 
 use super::credited::Credited;
 
@@ -29,31 +28,6 @@ impl Credited {
         self.weights.fill(0.0);
         for (&row, weight) in rows.iter().zip(reduction.weights(&lengths, max_new_tokens)) {
             self.weights[row] = if self.left_behind[row] { 0.0 } else { weight };
-        }
-    }
-}
-
-/// What the updates of a step say, each number as the mean over the updates that say it.
-#[derive(Default)]
-pub(super) struct UpdateMetrics(Vec<Metrics>);
-
-/// Of this the greatest counts.
-const GREATEST: &str = "ratio/max_abs_log";
-
-impl UpdateMetrics {
-    pub fn push(&mut self, update: Metrics) {
-        self.0.push(update);
-    }
-
-    /// Adds the means to the step's numbers.
-    pub fn finish(self, metrics: &mut Metrics) {
-        let names: std::collections::BTreeSet<&String> =
-            self.0.iter().flat_map(|update| update.0.keys()).collect();
-        for name in names {
-            let values: Vec<f64> = self.0.iter().filter_map(|update| update.get(name)).collect();
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
-            let greatest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            metrics.set(name.clone(), if name == GREATEST { greatest } else { mean });
         }
     }
 }
@@ -107,19 +81,5 @@ mod tests {
         credited.left_behind[0] = true;
         credited.restrict(&[0, 1], Reduction::TokenMean, 10);
         assert_eq!(credited.weights, [0.0, 0.25]);
-    }
-
-    #[test]
-    fn a_steps_numbers_are_means_over_its_updates() {
-        let mut updates = UpdateMetrics::default();
-        for (loss, drift) in [(1.0, 0.5), (2.0, 0.1)] {
-            let mut update = Metrics::default();
-            update.set("loss", loss);
-            update.set(GREATEST, drift);
-            updates.push(update);
-        }
-        let mut metrics = Metrics::default();
-        updates.finish(&mut metrics);
-        assert_eq!((metrics.get("loss"), metrics.get(GREATEST)), (Some(1.5), Some(0.5)));
     }
 }

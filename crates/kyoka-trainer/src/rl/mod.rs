@@ -10,12 +10,13 @@ mod idle;
 mod loss;
 mod mini_batches;
 mod replay;
+mod stats;
 mod token_distribution;
 
 use std::time::Instant;
 
-use kyoka_algorithms::{Algorithm, explained_variance, filter};
-use kyoka_core::{Metrics, RewardFn, Sample};
+use kyoka_algorithms::{Algorithm, CriticKind, explained_variance, filter};
+use kyoka_core::{Metrics, RewardFn, RolloutEngine, Sample, Task};
 use kyoka_data::Shuffled;
 
 pub use self::config::RlConfig;
@@ -23,17 +24,31 @@ use self::{
     batch::{Rows, Scoring},
     credit::StepState,
     credited::Credited,
-    gather::{Gathered, Gatherer},
-    groups::{JudgedGroup, sampled_entropy},
+    gather::Gatherer,
+    groups::JudgedGroup,
     idle::idle_reason,
-    loss::{Objective, critic_gradients, own_trunk},
-    mini_batches::UpdateMetrics,
+    loss::{Objective, critic_gradients},
     replay::{Replay, Replayed},
+    stats::UpdateStats,
 };
 use crate::{
-    AdamWConfig, EngineFactory, LearningRate, Progress, SampleRecord, Session, SettingError, Stage,
-    StepReport, Task, TrainError, TrainableLm, averaged,
+    AdamWConfig, LearningRate, PhaseSeconds, Progress, SampleRecord, Stage, StageKind, StepReport,
+    TrainError, TrainState, TrainableLm, averaged, state::ScalarHead,
 };
+
+/// What the stage is put together of.
+pub struct RlParts<'a, M> {
+    /// How completions become credit and credit becomes a loss: [`RlConfig::algorithm`] built, or an own one.
+    pub algorithm: Algorithm,
+    /// Rows to prompts.
+    pub task: &'a dyn Task,
+    /// Judges completions.
+    pub reward: &'a dyn RewardFn,
+    /// Draws them.
+    pub engine: &'a dyn RolloutEngine<M>,
+    /// The rows.
+    pub samples: &'a [Sample],
+}
 
 /// The stage: policy, rewards and algorithm meet here.
 pub struct RlStage<'a, M> {
@@ -44,38 +59,40 @@ pub struct RlStage<'a, M> {
 }
 
 impl<'a, M: TrainableLm> RlStage<'a, M> {
-    /// A stage over `samples`, in an order that `seed` decides.
+    /// A stage called `name`, its rows in an order that `seed` decides.
     ///
     /// # Errors
-    /// If the settings are out of range or the algorithm makes no sense with this group size.
+    /// If the settings are out of range.
     pub fn new(
+        name: &str,
         config: &'a RlConfig,
-        task: &'a dyn Task,
-        (reward, engine): (&'a dyn RewardFn, EngineFactory<'a, M>),
-        samples: &'a [Sample],
+        parts: RlParts<'a, M>,
         seed: u64,
     ) -> Result<Self, TrainError> {
-        config.check("rl")?;
-        let algorithm = config.algorithm.build(config.group_size).map_err(SettingError::algorithm("rl"))?;
+        config.check_ranges(name)?;
+        let RlParts { algorithm, task, reward, engine, samples } = parts;
+        let order = Shuffled::new(samples.len(), seed);
         Ok(Self {
             config,
             replay: algorithm.filters.replay.map(Replay::new),
             algorithm,
-            gatherer: Gatherer {
-                config,
-                task,
-                reward,
-                engine,
-                samples,
-                order: Shuffled::new(samples.len(), seed),
-            },
+            gatherer: Gatherer { stage: name.to_owned(), config, task, reward, engine, samples, order },
         })
+    }
+
+    /// Steps that train a critic alone, before those of the policy.
+    fn pretrain_steps(&self) -> usize {
+        self.config.pretrain_steps()
     }
 }
 
 impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
-    fn name(&self) -> &'static str {
-        "rl"
+    fn name(&self) -> &str {
+        &self.gatherer.stage
+    }
+
+    fn kind(&self) -> StageKind {
+        StageKind::Rl
     }
 
     fn total_steps(&self) -> usize {
@@ -111,65 +128,95 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
         self.algorithm.kl.is_some()
     }
 
-    fn critic(&self) -> Option<bool> {
-        own_trunk(&self.algorithm)
+    fn critic(&self) -> CriticKind {
+        self.algorithm.critic.map_or(CriticKind::None, |critic| critic.kind)
     }
 
-    fn step(&mut self, session: &mut Session<M>) -> Result<StepReport, TrainError> {
-        let step = session.progress.step;
+    fn step(&mut self, state: &mut TrainState<M>) -> Result<StepReport, TrainError> {
+        let step = state.progress.step;
         let mut metrics = Metrics::default();
-        let Gathered { mut groups, banned } = self.gatherer.gather(&self.algorithm, session, &mut metrics)?;
+        let (mut groups, gathered) = self.gatherer.gather(&self.algorithm, state)?;
+        gathered.report(&mut metrics);
         let started = Instant::now();
         let num_fresh = groups.len();
-        let replayed = self.draw_replayed(session, &groups);
+        let replayed = self.draw_replayed(state, &groups);
         for item in &replayed {
             let prompt = self.gatherer.prompt(item.row, &item.place)?;
             groups.push(item.group(&self.gatherer.samples[item.row], prompt));
         }
         let scoring = Scoring {
             token_budget: self.config.tokens_per_micro_batch,
-            recompute: session.gradient_checkpointing,
-            distribution: self.config.sampling.distribution(&banned),
+            recompute: state.gradient_checkpointing,
+            distribution: self.config.sampling.distribution(self.gatherer.engine.banned_ids()),
         };
         let rows = Rows::new(&groups, scoring);
         let fresh = &groups[..num_fresh];
-        let pretraining = step < self.config.pretrain_steps();
-        let state = StepState {
+        let pretraining = step < self.pretrain_steps();
+        let credit = StepState {
             algorithm: &self.algorithm,
-            session,
+            state,
             fresh,
             replayed: &replayed,
             rows: &rows,
             max_new_tokens: self.config.sampling.max_new_tokens,
+            sampled_entropy: gathered.entropy.value(),
             pretraining,
         };
-        let credited = state.credit(&mut metrics);
-        let mut credited = credited.map_err(|source| TrainError::Advantage { step: step + 1, source })?;
+        let credited = credit.credit(&mut metrics);
+        let stage = || self.gatherer.stage.clone();
+        let failed = |source| TrainError::Advantage { stage: stage(), step: step + 1, source };
+        let mut credited = credited.map_err(failed)?;
         if let Some(replay) = &mut self.replay {
             replay.keep(fresh, &credited);
             metrics.set("replayed", replayed.len() as f64);
         }
         let trained_tokens = if pretraining { 0 } else { credited.trained_tokens(&self.algorithm) };
         metrics.set("trained_tokens", trained_tokens as f64);
-        session.progress.trained_tokens += trained_tokens as u64;
+        state.progress.trained_tokens += trained_tokens as u64;
+        if !credited.values.is_empty() {
+            let (values, targets) = (credited.values.concat(), credited.value_targets.concat());
+            metrics.set("explained_variance", explained_variance(&values, &targets));
+        }
         let names = || groups.iter().map(|group| group.sample.id.as_str()).collect::<Vec<_>>().join(" ");
         let num_rows = rows.iter().count();
         let parts =
             mini_batches::split(num_rows - replayed.len(), replayed.len(), self.algorithm.mini_batches);
         let plan = Plan { pretraining, parts: &parts, names: &names };
-        self.updates(session, (&rows, &mut credited), &plan, &mut metrics)?;
-        self.adapt(session, num_rows, &mut metrics);
-        metrics.set("time/train_s", started.elapsed().as_secs_f64());
+        let updates = self.updates(state, (&rows, &mut credited), &plan)?;
+        updates.report(&mut metrics);
+        if let Some(kl) = credited.kl {
+            metrics.set("kl", kl);
+        }
+        let measured = Measured {
+            kl: updates.kl.or(credited.kl),
+            entropy: updates.entropy.unwrap_or(gathered.entropy.value()),
+        };
+        self.adapt(state, (num_rows, measured), &mut metrics);
+        let train = started.elapsed().as_secs_f64();
         let samples = fresh
             .iter()
             .take(2)
             .map(|group| SampleRecord::new(group.sample, &group.completions[0], &group.rewards[0]));
         let idle = trained_tokens == 0 && !pretraining;
         let warning = idle.then(|| idle_reason(fresh, &credited, &self.algorithm));
-        let warning = warning.or_else(|| self.schedule_warning(step));
-        let (samples, total_steps) = (samples.collect(), self.config.total_steps());
-        Ok(StepReport { stage: "rl", step: step + 1, total_steps, metrics, samples, warning })
+        Ok(StepReport {
+            stage: stage(),
+            step: step + 1,
+            total_steps: self.config.total_steps(),
+            metrics,
+            seconds: PhaseSeconds { train, ..gathered.seconds },
+            samples: samples.collect(),
+            warning: warning.or_else(|| self.schedule_warning(step)),
+        })
     }
+}
+
+/// What coefficients are moved by.
+#[derive(Clone, Copy)]
+struct Measured {
+    /// Divergence from the reference; none where no update was made.
+    kl: Option<f64>,
+    entropy: f64,
 }
 
 /// What the updates of a step do.
@@ -220,103 +267,103 @@ impl<M: TrainableLm> RlStage<'_, M> {
     /// All updates on the step's completions.
     fn updates(
         &self,
-        session: &mut Session<M>,
+        state: &mut TrainState<M>,
         (rows, credited): (&Rows<'_>, &mut Credited),
         plan: &Plan<'_>,
-        metrics: &mut Metrics,
-    ) -> Result<(), TrainError> {
-        if !credited.values.is_empty() {
-            let (values, targets) = (credited.values.concat(), credited.value_targets.concat());
-            metrics.set("explained_variance", explained_variance(&values, &targets));
-        }
-        metrics.set("learning_rate", self.rates(session.progress.step, 0).0);
-        let own_trunk = own_trunk(&self.algorithm);
+    ) -> Result<UpdateStats, TrainError> {
+        let critic = self.algorithm.critic.map_or(CriticKind::None, |critic| critic.kind);
         // The policy that sampled is the policy of the first update, but not that of replayed completions.
         let drifted = |number| number > 0 || self.replay.is_some();
         let parts = (0..self.algorithm.updates_per_batch).flat_map(|_| plan.parts);
-        let mut all = UpdateMetrics::default();
+        let mut all = Vec::new();
         for (number, part) in parts.enumerate() {
             credited.restrict(part, self.algorithm.reduction, self.config.sampling.max_new_tokens);
             if drifted(number) {
-                self.drop_left_behind(session, rows, credited);
+                self.drop_left_behind(state, rows, credited);
             }
-            let mut said = Metrics::default();
-            let (learning_rate, critic_rate) = self.rates(session.progress.step, number);
-            said.set("learning_rate", learning_rate);
+            let (learning_rate, critic_rate) = self.rates(state.progress.step, number);
+            let mut stats = UpdateStats {
+                learning_rate: Some(learning_rate),
+                critic_learning_rate: (critic != CriticKind::None).then_some(critic_rate),
+                ..UpdateStats::default()
+            };
             let update = Update { rows, credited, learning_rate, critic_rate, names: plan.names };
-            if own_trunk.is_some() {
-                said.set("critic_learning_rate", critic_rate);
-            }
-            if own_trunk.is_some_and(|own| own || plan.pretraining) {
-                self.update_critic(session, &update, &mut said)?;
+            let is_shared = critic == CriticKind::Shared;
+            if critic == CriticKind::Separate || (is_shared && plan.pretraining) {
+                self.update_critic(state, &update, &mut stats)?;
             }
             let trains = credited.trained_tokens(&self.algorithm) > 0;
-            if !plan.pretraining && (trains || own_trunk == Some(false)) {
-                self.update_policy(session, &update, &mut said)?;
+            if !plan.pretraining && (trains || is_shared) {
+                self.update_policy(state, &update, &mut stats)?;
             }
-            all.push(said);
+            all.push(stats);
         }
-        all.finish(metrics);
-        Ok(())
+        if all.is_empty() {
+            let learning_rate = Some(self.rates(state.progress.step, 0).0);
+            all.push(UpdateStats { learning_rate, ..UpdateStats::default() });
+        }
+        Ok(UpdateStats::of_step(all))
     }
 
     /// Completions of earlier steps to train along.
-    fn draw_replayed(&self, session: &Session<M>, fresh: &[JudgedGroup<'_>]) -> Vec<Replayed> {
+    fn draw_replayed(&self, state: &TrainState<M>, fresh: &[JudgedGroup<'_>]) -> Vec<Replayed> {
         let Some(replay) = &self.replay else { return Vec::new() };
-        let place = [session.progress.stage as u64, session.progress.step as u64];
-        replay.draw(fresh.iter().map(|group| group.rollouts.len()).sum(), session.seed, &place)
+        let place = [state.progress.stage as u64, state.progress.step as u64];
+        replay.draw(fresh.iter().map(|group| group.rollouts.len()).sum(), state.seed, &place)
     }
 
     fn update_policy(
         &self,
-        session: &mut Session<M>,
+        state: &mut TrainState<M>,
         update: &Update<'_>,
-        metrics: &mut Metrics,
+        stats: &mut UpdateStats,
     ) -> Result<(), TrainError> {
         let Update { rows, credited, learning_rate, critic_rate, names } = *update;
-        let critic = session.critic.as_ref().map(|state| &state.critic);
+        let critic = state.critic.as_ref().map(|head| &head.critic);
         let objective = Objective {
-            model: &session.model,
-            reference: session.reference.as_ref(),
+            model: &state.model,
+            reference: state.reference.as_ref(),
             shared: critic.filter(|critic| critic.trunk.is_none()).zip(self.algorithm.critic),
             credited,
             algorithm: &self.algorithm,
         };
-        let gradients = objective.gradients(rows, metrics);
+        let gradients = objective.gradients(rows, stats);
         if !gradients.loss.is_finite() {
-            return Err(session.not_finite("rl", "loss", names()));
+            return Err(state.not_finite(&self.gatherer.stage, "loss", names()));
         }
-        metrics.set("loss", gradients.loss);
-        let norm = session.update("rl", learning_rate, gradients.policy, names)?;
-        metrics.set("grad_norm", norm);
+        stats.loss = Some(gradients.loss);
+        let norm = state.update(&self.gatherer.stage, learning_rate, gradients.policy, names)?;
+        stats.grad_norm = Some(norm);
         match gradients.head {
-            Some(head) => session.update_critic(critic_rate, head, names),
+            Some(head) => {
+                state.update_head(ScalarHead::Critic, (&self.gatherer.stage, critic_rate), head, names)
+            }
             None => Ok(()),
         }
     }
 
     fn update_critic(
         &self,
-        session: &mut Session<M>,
+        state: &mut TrainState<M>,
         update: &Update<'_>,
-        metrics: &mut Metrics,
+        stats: &mut UpdateStats,
     ) -> Result<(), TrainError> {
         let Update { rows, credited, critic_rate, names, .. } = *update;
-        let state = session.critic.as_ref().expect("the stage asked for a critic");
+        let head = state.critic.as_ref().expect("the stage asked for a critic");
         let settings = self.algorithm.critic.expect("the stage asked for a critic");
-        let models = (&state.critic, &session.model);
+        let models = (&head.critic, &state.model);
         let (loss, gradients) = critic_gradients(models, (rows, credited), settings);
         if !loss.is_finite() {
-            return Err(session.not_finite("rl", "value loss", names()));
+            return Err(state.not_finite(&self.gatherer.stage, "value loss", names()));
         }
-        metrics.set("value_loss", loss);
-        session.update_critic(critic_rate, gradients, names)
+        stats.value_loss = Some(loss);
+        state.update_head(ScalarHead::Critic, (&self.gatherer.stage, critic_rate), gradients, names)
     }
 
     /// Drops bad completions of the mini-batch that the policy has moved away from in the updates before.
-    fn drop_left_behind(&self, session: &Session<M>, rows: &Rows<'_>, credited: &mut Credited) {
+    fn drop_left_behind(&self, state: &TrainState<M>, rows: &Rows<'_>, credited: &mut Credited) {
         let Some(threshold) = self.algorithm.filters.off_policy_threshold else { return };
-        let model = session.model.valid();
+        let model = state.model.valid();
         let micro_batches = rows.micro_batches(|row| credited.weights[row] > 0.0);
         for batch in micro_batches {
             let logprobs = model.score(&batch.packed, &batch.distribution);
@@ -337,23 +384,29 @@ impl<M: TrainableLm> RlStage<'_, M> {
     }
 
     /// Moves coefficients towards their targets, and the reference towards the policy.
-    fn adapt(&self, session: &mut Session<M>, num_completions: usize, metrics: &mut Metrics) {
+    fn adapt(
+        &self,
+        state: &mut TrainState<M>,
+        (num_completions, measured): (usize, Measured),
+        metrics: &mut Metrics,
+    ) {
+        let coefs = &mut state.progress.coefs;
         if let Some((kl, controller)) = self.algorithm.kl.and_then(|kl| Some((kl, kl.adaptive?))) {
-            let coef = session.progress.coefs.entry("kl".to_owned()).or_insert(kl.kl_coef);
-            *coef = controller.next(*coef, metrics.get("kl").unwrap_or(f64::NAN), num_completions);
-            metrics.set("kl_coef", *coef);
+            let now = coefs.kl.unwrap_or(kl.kl_coef);
+            let coef = controller.next(now, measured.kl.unwrap_or(f64::NAN), num_completions);
+            coefs.kl = Some(coef);
+            metrics.set("kl_coef", coef);
         }
         if let Some(bonus) = self.algorithm.entropy.filter(|bonus| bonus.target.is_some()) {
-            let entropy = metrics.get("entropy/policy").unwrap_or_else(|| sampled_entropy(metrics));
-            let coef = session.progress.coefs.entry("entropy".to_owned()).or_insert(bonus.coef);
-            *coef = bonus.next_coef(*coef, entropy);
-            metrics.set("entropy_coef", bonus.weight(*coef, entropy));
+            let coef = bonus.next_coef(coefs.entropy.unwrap_or(bonus.coef), measured.entropy);
+            coefs.entropy = Some(coef);
+            metrics.set("entropy_coef", bonus.weight(coef, measured.entropy));
         }
         let Some(refresh) = self.algorithm.reference_refresh else { return };
-        if (session.progress.step + 1).is_multiple_of(refresh.every)
-            && let Some(reference) = session.reference.take()
+        if (state.progress.step + 1).is_multiple_of(refresh.every)
+            && let Some(reference) = state.reference.take()
         {
-            session.reference = Some(averaged(reference, &session.model.valid(), refresh.decay));
+            state.reference = Some(averaged(reference, &state.model.valid(), refresh.decay));
         }
     }
 }

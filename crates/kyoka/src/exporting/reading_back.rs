@@ -10,9 +10,8 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{DType, Device, Tensor, TensorData},
 };
-use kyoka_core::{CausalLm, Distribution, PackedGroup, ParameterPath, Part, Prompt, lazy_parameters};
+use kyoka_core::{CausalLm, Distribution, PackedGroup, ParameterPath, Part, Prompt, Task, lazy_parameters};
 use kyoka_nn::Dtype;
-use kyoka_trainer::Task;
 
 use crate::{
     Error, MediaAugment, MultimodalTask, Policy, PolicyConfig,

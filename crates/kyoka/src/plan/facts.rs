@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use kyoka_algorithms::CriticKind;
-use kyoka_core::{Sample, parameter_shapes};
+use kyoka_core::{Sample, Task, parameter_shapes};
 use kyoka_data::PreferenceRow;
 use kyoka_nn::WeightInit;
-use kyoka_trainer::{PackItem, SftConfig, Task};
+use kyoka_trainer::{PackItem, SftConfig};
 
 use super::{
     phases::{Batch, EVAL_PROMPTS, Knobs, Others, Phase, sampling, training},
@@ -15,7 +15,12 @@ use super::{
     stores::{DECODED_ROWS, feature_bytes, media_bytes, spread},
     trained::Trained,
 };
-use crate::{Error, freezing::Frozen, preparing::Prepared, recipe::Settings};
+use crate::{
+    Error,
+    freezing::Frozen,
+    preparing::Prepared,
+    stages::{StageConfig, StageSettings},
+};
 
 /// How much longer sampled completions are expected to be than worked ones.
 const LONGER_THAN_WORKED: f64 = 1.1;
@@ -63,26 +68,8 @@ impl<'a> Facts<'a> {
         Trained::of(&self.parameters, &frozen, self.frozen_towers && seen_again)
     }
 
-    /// The stages that the recipe has.
-    fn stages(&self) -> impl Iterator<Item = &'static str> {
-        let Settings { sft, sft_continued, preference, reward_model, rl, .. } = &self.prepared.settings;
-        let present = [
-            ("sft", sft.is_some()),
-            ("sft_continued", sft_continued.is_some()),
-            ("preference", preference.is_some()),
-            ("reward_model", reward_model.is_some()),
-            ("rl", rl.is_some()),
-        ];
-        present.into_iter().filter(|(_, there)| *there).map(|(name, _)| name)
-    }
-
     pub fn tokens_per_micro_batch(&self) -> usize {
-        let settings = &self.prepared.settings;
-        let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten();
-        let budgets = sft.map(|sft| sft.tokens_per_micro_batch);
-        let budgets = budgets.chain(settings.preference.iter().map(|stage| stage.tokens_per_micro_batch));
-        let budgets = budgets.chain(settings.reward_model.iter().map(|stage| stage.tokens_per_micro_batch));
-        budgets.chain(settings.rl.iter().map(|rl| rl.tokens_per_micro_batch)).max().unwrap_or(0)
+        self.prepared.settings.stage.iter().map(StageConfig::token_budget).max().unwrap_or(0)
     }
 
     /// All phases of the recipe; `at_limit` says whether completions run to their limit.
@@ -90,33 +77,46 @@ impl<'a> Facts<'a> {
         let settings = &self.prepared.settings;
         let sizes = &self.sizes;
         let mut phases = Vec::new();
-        let sft = [("sft", &settings.sft), ("sft_continued", &settings.sft_continued)];
-        for (name, config) in sft {
-            if let Some(config) = config {
-                let own = self.own_knobs(knobs, config.tokens_per_micro_batch);
-                let batch = self.worked(config, at_limit);
-                let trained = self.trained(name, config.augment);
-                phases.push(training(name, sizes, &batch, (trained, own), Others::default()));
-            }
-        }
-        phases.extend(self.compared_phases(knobs, at_limit));
         let mut others = Others::default();
-        if let Some(rl) = &settings.rl {
-            let algorithm = rl.algorithm.resolve().build(rl.group_size).ok();
-            if let Some(algorithm) = algorithm {
-                others = Others {
-                    reference: algorithm.kl.is_some(),
-                    critic: algorithm.critic.is_some_and(|critic| critic.kind == CriticKind::Separate),
-                    entropy: algorithm.entropy.is_some(),
-                };
+        for stage in &settings.stage {
+            let own = self.own_knobs(knobs, stage.token_budget());
+            let name = stage.name.as_str();
+            match &stage.settings {
+                StageSettings::Sft(config) => {
+                    let batch = self.worked(config, at_limit);
+                    let trained = self.trained(name, config.augment);
+                    phases.push(training(name, sizes, &batch, (trained, own), Others::default()));
+                }
+                StageSettings::Preference(config) => {
+                    let batch = self.compared((&config.data, at_limit), config.batch_size);
+                    let others = Others { reference: config.reference_every > 0, ..Others::default() };
+                    phases.push(training(name, sizes, &batch, (self.trained(name, false), own), others));
+                }
+                StageSettings::RewardModel(config) => {
+                    let batch = self.compared((&config.data, at_limit), config.batch_size);
+                    // The reward model learns; the policy that it started from stands beside it as a reference does.
+                    let others = Others { reference: true, ..Others::default() };
+                    phases.push(training(name, sizes, &batch, (self.trained(name, false), own), others));
+                }
+                StageSettings::Rl(rl) => {
+                    if let Ok(algorithm) = rl.algorithm.resolve().build(rl.group_size) {
+                        others = Others {
+                            reference: algorithm.kl.is_some(),
+                            critic: algorithm
+                                .critic
+                                .is_some_and(|critic| critic.kind == CriticKind::Separate),
+                            entropy: algorithm.entropy.is_some(),
+                        };
+                    }
+                    let capacity = rl.sampling.max_new_tokens;
+                    let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
+                    let asked = (rl.data.as_str(), at_limit);
+                    let batch = self.sampled(asked, rl.prompts_per_step, rl.group_size, new_tokens);
+                    let trained = self.trained(name, rl.augment);
+                    phases.push(sampling("rollout", sizes, &batch, capacity, (trained, own, others)));
+                    phases.push(training("train", sizes, &batch, (trained, own), others));
+                }
             }
-            let capacity = rl.sampling.max_new_tokens;
-            let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
-            let batch = self.sampled((&rl.data, at_limit), rl.prompts_per_step, rl.group_size, new_tokens);
-            let own = self.own_knobs(knobs, rl.tokens_per_micro_batch);
-            let trained = self.trained("rl", rl.augment);
-            phases.push(sampling("rollout", sizes, &batch, capacity, (trained, own, others)));
-            phases.push(training("train", sizes, &batch, (trained, own), others));
         }
         for split in settings.eval.all_splits() {
             let rows = match settings.eval.max_rows {
@@ -128,32 +128,10 @@ impl<'a> Facts<'a> {
             let batch =
                 self.sampled((split, at_limit), rows.min(EVAL_PROMPTS), settings.eval.samples, new_tokens);
             // Moments stand while a stage is evaluated: those of the stage that trains most.
-            let stages = self.stages().map(|stage| self.trained(stage, false));
+            let stages = settings.stage.iter().map(|stage| self.trained(&stage.name, false));
             if let Some(trained) = stages.max_by_key(|trained| trained.params) {
                 phases.push(sampling("eval", sizes, &batch, capacity, (trained, knobs, others)));
             }
-        }
-        phases
-    }
-
-    /// The stages that learn from comparisons.
-    fn compared_phases(&self, knobs: Knobs, at_limit: bool) -> Vec<Phase> {
-        let settings = &self.prepared.settings;
-        let mut phases = Vec::new();
-        if let Some(config) = &settings.preference {
-            let own = self.own_knobs(knobs, config.tokens_per_micro_batch);
-            let batch = self.compared((&config.data, at_limit), config.batch_size);
-            let others = Others { reference: config.reference_every > 0, ..Others::default() };
-            let trained = self.trained("preference", false);
-            phases.push(training("preference", &self.sizes, &batch, (trained, own), others));
-        }
-        if let Some(config) = &settings.reward_model {
-            let own = self.own_knobs(knobs, config.tokens_per_micro_batch);
-            let batch = self.compared((&config.data, at_limit), config.batch_size);
-            // The reward model learns; the policy that it started from stands beside it as a reference does.
-            let others = Others { reference: true, ..Others::default() };
-            let trained = self.trained("reward_model", false);
-            phases.push(training("reward_model", &self.sizes, &batch, (trained, own), others));
         }
         phases
     }
@@ -165,7 +143,7 @@ impl<'a> Facts<'a> {
 
     /// Length of a sampled completion: about that of the worked ones, where the policy has learned from such.
     fn expected_tokens(&self, limit: usize) -> usize {
-        let Some(sft) = &self.prepared.settings.sft else { return limit };
+        let Some(sft) = self.prepared.settings.stage.iter().find_map(StageConfig::sft) else { return limit };
         let lengths = self.prepared.splits[&sft.data].iter().filter_map(|sample| self.target_len(sample));
         let (mut sum, mut count) = (0, 0);
         lengths.for_each(|len| {

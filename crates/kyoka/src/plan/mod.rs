@@ -17,7 +17,7 @@ use self::{
     sizes::{PolicySizes, media_of},
     trained::Trained,
 };
-use crate::{Error, PolicyConfig, Recipe, preparing::prepare};
+use crate::{Error, PolicyConfig, Recipe, doors::Doors, preparing::prepare, rewards::Rewards};
 
 pub use self::{
     phases::{Phase, PhaseBytes},
@@ -59,9 +59,15 @@ pub struct Plan {
 /// # Errors
 /// As [`train`](crate::train) has them before its first step.
 pub fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Error> {
-    let settings = recipe.checked()?;
+    plan_with(recipe, options, &Doors::default())
+}
+
+/// [`plan`], with what a program brings.
+pub(crate) fn plan_with(recipe: &Recipe, options: &PlanOptions, doors: &Doors) -> Result<Plan, Error> {
+    let settings = recipe.checked(doors)?;
+    let rewards = Rewards::make(&settings.reward, doors).map_err(|fault| recipe.refused(&fault))?;
     let gradient_checkpointing = settings.gradient_checkpointing;
-    let prepared = prepare(settings, 1)?;
+    let prepared = prepare(settings, &rewards, 1)?;
     let facts = Facts::of(&prepared)?;
     let knobs = Knobs {
         tokens_per_micro_batch: facts.tokens_per_micro_batch(),

@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use kyoka_core::{Modality, Part, Sample};
-use kyoka_trainer::Task;
+use kyoka_core::{Modality, Part, Sample, Task};
 
 use super::sizes::{PolicySizes, TowerSizes};
-use crate::{Error, preparing::Prepared, recipe::limited, task::STORE_BYTES, training::FEATURE_BYTES};
+use crate::{
+    Error, preparing::Prepared, recipe::limited, stages::StageConfig, task::STORE_BYTES,
+    training::FEATURE_BYTES,
+};
 
 /// Rows whose media are decoded to learn their size.
 pub(super) const DECODED_ROWS: usize = 4;
@@ -39,19 +41,16 @@ impl<'a> Draw<'a> {
 /// Everything that the recipe reads.
 fn draws(prepared: &Prepared) -> Vec<Draw<'_>> {
     let Prepared { settings, splits, pairs, .. } = prepared;
-    let sft = [&settings.sft, &settings.sft_continued].into_iter().flatten();
-    let mut found: Vec<Draw<'_>> = sft
-        .map(|sft| (&sft.data, sft.steps * sft.batch_size, sft.augment))
-        .chain(settings.rl.iter().map(|rl| (&rl.data, rl.total_steps() * rl.prompts_per_step, rl.augment)))
-        .map(|(split, count, augment)| Draw { rows: splits[split].iter().collect(), count, augment })
-        .collect();
-    let preference = settings.preference.iter().map(|stage| (&stage.data, stage.steps * stage.batch_size));
-    let reward_model =
-        settings.reward_model.iter().map(|stage| (&stage.data, stage.steps * stage.batch_size));
-    found.extend(preference.chain(reward_model).map(|(split, count)| {
-        let rows = pairs[split].iter().map(|row| &row.sample).collect();
-        Draw { rows, count, augment: false }
-    }));
+    let stage = |stage: &'_ StageConfig| {
+        let rows = match (stage.rows(), stage.pairs()) {
+            (Some(split), _) => splits[split].iter().collect(),
+            (_, Some(split)) => pairs[split].iter().map(|row| &row.sample).collect(),
+            _ => Vec::new(),
+        };
+        let (count, augment) = stage.draws();
+        Draw { rows, count, augment }
+    };
+    let mut found: Vec<Draw<'_>> = settings.stage.iter().map(stage).collect();
     found.extend(settings.eval.all_splits().map(|split| {
         let rows: Vec<&Sample> = limited(&splits[split], settings.eval.max_rows).iter().collect();
         Draw { count: rows.len(), rows, augment: false }

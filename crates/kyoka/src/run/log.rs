@@ -48,7 +48,7 @@ impl<'a> RunLog<'a> {
     pub(crate) fn open(
         folder: &Path,
         resume_from: Option<LogPlace>,
-        stage_names: &[&str],
+        stage_names: &[String],
         inner: &'a mut dyn Observer,
     ) -> Result<Self, TrainError> {
         let open = |name: &str| -> Result<File, TrainError> {
@@ -112,7 +112,7 @@ impl<'a> RunLog<'a> {
 
 /// The lines of a log that were written up to a place of the run; an evaluation there that the run does not know of will
 /// be made again.
-fn lines_before(path: &Path, from: LogPlace, stage_names: &[&str]) -> std::io::Result<Vec<u8>> {
+fn lines_before(path: &Path, from: LogPlace, stage_names: &[String]) -> std::io::Result<Vec<u8>> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         read => read?,
@@ -139,7 +139,7 @@ fn lines_before(path: &Path, from: LogPlace, stage_names: &[&str]) -> std::io::R
 impl Observer for RunLog<'_> {
     fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
         self.metric_line(json!({"stage": report.stage, "step": report.step, "metrics": report.metrics}))?;
-        self.sample_lines((report.stage, report.step), None, &report.samples)?;
+        self.sample_lines((&report.stage, report.step), None, &report.samples)?;
         let tags: Vec<(String, f64)> = report
             .metrics
             .0
@@ -151,7 +151,7 @@ impl Observer for RunLog<'_> {
         self.inner.on_step(report)
     }
 
-    fn on_eval(&mut self, stage: &'static str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
+    fn on_eval(&mut self, stage: &str, step: usize, splits: &[EvalReport]) -> Result<(), TrainError> {
         for split in splits {
             let kept = &split.samples[..split.samples.len().min(SAMPLES_OF_A_SPLIT)];
             self.sample_lines((stage, step), Some(&split.summary.split), kept)?;
@@ -196,7 +196,7 @@ mod tests {
         fs::write(&path, cut).unwrap();
         let kept = |evaluated, evaluated_at_end| {
             let place = LogPlace { place: (1, 2), evaluated, evaluated_at_end };
-            let kept = lines_before(&path, place, &["sft", "rl"]).unwrap();
+            let kept = lines_before(&path, place, &["sft".to_owned(), "rl".to_owned()]).unwrap();
             String::from_utf8(kept).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(kept(false, false), lines[..3]);

@@ -10,7 +10,12 @@ use kyoka_data::Fingerprint;
 use kyoka_trainer::{CheckpointStore, Progress};
 use toml::{Table, Value};
 
-use crate::{Error, Recipe, preparing::Prepared, recipe::Settings};
+use crate::{
+    Error, Recipe,
+    preparing::Prepared,
+    recipe::Settings,
+    stages::{STAGE, StageConfig},
+};
 
 /// Settings that may differ when a run is resumed. A star stands for any name.
 pub const RESUMABLE: [&str; 6] = [
@@ -18,7 +23,7 @@ pub const RESUMABLE: [&str; 6] = [
     "eval.*",
     "<stage>.steps",
     "<stage>.eval_every",
-    "rl.max_generated_tokens",
+    "<stage>.max_generated_tokens",
     "description",
 ];
 
@@ -44,10 +49,10 @@ pub(crate) fn check_settings(
     // Written anew, an old file has the defaults of settings that it does not know yet.
     let old_text = config_text(old.name(), &old.settings()?, old_seed.unwrap_or(seed));
     let new_text = config_text(recipe, settings, seed);
-    let table = |text: &str| Value::Table(text.parse().expect("settings are valid TOML"));
+    let table = |text: &str| Value::Table(by_name(text.parse().expect("settings are valid TOML")));
     let mut changes = Vec::new();
     differences("", &table(&old_text), &table(&new_text), &mut changes);
-    let stages = settings.stage_names();
+    let stages: Vec<&str> = settings.stage.iter().map(|stage| stage.name.as_str()).collect();
     let refused: Vec<&Change> = changes.iter().filter(|change| !change.is_resumable(&stages)).collect();
     if !refused.is_empty() {
         return Err(Error::OtherRecipe { path: folder.to_owned(), fields: list(&refused) });
@@ -56,9 +61,8 @@ pub(crate) fn check_settings(
     let newest = store.list().into_iter().rev().find_map(|path| Progress::of_checkpoint(&path).ok());
     let Some(progress) = newest else { return Ok(()) };
     // Steps in which only the critic learns come before those of `rl.steps`.
-    let before = settings.rl.as_ref().map_or(0, |rl| rl.total_steps() - rl.steps);
-    let taken =
-        progress.step.saturating_sub(if stages.get(progress.stage) == Some(&"rl") { before } else { 0 });
+    let rl = settings.stage.get(progress.stage).and_then(StageConfig::rl);
+    let taken = progress.step.saturating_sub(rl.map_or(0, |rl| rl.total_steps() - rl.steps));
     let place = (progress.stage, taken);
     let late: Vec<&Change> = changes.iter().filter(|change| change.is_late(&stages, place)).collect();
     if !late.is_empty() {
@@ -66,6 +70,20 @@ pub(crate) fn check_settings(
         return Err(Error::TooLate { path: folder.to_owned(), fields: list(&late), place });
     }
     Ok(())
+}
+
+/// Settings with each stage as a table of its name, and the order of the names.
+fn by_name(mut settings: Table) -> Table {
+    let Some(Value::Array(stages)) = settings.remove(STAGE) else { return settings };
+    let mut order = Vec::new();
+    for stage in stages {
+        let name = stage.get("name").or_else(|| stage.get("kind")).and_then(Value::as_str);
+        let name = name.unwrap_or_default().to_owned();
+        settings.insert(name.clone(), stage);
+        order.push(name);
+    }
+    settings.insert("the order of stages".to_owned(), order.join(", ").into());
+    settings
 }
 
 fn list(changes: &[&Change]) -> String {
@@ -84,8 +102,8 @@ struct Change {
 impl Change {
     fn is_resumable(&self, stages: &[&str]) -> bool {
         match self.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-            ["checkpoints" | "eval", ..] | ["description"] | ["rl", "max_generated_tokens"] => true,
-            [stage, "steps" | "eval_every"] => stages.contains(stage),
+            ["checkpoints" | "eval", ..] | ["description"] => true,
+            [stage, "steps" | "eval_every" | "max_generated_tokens"] => stages.contains(stage),
             _ => false,
         }
     }

@@ -11,7 +11,7 @@ use kyoka::{
     Policy, Pretrained,
     core::{
         AudioInput, CausalLm, Distribution, ImageInput, ModalityEncoder, PackedGroup, ParameterPath, Prompt,
-        RolloutEngine, RolloutRequest, SamplingConfig,
+        RolloutEngine, RolloutPrompt, RolloutRequest, SamplingConfig,
     },
     image::ImageEncoderConfig,
     load_pretrained,
@@ -147,12 +147,12 @@ fn greedy(model: Pretrained, batch: &Batch, golden: &Golden, checks: &mut Checks
     let columns =
         golden.notes["greedy_prompt_len"].as_u64().context("case.json: greedy_prompt_len")? as usize;
     let prompts = batch.prompts(&model.policy, &model.placeholders, |_, t| t < columns)?;
-    let mut engine = LocalEngine::new(model.policy, u32::MAX, Vec::new());
+    let mut engine = LocalEngine::new(u32::MAX, Vec::new()).with_model(&model.policy);
     let sampling = SamplingConfig::greedy(GREEDY_TOKENS);
-    let request =
-        |prompts| RolloutRequest { prompts, group_size: 1, sampling: &sampling, seed: 0, policy_version: 0 };
+    let asked = RolloutPrompt::numbered(&prompts);
+    let request = RolloutRequest { prompts: &asked, group_size: 1, sampling: &sampling, seed: 0 };
     let ids = |engine: &LocalEngine<Policy>| -> Result<Vec<f64>> {
-        let groups = engine.generate(request(&prompts))?;
+        let groups = engine.generate_all(request)?;
         let padded = groups.iter().flat_map(|group| {
             let mut ids = group.rollouts[0].token_ids.clone();
             ids.resize(GREEDY_TOKENS, 0);
