@@ -1,4 +1,4 @@
-//! A new algorithm or reward: its file, its test, its row and its `mod` line.
+//! A new algorithm or reward: its file with a test, its `mod` line and its place among the kinds, its row.
 
 use std::{fs, path::Path};
 
@@ -17,8 +17,10 @@ pub enum Part {
 
 /// Where a part lives and what its file starts as.
 struct Plan {
-    /// Heading of its table in `docs/algorithms.md`.
-    heading: &'static str,
+    /// Heading of its table in `docs/algorithms.md`; rewards say in their file what they are.
+    heading: Option<&'static str>,
+    /// The list of kinds that it is added to.
+    kinds: &'static str,
     folder: &'static str,
     modules: &'static str,
     /// The path that the row names.
@@ -30,26 +32,40 @@ impl Part {
     fn plan(self, name: &str) -> Plan {
         match self {
             Self::Advantage => Plan {
-                heading: "### Credit",
+                heading: Some("### Credit"),
+                kinds: "OWN_ADVANTAGES",
                 folder: "crates/kyoka-algorithms/src/advantage",
                 modules: "mod.rs",
                 shown: format!("advantage/{name}.rs"),
                 source: include_str!("new/advantage.rs.txt"),
             },
             Self::PolicyLoss => Plan {
-                heading: "### Per-token loss",
+                heading: Some("### Per-token loss"),
+                kinds: "OWN_LOSSES",
                 folder: "crates/kyoka-algorithms/src/policy_loss",
                 modules: "mod.rs",
                 shown: format!("policy_loss/{name}.rs"),
                 source: include_str!("new/policy_loss.rs.txt"),
             },
             Self::Reward => Plan {
-                heading: "### Shaping rewards",
+                heading: None,
+                kinds: "RULES",
                 folder: "crates/kyoka-reward/src",
                 modules: "lib.rs",
                 shown: format!("kyoka-reward`: `{name}.rs"),
                 source: include_str!("new/reward.rs.txt"),
             },
+        }
+    }
+}
+
+impl Plan {
+    /// How a recipe names what was made.
+    fn in_recipe(&self, name: &str) -> String {
+        match self.kinds {
+            "OWN_ADVANTAGES" => format!("advantage = {{ kind = \"{name}\", scale = 1.0 }}"),
+            "OWN_LOSSES" => format!("loss = {{ kind = \"{name}\", scale = 1.0 }}"),
+            _ => format!("[[reward]] kind = \"{name}\", weight = 1.0"),
         }
     }
 }
@@ -70,14 +86,24 @@ pub fn run(root: &Path, part: Part, name: &str) -> Result<()> {
     let modules = folder.join(plan.modules);
     let before = fs::read_to_string(&modules).with_context(|| modules.display().to_string())?;
     let after = with_module(&before, name, &camel_case(name))?;
+    let after = with_kind(&after, plan.kinds, name, &camel_case(name))?;
     let docs = root.join("docs/algorithms.md");
-    let table = fs::read_to_string(&docs).context("docs/algorithms.md")?;
-    let row = format!("| {name} | its formula | its paper | `{}` | |", plan.shown);
-    let table = with_row(&table, plan.heading, &row)?;
+    let table = match plan.heading {
+        None => None,
+        Some(heading) => {
+            let table = fs::read_to_string(&docs).context("docs/algorithms.md")?;
+            let row = format!("| {name} | its formula | its paper | `{}` | |", plan.shown);
+            Some(with_row(&table, heading, &row)?)
+        }
+    };
     fs::write(&file, plan.source.replace("{name}", name).replace("{Name}", &camel_case(name)))?;
     fs::write(&modules, after)?;
-    fs::write(&docs, table)?;
-    println!("made {}, its `mod` line and its row in docs/algorithms.md", file.display());
+    println!("made {}\nadded its `mod` line and its kind to {}", file.display(), modules.display());
+    if let Some(table) = table {
+        fs::write(&docs, table)?;
+        println!("added its row to {}", docs.display());
+    }
+    println!("a recipe names it as {}", plan.in_recipe(name));
     Ok(())
 }
 
@@ -85,6 +111,17 @@ pub fn run(root: &Path, part: Part, name: &str) -> Result<()> {
 fn with_module(source: &str, name: &str, type_name: &str) -> Result<String> {
     let source = insert_sorted(source, "mod ", &format!("mod {name};"))?;
     insert_sorted(&source, "pub use ", &format!("pub use {name}::{type_name};"))
+}
+
+/// A line added to a list of kinds, in order.
+fn with_kind(source: &str, kinds: &str, name: &str, type_name: &str) -> Result<String> {
+    let new = format!("    (\"{name}\", |settings| Ok(Box::new(own::<{type_name}>(settings)?))),");
+    let mut lines: Vec<&str> = source.lines().collect();
+    let head = lines.iter().position(|line| line.contains(&format!("const {kinds}:")));
+    let first = head.with_context(|| format!("no list {kinds}"))? + 1;
+    let rest = lines[first..].iter().position(|line| *line == "];" || line > &new.as_str());
+    lines.insert(first + rest.with_context(|| format!("the list {kinds} has no end"))?, &new);
+    Ok(lines.join("\n") + "\n")
 }
 
 /// Adds a line before the first line of the same start that sorts after it, or after the last of them.
@@ -156,9 +193,37 @@ mod tests {
             assert!(
                 modules.contains("\nmod new_idea;\n") && modules.contains("\npub use new_idea::NewIdea;\n")
             );
+            let kind = "    (\"new_idea\", |settings| Ok(Box::new(own::<NewIdea>(settings)?))),\n";
+            assert!(modules.contains(kind), "{modules}");
             let table = fs::read_to_string(root.path().join("docs/algorithms.md")).unwrap();
-            assert!(table.contains(&format!("`{}`", plan.shown)));
+            assert_eq!(table.contains(&format!("`{}`", plan.shown)), part != Part::Reward);
             assert!(run(root.path(), part, "new_idea").is_err());
+        }
+    }
+
+    /// The files below a folder with what is in them.
+    fn contents(folder: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+        let mut all = std::collections::BTreeMap::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                all.extend(contents(&path));
+            } else {
+                all.insert(path.clone(), fs::read(&path).unwrap());
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn an_estimator_or_a_loss_touches_three_files_and_a_reward_two() {
+        for (part, files) in [(Part::Advantage, 3), (Part::PolicyLoss, 3), (Part::Reward, 2)] {
+            let root = workspace();
+            let before = contents(root.path());
+            run(root.path(), part, "new_idea").unwrap();
+            let after = contents(root.path());
+            let touched = after.iter().filter(|(path, bytes)| before.get(*path) != Some(bytes)).count();
+            assert_eq!(touched, files, "{part:?}");
         }
     }
 

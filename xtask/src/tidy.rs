@@ -55,6 +55,7 @@ pub fn check(root: &Path) -> Result<()> {
         }
     }
     check_algorithms(root, &mut faults)?;
+    check_formulas(root, &mut faults)?;
     if !faults.is_empty() {
         bail!("{} fault(s):\n  {}", faults.len(), faults.join("\n  "));
     }
@@ -154,6 +155,52 @@ fn check_algorithms(root: &Path, faults: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// Every public function of the formulas is called by a library crate: what only tests or this program call is a second home
+/// of a formula, or none.
+fn check_formulas(root: &Path, faults: &mut Vec<String>) -> Result<()> {
+    let algorithms = root.join("crates/kyoka-algorithms/src");
+    let mut code = String::new();
+    for entry in fs::read_dir(root.join("crates"))? {
+        let folder = entry?.path();
+        let is_fork = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("x-"));
+        if is_fork || !folder.join("src").is_dir() {
+            continue;
+        }
+        for file in rust_files(&folder.join("src"))? {
+            let text = fs::read_to_string(&file)?;
+            code += text.split("#[cfg(test)]").next().unwrap_or_default();
+        }
+    }
+    for file in rust_files(&algorithms)? {
+        let text = fs::read_to_string(&file)?;
+        let shown = file.strip_prefix(root).unwrap_or(&file).display();
+        for name in public_functions(text.split("#[cfg(test)]").next().unwrap_or_default()) {
+            if calls(&code, name) == 0 {
+                faults.push(format!("{shown}: nothing but tests calls `{name}`: a formula has one home, and the trainer calls it"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names of the functions that begin with `pub fn` at the start of a line: free ones.
+fn public_functions(source: &str) -> impl Iterator<Item = &str> {
+    let rest = source.lines().filter_map(|line| line.strip_prefix("pub fn "));
+    rest.filter_map(|rest| rest.split(['(', '<']).next())
+}
+
+/// How often a function is named other than where it is defined or passed on.
+fn calls(code: &str, name: &str) -> usize {
+    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let places = code.match_indices(name).filter(|(at, _)| {
+        let (before, after) = (&code[..*at], &code[at + name.len()..]);
+        !before.ends_with("fn ")
+            && !before.chars().next_back().is_some_and(is_part)
+            && after.starts_with(['(', ':'])
+    });
+    places.count()
+}
+
 /// Names of the presets as recipes write them, from the variants of an enum.
 fn presets(source: &str, name: &str) -> Vec<String> {
     let Some(start) = source.find(&format!("pub enum {name} {{")) else { return Vec::new() };
@@ -191,6 +238,15 @@ mod tests {
     fn presets_are_read_from_the_source() {
         let source = "pub enum Preset {\n    /// One.\n    Grpo,\n    /// Two.\n    DrGrpo,\n}\n";
         assert_eq!(presets(source, "Preset"), ["grpo", "dr_grpo"]);
+    }
+
+    #[test]
+    fn a_formula_that_only_tests_call_is_a_fault() {
+        let source =
+            "pub fn used(x: f64) -> f64 { x }\n    pub fn method(&self) {}\npub fn lonely<T>(x: T) {}\n";
+        assert_eq!(public_functions(source).collect::<Vec<_>>(), ["used", "lonely"]);
+        let code = format!("{source}use a::{{lonely, used}};\nfn f() {{ used(1.0); unused(2.0); }}\n");
+        assert_eq!((calls(&code, "used"), calls(&code, "lonely")), (1, 0));
     }
 
     #[test]

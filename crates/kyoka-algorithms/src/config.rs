@@ -75,7 +75,7 @@ impl AlgorithmOverrides {
     pub fn build_with(&self, group_size: usize, parts: &OwnParts) -> Result<Algorithm, AlgorithmError> {
         let config = self.resolve();
         config.check_ranges()?;
-        readers::check(&config, &self.given())?;
+        readers::check(&config, &self.given(), parts.has_foreign_sampler())?;
         config.build_with(group_size, parts)
     }
 }

@@ -27,6 +27,6 @@ pub use config::{AlgorithmConfig, AlgorithmOverrides};
 pub use correction::{Correction, MismatchMetrics, WeightBound, WeightLevel};
 pub use entropy::{EntropyBonus, entropy};
 pub use kl::{Kl, KlEstimator, KlInput, KlPlacement, full_kl};
-pub use own_part::{Choice, OwnPart, OwnParts, OwnSettings, PartDoor, PartError};
+pub use own_part::{Choice, OwnPart, OwnParts, PartDoor};
 pub use reduction::Reduction;
 pub use value_loss::{ValueLossInput, explained_variance, positive_nll, value_loss};

@@ -2,14 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use kyoka_core::{AdvantageEstimator, PolicyLoss};
+use kyoka_core::{AdvantageEstimator, Maker, PartError, PolicyLoss};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error as _};
 use toml::{Table, Value};
 
 use crate::AlgorithmError;
-
-/// Anything that can be wrong with a part's settings.
-pub type PartError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Makes a part of another crate from the settings that a recipe gives it.
 pub type PartDoor<T> = Arc<dyn Fn(Table) -> Result<Box<T>, PartError> + Send + Sync>;
@@ -19,6 +16,7 @@ pub type PartDoor<T> = Arc<dyn Fn(Table) -> Result<Box<T>, PartError> + Send + S
 pub struct OwnParts {
     advantages: BTreeMap<String, PartDoor<dyn AdvantageEstimator>>,
     losses: BTreeMap<String, PartDoor<dyn PolicyLoss>>,
+    foreign_sampler: bool,
 }
 
 impl fmt::Debug for OwnParts {
@@ -40,17 +38,6 @@ impl OwnParts {
     /// Adds a policy loss: `loss = { kind = "custom", name = "NAME", ... }`; `make` gets the other keys.
     pub fn add_loss(&mut self, name: &str, make: PartDoor<dyn PolicyLoss>) {
         self.losses.insert(name.to_owned(), make);
-    }
-}
-
-/// Settings of a part that lies in a file of its own.
-pub trait OwnSettings: DeserializeOwned {
-    /// Checks the ranges that the fields name.
-    ///
-    /// # Errors
-    /// Names the field, its range and the value.
-    fn check(&self) -> Result<(), String> {
-        Ok(())
     }
 }
 
@@ -113,19 +100,6 @@ impl OwnPart {
         })?;
         make(self.settings.clone()).map_err(|reason| refused(format!("{}: {reason}", self.kind)))
     }
-}
-
-/// Makes a part of a file here from its settings.
-pub(crate) type Maker<T> = fn(Table) -> Result<Box<T>, String>;
-
-/// Reads and checks a part's settings.
-pub(crate) fn own<P: OwnSettings>(settings: Table) -> Result<P, String> {
-    let part: P = serde_path_to_error::deserialize(Value::Table(settings)).map_err(|error| {
-        let (path, reason) = (error.path().to_string(), error.inner().message().to_owned());
-        if path == "." { reason } else { format!("{path}: {reason}") }
-    })?;
-    part.check()?;
-    Ok(part)
 }
 
 impl<K: Copy> Choice<K> {
@@ -194,6 +168,17 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Choice<K> {
 }
 
 impl OwnParts {
+    /// Says whether completions are drawn by an engine that may have other numbers, or older weights, than the trainer: ratios
+    /// then differ from 1 before any update, and bounds of them count.
+    pub fn with_foreign_sampler(mut self, foreign: bool) -> Self {
+        self.foreign_sampler = foreign;
+        self
+    }
+
+    pub(crate) fn has_foreign_sampler(&self) -> bool {
+        self.foreign_sampler
+    }
+
     pub(crate) fn advantages(&self) -> &BTreeMap<String, PartDoor<dyn AdvantageEstimator>> {
         &self.advantages
     }

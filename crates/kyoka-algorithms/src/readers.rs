@@ -97,8 +97,15 @@ const MOVED: [&str; 8] = [
 ];
 
 /// Refuses a field of `given` that `config` does not read.
-pub(crate) fn check(config: &AlgorithmConfig, given: &[&'static str]) -> Result<(), AlgorithmError> {
-    let moves = config.updates_per_batch > 1 || config.mini_batches > 1 || config.replay_share > 0.0;
+pub(crate) fn check(
+    config: &AlgorithmConfig,
+    given: &[&'static str],
+    foreign_sampler: bool,
+) -> Result<(), AlgorithmError> {
+    let moves = foreign_sampler
+        || config.updates_per_batch > 1
+        || config.mini_batches > 1
+        || config.replay_share > 0.0;
     for &field in given {
         let reader = READERS.iter().find(|(name, _)| *name == field).map(|(_, reader)| reader);
         let (expected, got) = match reader.filter(|reader| !reader.reads(config)) {
@@ -223,6 +230,8 @@ mod tests {
             "algorithm.clip_high: expected mini_batches or updates_per_batch above 1, or replay_share above 0, which reads \
              it, or no clip_high; got one update a batch, where the policy is the old one and every ratio is 1"
         );
+        let elsewhere = crate::OwnParts::default().with_foreign_sampler(true);
+        assert!(bounds.build_with(4, &elsewhere).is_ok(), "another sampler has other numbers");
         for moves in [
             AlgorithmOverrides { mini_batches: Some(2), ..bounds.clone() },
             AlgorithmOverrides { updates_per_batch: Some(2), ..bounds.clone() },

@@ -57,6 +57,38 @@ fn comes_out_as_it_went_in(checkpoint: &Path, word: usize) {
     assert!(!again.status.success() && text(&again).contains("new or an empty folder"), "{}", text(&again));
 }
 
+/// Rows are measured by the heads of their files: a picture whose pixels are broken is met when its row is drawn.
+#[test]
+fn no_pixel_is_read_before_its_row_is_drawn() {
+    let checkpoint = with_processor("qwen2_vl", PROCESSORS[2].1);
+    let folder = setup_of((checkpoint.path(), 85), 0.0, "");
+    let data = folder.path().join("data");
+    let whole = data.join("whole.png");
+    kyoka_testing::write_grey_png(&whole, 56, |x, y| (x * 31 + y * 17) as u8);
+    let bytes = fs::read(&whole).unwrap();
+    fs::write(data.join("cut.png"), &bytes[..bytes.len() / 2]).unwrap();
+    let row = |id: usize, picture: &str| {
+        format!(
+            "{{\"id\": \"{id}\", \"prompt\": \"<image>t85\", \"images\": \"{picture}\", \"completion\": \"t86\", \"answer\": \"t86\"}}\n"
+        )
+    };
+    fs::rename(data.join("rows.jsonl"), data.join("val.jsonl")).unwrap();
+    let recipe = fs::read_to_string(folder.path().join("recipe.toml")).unwrap();
+    fs::write(folder.path().join("recipe.toml"), recipe.replace("splits = [\"rows\"]", "splits = [\"val\"]"))
+        .unwrap();
+    let run = |picture: &str| {
+        fs::write(data.join("rows.jsonl"), row(1, picture) + &row(2, picture)).unwrap();
+        let _ = fs::remove_dir_all(folder.path().join("run"));
+        kyoka(folder.path(), &["train", "recipe.toml", "--out", "run", "--quiet", "--device", "cpu"])
+    };
+    assert!(run("whole.png").status.success());
+    let output = run("cut.png");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("cut.png: "), "{}", text(&output));
+    let log = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    assert!(log.contains("\"step\":0"), "the policy was evaluated before the row was drawn: {log}");
+}
+
 #[test]
 fn an_adapter_is_trained_written_read_and_merged() {
     let folder =

@@ -101,6 +101,55 @@ fn a_completion_that_spells_placeholders_is_rewarded_like_any_other() {
     assert!(last_metric(&run, "rl", "reward/learned").is_finite());
 }
 
+/// The command in `home`; what it says on standard error.
+fn kyoka(home: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kyoka"));
+    command.env("KYOKA_DATA_DIR", home.join("data")).current_dir(home).args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_reward_model_stays_beside_a_critic_through_the_stages_after_it() {
+    let home = tempfile::tempdir().unwrap();
+    write_data(home.path(), &pair(0, GOOD, BAD));
+    let rate = "learning_rate = { peak = 1e-3 }\n";
+    let stages = format!(
+        "[checkpoints]\nevery = 1\nkeep_last = 9\n\
+         [[stage]]\nkind = 'reward_model'\ndata = 'pairs'\nsteps = 2\nbatch_size = 1\n{rate}\
+         [[stage]]\nkind = 'rl'\nname = 'ppo'\ndata = 'test'\nsteps = 2\nprompts_per_step = 2\ngroup_size = 4\n\
+         algorithm = 'ppo'\nsampling = {{ max_new_tokens = 6 }}\n{rate}"
+    );
+    let output = train(home.path(), &format!("{stages}{REWARD}"), ("", "run"));
+    assert!(output.status.success(), "{}", errors(&output));
+    let checkpoints = home.path().join("run/checkpoints");
+    let model =
+        |checkpoint: &str| fs::read(checkpoints.join(checkpoint).join("reward_model.safetensors")).unwrap();
+    let trained = model("0-reward_model-000002");
+    assert!(trained != model("0-reward_model-000001"), "it learns");
+    assert!(trained == model("1-ppo-000002"), "and stays as it is");
+    assert!(checkpoints.join("1-ppo-000002/critic.safetensors").is_file());
+    let whole = fs::read(checkpoints.join("1-ppo-000002/model.safetensors")).unwrap();
+    fs::remove_dir_all(checkpoints.join("1-ppo-000002")).unwrap();
+    let output = kyoka(home.path(), &["train", "--resume", "run", "--quiet"]);
+    assert!(output.status.success(), "{}", errors(&output));
+    assert!(trained == model("1-ppo-000002"));
+    assert!(whole == fs::read(checkpoints.join("1-ppo-000002/model.safetensors")).unwrap());
+}
+
+/// The frozen reference has scored the pairs of the steps that were asked for, and the policy that it was has gone.
+#[test]
+fn more_steps_than_the_reference_has_scored_are_refused_with_the_row() {
+    let home = tempfile::tempdir().unwrap();
+    write_data(home.path(), &(0..4).map(|id| pair(id, GOOD, BAD)).collect::<String>());
+    let stage = "[preference]\ndata = 'pairs'\nsteps = 1\nbatch_size = 1\nlearning_rate = { peak = 1e-3 }\n";
+    let output = train(home.path(), &format!("{stage}{REWARD}"), ("", "run"));
+    assert!(output.status.success(), "{}", errors(&output));
+    let output = kyoka(home.path(), &["train", "--resume", "run", "--quiet", "--set", "preference.steps=2"]);
+    let said = errors(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("pairs.jsonl:") && said.contains("the run was begun with fewer steps"), "{said}");
+    assert!(said.contains("the run can go on from"), "{said}");
+}
+
 /// Pairs of questions about a picture and a sound: gradients of both stages are the same when layers are recomputed.
 #[test]
 fn recomputed_layers_give_pairs_the_same_gradients() {

@@ -45,6 +45,33 @@ pub struct Advantages {
     pub value_targets: Vec<Vec<f32>>,
 }
 
+impl Advantages {
+    /// Looks at what an estimator gave for `groups`: a list a completion with a finite number a token, and as many value
+    /// targets where a critic learns from them.
+    ///
+    /// # Errors
+    /// Says what is missing or no number, and where.
+    pub fn check(&self, groups: &[GroupRewards], with_targets: bool) -> Result<(), AdvantageError> {
+        let lengths: Vec<usize> = groups.iter().flat_map(|group| group.lengths.iter().copied()).collect();
+        let targets = with_targets.then_some(("value targets", &self.value_targets));
+        for (what, rows) in [("advantages", &self.per_token)].into_iter().chain(targets) {
+            if rows.len() != lengths.len() {
+                let (expected, got) = (lengths.len(), rows.len());
+                return Err(AdvantageError::Rows { what, expected, got });
+            }
+            for (completion, (row, &expected)) in rows.iter().zip(&lengths).enumerate() {
+                if row.len() != expected {
+                    return Err(AdvantageError::Tokens { what, completion, expected, got: row.len() });
+                }
+                if let Some(&got) = row.iter().find(|value| !value.is_finite()) {
+                    return Err(AdvantageError::NoNumber { what, completion, got });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Turns rewards into credit; pure numbers, no tensors.
 ///
 /// ```
@@ -111,6 +138,50 @@ pub trait AdvantageEstimator: Send + Sync {
 /// Why no advantage could be computed.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum AdvantageError {
+    /// An estimator's own reason.
+    #[error("{estimator}: {reason}")]
+    Failed {
+        /// The estimator's name.
+        estimator: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// There is not one list a completion.
+    #[error("the estimator gave {what} of {got} completions, expected {expected}")]
+    Rows {
+        /// Advantages or value targets.
+        what: &'static str,
+        /// Completions of the batch.
+        expected: usize,
+        /// Lists.
+        got: usize,
+    },
+    /// There is not one number a token.
+    #[error(
+        "completion {completion} of the batch: the estimator gave {got} {what}, expected {expected}, one a token"
+    )]
+    Tokens {
+        /// Advantages or value targets.
+        what: &'static str,
+        /// Place of the completion in the batch.
+        completion: usize,
+        /// Tokens.
+        expected: usize,
+        /// Numbers.
+        got: usize,
+    },
+    /// An estimator gave something that is not a number.
+    #[error(
+        "completion {completion} of the batch: the estimator gave {got} among its {what}, expected finite numbers"
+    )]
+    NoNumber {
+        /// Advantages or value targets.
+        what: &'static str,
+        /// Place of the completion in the batch.
+        completion: usize,
+        /// The value.
+        got: f32,
+    },
     /// A reward is NaN or infinite.
     #[error("group {group}, completion {completion}: expected a finite reward, got {got}")]
     NotFinite {
@@ -171,4 +242,37 @@ pub enum AdvantageError {
         /// Completions with parts.
         got: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_estimator_gives_is_a_finite_number_a_token() {
+        let group = GroupRewards { totals: vec![1.0, 0.0], lengths: vec![2, 1], ..GroupRewards::default() };
+        let check = |per_token: Vec<Vec<f32>>, value_targets: Vec<Vec<f32>>, with_targets| {
+            let advantages = Advantages { per_token, value_targets };
+            advantages.check(std::slice::from_ref(&group), with_targets).map_err(|error| error.to_string())
+        };
+        let good = || vec![vec![1.0, 1.0], vec![-1.0]];
+        assert_eq!(check(good(), Vec::new(), false), Ok(()));
+        assert_eq!(check(good(), good(), true), Ok(()));
+        for (per_token, targets, said) in [
+            (vec![vec![1.0, 1.0]], good(), "the estimator gave advantages of 1 completions, expected 2"),
+            (good(), Vec::new(), "the estimator gave value targets of 0 completions, expected 2"),
+            (
+                vec![vec![1.0], vec![-1.0]],
+                good(),
+                "completion 0 of the batch: the estimator gave 1 advantages, expected 2, one a token",
+            ),
+            (
+                vec![vec![1.0, 1.0], vec![f32::NAN]],
+                good(),
+                "completion 1 of the batch: the estimator gave NaN among its advantages, expected finite numbers",
+            ),
+        ] {
+            assert_eq!(check(per_token, targets, true), Err(said.to_owned()));
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod lm;
 mod media;
 mod metrics;
 mod nearest;
+mod own_settings;
 mod parameters;
 mod policy_loss;
 mod prompt;
@@ -25,6 +26,7 @@ pub use lm::{CausalLm, PackedGroup, Prefill};
 pub use media::{AudioInput, ImageInput, MediaRef, Modality};
 pub use metrics::Metrics;
 pub use nearest::{misspelt, nearest};
+pub use own_settings::{Maker, OwnSettings, PartError, own};
 pub use parameters::{
     LazyParameter, ParameterError, ParameterPath, lazy_parameters, load_parameters, named_parameters,
     parameter_shapes,
@@ -33,7 +35,9 @@ pub use policy_loss::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
 pub use prompt::{ModalitySpan, Prompt};
 pub use python_json::from_python_json;
 pub use recompute::{CutScore, Recompute, SavedPass};
-pub use reward::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict, UnfitRow};
+pub use reward::{
+    Completion, Reward, RewardContext, RewardError, RewardFn, RewardProgress, StepVerdict, UnfitRow,
+};
 pub use rollout::{
     GroupSink, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutPrompt, RolloutRequest,
     SamplingConfig, StopReason,

@@ -23,11 +23,38 @@ pub struct Completion {
     pub max_new_tokens: usize,
 }
 
-/// What the question was.
+/// What the question was, and how far training has come.
 #[derive(Debug, Clone, Copy)]
 pub struct RewardContext<'a> {
-    /// The row: prompt, media, answers and step labels.
+    /// The row: prompt, media, answers, step labels, and columns that Kyoka does not know.
     pub sample: &'a Sample,
+    /// Where the stage stands.
+    pub progress: RewardProgress,
+}
+
+impl<'a> RewardContext<'a> {
+    /// A row outside of any stage: an evaluation, a test.
+    pub fn of(sample: &'a Sample) -> Self {
+        Self { sample, progress: RewardProgress::default() }
+    }
+}
+
+/// How far a stage has come when completions are judged: the same for all completions of a step, and in a run that is
+/// resumed the same as in one that was not. A reward that changes over a stage follows from it alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RewardProgress {
+    /// Steps of the stage that are done.
+    pub step: usize,
+    /// Steps of the stage; 0 outside of one.
+    pub total_steps: usize,
+}
+
+impl RewardProgress {
+    /// The share of the stage that is done, in [0, 1]; 1 outside of one: what counts at the end is what counts in an
+    /// evaluation.
+    pub fn share(self) -> f64 {
+        if self.total_steps == 0 { 1.0 } else { (self.step as f64 / self.total_steps as f64).min(1.0) }
+    }
 }
 
 /// The verdict on one reasoning step, credited at the tokens that state it.
@@ -153,7 +180,8 @@ impl Reward {
         }
         let steps = self.steps.iter().map(|verdict| verdict.value);
         let terms = self.terms.iter().flat_map(|&(weight, value)| [weight, value]);
-        match self.total.into_iter().chain(steps).chain(terms).find(|value| !value.is_finite()) {
+        let parts = self.parts.iter().map(|(_, value)| *value);
+        match self.total.into_iter().chain(steps).chain(terms).chain(parts).find(|value| !value.is_finite()) {
             Some(got) => {
                 let (reward, id) = named();
                 Err(RewardError::NotFinite { reward, id, got })
@@ -261,9 +289,7 @@ mod tests {
         let sample = Sample { id: "row-7".into(), ..Sample::default() };
         let completion =
             Completion { text: "ab".into(), token_spans: vec![0..1, 1..2], ..Completion::default() };
-        Canned(rewards)
-            .judge(&RewardContext { sample: &sample }, &[completion])
-            .map_err(|error| error.to_string())
+        Canned(rewards).judge(&RewardContext::of(&sample), &[completion]).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -279,6 +305,12 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_of_the_stage_and_whole_outside_of_one() {
+        let share = |step, total_steps| RewardProgress { step, total_steps }.share();
+        assert_eq!([share(0, 4), share(1, 4), share(9, 4), share(0, 0)], [0.0, 0.25, 1.0, 1.0]);
+    }
+
+    #[test]
     fn a_reward_a_completion_and_finite_numbers() {
         assert_eq!(judged(vec![Reward::ungraded()]), Ok(vec![Reward::ungraded()]));
         let expected = "reward canned: row row-7: expected 1 rewards, one a completion, got 0";
@@ -287,7 +319,9 @@ mod tests {
         let term = Reward { terms: vec![(1.0, f32::INFINITY)], ..Reward::graded("total", 1.0) };
         let steps = vec![StepVerdict { rule: 0, step: 0, tokens: 0..1, value: f32::NAN }];
         let step = Reward { steps, ..Reward::graded("total", 1.0) };
-        for reward in [total, term, step] {
+        let parts = vec![("part".to_owned(), f32::NAN)];
+        let part = Reward { parts, ..Reward::graded("total", 1.0) };
+        for reward in [total, term, step, part] {
             let error = judged(vec![reward]).unwrap_err();
             assert!(error.starts_with("reward canned: row row-7: expected a finite number, got "), "{error}");
         }

@@ -150,12 +150,21 @@ pub struct RolloutRequest<'a> {
 }
 
 impl RolloutRequest<'_> {
-    /// Looks at the group of prompt number `index`, as an engine gave it: as many completions as wanted, each with at least
-    /// a token and with a log-probability for every token.
+    /// Looks at the group of prompt number `index`, as an engine gave it: as many completions as wanted, each of at least a
+    /// token and no more than were asked for, with a log-probability for every token; each group once. `seen` says of
+    /// every prompt whether its group has come.
     ///
     /// # Errors
-    /// Says what is missing, and of which prompt.
-    pub fn check(&self, index: usize, group: &RolloutGroup) -> Result<(), RolloutError> {
+    /// Says what is missing or too much, and of which prompt.
+    pub fn check(&self, index: usize, group: &RolloutGroup, seen: &mut [bool]) -> Result<(), RolloutError> {
+        match seen.get_mut(index) {
+            None => {
+                let (what, expected) = ("groups, one a prompt", seen.len());
+                return Err(RolloutError::Count { what, expected, got: index + 1 });
+            }
+            Some(true) => return Err(RolloutError::Twice { index }),
+            Some(seen) => *seen = true,
+        }
         let (expected, got) = (self.group_size, group.rollouts.len());
         if got != expected {
             return Err(RolloutError::Count { what: "completions of every prompt", expected, got });
@@ -164,6 +173,13 @@ impl RolloutRequest<'_> {
             let expected = token_ids.len();
             if expected == 0 {
                 return Err(RolloutError::EmptyCompletion { index });
+            }
+            let most = self.sampling.max_new_tokens;
+            if expected > most {
+                return Err(RolloutError::CompletionTooLong { index, expected: most, got: expected });
+            }
+            if let Some(&got) = logprobs.iter().find(|logprob| logprob.is_nan() || **logprob > 1e-3) {
+                return Err(RolloutError::NoLogprob { index, got });
             }
             if logprobs.len() != expected {
                 return Err(RolloutError::MissingLogprobs { index, expected, got: logprobs.len() });
@@ -247,12 +263,10 @@ pub trait RolloutEngine<M>: Send + Sync {
     /// As [`generate`](Self::generate), and if not every prompt got the completions that were asked for.
     fn generate_all(&self, request: RolloutRequest<'_>) -> Result<Vec<RolloutGroup>, RolloutError> {
         let mut groups: Vec<Option<RolloutGroup>> = request.prompts.iter().map(|_| None).collect();
+        let mut seen = vec![false; groups.len()];
         self.generate(request, &mut |index, group| {
-            request.check(index, &group)?;
-            let expected = groups.len();
-            let place = groups.get_mut(index);
-            let what = "groups, one a prompt";
-            *place.ok_or(RolloutError::Count { what, expected, got: index + 1 })? = Some(group);
+            request.check(index, &group, &mut seen)?;
+            groups[index] = Some(group);
             Ok(())
         })?;
         let (expected, got) = (groups.len(), groups.iter().flatten().count());
@@ -317,6 +331,30 @@ pub enum RolloutError {
     EmptyCompletion {
         /// Place in the request.
         index: usize,
+    },
+    /// The engine gave the group of a prompt again.
+    #[error("prompt {index}: expected its group once, got it twice")]
+    Twice {
+        /// Place in the request.
+        index: usize,
+    },
+    /// A completion is longer than was asked for.
+    #[error("prompt {index}: expected completions of at most {expected} tokens, got one of {got}")]
+    CompletionTooLong {
+        /// Place in the request.
+        index: usize,
+        /// The limit.
+        expected: usize,
+        /// Its tokens.
+        got: usize,
+    },
+    /// What stands for a log-probability is none.
+    #[error("prompt {index}: expected log-probabilities of at most 0, got {got}")]
+    NoLogprob {
+        /// Place in the request.
+        index: usize,
+        /// The value.
+        got: f32,
     },
     /// The engine did not say how likely its tokens were, which every update needs.
     #[error("prompt {index}: expected {expected} log-probabilities of the tokens of a completion, got {got}")]
@@ -392,9 +430,24 @@ mod tests {
             group
         };
         assert!(given(vec![whole(), told(vec![0.5; 2])]).is_ok());
+        let with = |logprob: f32| {
+            let mut group = whole();
+            group.rollouts[0].logprobs[1] = logprob;
+            given(vec![whole(), group]).map(drop)
+        };
+        assert_eq!(with(f32::NEG_INFINITY), Ok(()), "what cannot be drawn has no probability");
+        let said = "prompt 1: expected log-probabilities of at most 0, got ";
+        assert_eq!([with(f32::NAN), with(0.5)], [Err(format!("{said}NaN")), Err(format!("{said}0.5"))]);
+        let mut seen = [true, false];
+        let again = request.check(0, &whole(), &mut seen).unwrap_err().to_string();
+        assert_eq!(again, "prompt 0: expected its group once, got it twice");
         for (groups, message) in [
             (vec![whole()], "expected 2 groups, one a prompt, got 1"),
             (vec![whole(), whole(), whole()], "expected 2 groups, one a prompt, got 3"),
+            (
+                vec![group(&[(65, 65), (1, 1)]), whole()],
+                "prompt 0: expected completions of at most 64 tokens, got one of 65",
+            ),
             (vec![whole(), group(&[(1, 1)])], "expected 2 completions of every prompt, got 1"),
             (
                 vec![group(&[(1, 1), (0, 0)]), whole()],

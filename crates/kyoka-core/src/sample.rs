@@ -1,6 +1,11 @@
 //! One row of a dataset.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
 
 use crate::{MediaRef, Modality};
 
@@ -63,6 +68,8 @@ pub struct Sample {
     pub steps: Vec<String>,
     /// A worked completion, for supervised fine-tuning.
     pub completion: Option<String>,
+    /// Columns that Kyoka does not know, as they stand in the row: for rewards of one's own.
+    pub extra: BTreeMap<String, Value>,
     /// Where the row came from.
     pub origin: Origin,
 }

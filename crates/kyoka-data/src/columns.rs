@@ -1,6 +1,6 @@
 //! The columns of a row: taken one by one, with what is wrong in each.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use kyoka_core::misspelt;
 use serde_json::{Number, Value};
@@ -87,6 +87,11 @@ impl Columns {
                 None
             }
         }
+    }
+
+    /// The columns that are left and that no reader takes.
+    pub fn unknown(&self) -> BTreeMap<String, Value> {
+        self.left.iter().filter(|(name, _)| !KNOWN.contains(&name.as_str())).cloned().collect()
     }
 
     /// A text that may be missing.

@@ -83,7 +83,7 @@ fn add_list<'a>(hasher: &mut Hasher, texts: impl ExactSizeIterator<Item = &'a St
 }
 
 fn add_row(hasher: &mut Hasher, sample: &Sample) {
-    let Sample { id, system, parts, answers, steps, completion, origin } = sample;
+    let Sample { id, system, parts, answers, steps, completion, extra, origin } = sample;
     add(hasher, id.as_bytes());
     let folder = origin.file.parent().unwrap_or(Path::new(""));
     hasher.update(&(parts.len() as u64).to_le_bytes());
@@ -99,6 +99,11 @@ fn add_row(hasher: &mut Hasher, sample: &Sample) {
     }
     [answers, steps].into_iter().for_each(|texts| add_list(hasher, texts.iter()));
     [system, completion].into_iter().for_each(|text| add_list(hasher, text.as_slice().iter()));
+    // Rows without such columns have the prints that they had before these were kept.
+    for (name, value) in extra {
+        add(hasher, name.as_bytes());
+        add(hasher, value.to_string().as_bytes());
+    }
 }
 
 /// Hash of the size and both ends of a file.

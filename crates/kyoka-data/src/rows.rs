@@ -127,6 +127,7 @@ fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -
         answers: columns.answers("answer"),
         steps: columns.labels("steps"),
         completion: columns.text("completion"),
+        extra: columns.unknown(),
         origin: Origin::default(),
     }
 }
@@ -332,6 +333,8 @@ mod tests {
         let text = [row, row, r#"{"id": "b", "prompt": "p", "level": 1}"#, row].join("\n");
         let read = read_with_warnings(text.as_bytes(), ReadOptions::default()).unwrap();
         assert_eq!(read.rows.len(), 4);
+        let extra = serde_json::json!({"source": "web", "idx": 3, "question": "p"});
+        assert_eq!(serde_json::json!(read.rows[0].extra), extra, "they are kept for rewards");
         let [unread, repeated] = &read.warnings[..] else { panic!("{:?}", read.warnings) };
         assert!(
             unread.ends_with("rows.jsonl:1: nothing reads `source`, `idx`, `question`, `level`"),

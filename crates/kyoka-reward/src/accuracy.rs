@@ -132,7 +132,7 @@ mod tests {
     fn total(rule: &dyn RewardFn, golds: &[&str], text: &str) -> Option<f32> {
         let answers = golds.iter().map(|&gold| gold.to_owned()).collect();
         let sample = Sample { answers, ..sample(None, &[]) };
-        rule.score(&RewardContext { sample: &sample }, &completion(text)).unwrap().total
+        rule.score(&RewardContext::of(&sample), &completion(text)).unwrap().total
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_row_without_answer_is_an_error_not_a_zero() {
         let sample = sample(None, &[]);
-        let error = ExactAnswer {}.score(&RewardContext { sample: &sample }, &completion("")).unwrap_err();
+        let error = ExactAnswer {}.score(&RewardContext::of(&sample), &completion("")).unwrap_err();
         assert_eq!(error.to_string(), "reward accuracy: row r1 has no answer");
     }
 
@@ -191,7 +191,7 @@ mod tests {
             let text = |key: &str| row[key].as_str().unwrap().to_owned();
             let sample = sample(Some(&text("answer")), &[]);
             let completion = completion(&text("completion"));
-            let context = RewardContext { sample: &sample };
+            let context = RewardContext::of(&sample);
             let rules: [(&str, &dyn RewardFn); 3] = [
                 ("exact", &ExactAnswer {}),
                 ("numeric", &NumericAnswer::default()),

@@ -49,12 +49,8 @@ impl RewardFn for WeightedSum {
     ) -> Result<Vec<Reward>, RewardError> {
         let mut sums = vec![Reward { total: Some(0.0), ..Reward::default() }; completions.len()];
         for (index, (weight, rule)) in self.rules.iter().enumerate() {
-            let rewards = rule.score_group(context, completions)?;
-            for (sum, reward) in sums.iter_mut().zip(rewards) {
-                if let Some(got) = reward.total.filter(|total| !total.is_finite()) {
-                    let (reward, id) = (rule.name().to_owned(), context.sample.id.clone());
-                    return Err(RewardError::NotFinite { reward, id, got });
-                }
+            // Each rule is looked at under its own name: the sum of what is missing is a number too.
+            for (sum, reward) in sums.iter_mut().zip(rule.judge(context, completions)?) {
                 add(sum, index, *weight, reward);
             }
         }
@@ -91,7 +87,7 @@ mod tests {
     fn sum(rules: &[(f32, Option<f32>)]) -> Result<Option<f32>, RewardError> {
         let rules = rules.iter().map(|&(w, v)| (w, Box::new(Fixed(v)) as Box<dyn RewardFn>)).collect();
         let sample = sample(None, &[]);
-        Ok(WeightedSum::new(rules).score(&RewardContext { sample: &sample }, &completion("x"))?.total)
+        Ok(WeightedSum::new(rules).score(&RewardContext::of(&sample), &completion("x"))?.total)
     }
 
     #[test]
@@ -106,7 +102,7 @@ mod tests {
         let fixed = |value| Box::new(Fixed(Some(value))) as Box<dyn RewardFn>;
         let rules = WeightedSum::new(vec![(2.0, fixed(0.5)), (0.0, fixed(7.0)), (-1.0, fixed(0.25))]);
         let sample = sample(None, &[]);
-        let reward = rules.score(&RewardContext { sample: &sample }, &completion("x")).unwrap();
+        let reward = rules.score(&RewardContext::of(&sample), &completion("x")).unwrap();
         assert_eq!((reward.total, reward.terms), (Some(0.75), vec![(2.0, 0.5), (-1.0, 0.25)]));
     }
 
@@ -116,6 +112,29 @@ mod tests {
         let rules = WeightedSum::new(vec![(1.0, Box::new(Fixed(None))), (0.0, exact)]);
         assert!(rules.check_sample(&sample(Some("2"), &[])).is_ok());
         assert_eq!(rules.check_sample(&sample(None, &[])).unwrap_err().field, "answer");
+    }
+
+    /// Judges all completions but the last.
+    struct Forgetful;
+    impl RewardFn for Forgetful {
+        fn name(&self) -> &str {
+            "forgetful"
+        }
+        fn score(&self, _: &RewardContext<'_>, _: &Completion) -> Result<Reward, RewardError> {
+            Ok(Reward::graded("forgetful", 1.0))
+        }
+        fn score_group(&self, _: &RewardContext<'_>, all: &[Completion]) -> Result<Vec<Reward>, RewardError> {
+            Ok(vec![Reward::graded("forgetful", 1.0); all.len() - 1])
+        }
+    }
+
+    #[test]
+    fn a_rule_that_forgets_a_completion_is_named() {
+        let rules = WeightedSum::new(vec![(1.0, Box::new(Fixed(Some(0.5)))), (1.0, Box::new(Forgetful))]);
+        let sample = sample(None, &[]);
+        let judged = rules.judge(&RewardContext::of(&sample), &[completion("x"), completion("y")]);
+        let said = judged.unwrap_err().to_string();
+        assert_eq!(said, "reward forgetful: row r1: expected 2 rewards, one a completion, got 1");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+use kyoka_core::{Maker, RewardFn, own};
+
 mod accuracy;
 mod combine;
 mod cosine_length;
@@ -21,3 +23,9 @@ pub use repetition::RepetitionPenalty;
 pub use running_count::RunningCount;
 pub use sections::{answer, think};
 pub use steps::StepAccuracy;
+
+/// Rules that need nothing but settings of their own, by the kind that recipes call them, and what makes them.
+#[rustfmt::skip] // A line a kind, as `cargo xtask new` adds them.
+pub const RULES: &[(&str, Maker<dyn RewardFn>)] = &[
+    ("repetition", |settings| Ok(Box::new(own::<RepetitionPenalty>(settings)?))),
+];

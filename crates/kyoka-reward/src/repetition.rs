@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn};
+use kyoka_core::{Completion, OwnSettings, Reward, RewardContext, RewardError, RewardFn};
 use serde::{Deserialize, Serialize};
 
 /// The repetition penalty (arXiv 2502.03373, appendix C.2): `max_penalty (1 - unique n-grams / n-grams)`; 0 for a
@@ -19,6 +19,18 @@ pub struct RepetitionPenalty {
 impl Default for RepetitionPenalty {
     fn default() -> Self {
         Self { ngram: 4, max_penalty: -1.0 }
+    }
+}
+
+impl OwnSettings for RepetitionPenalty {
+    fn check(&self) -> Result<(), String> {
+        if self.ngram == 0 {
+            return Err("ngram: expected at least 1, got 0".to_owned());
+        }
+        match self.max_penalty {
+            penalty if penalty.is_finite() && penalty <= 0.0 => Ok(()),
+            got => Err(format!("max_penalty: expected a finite number of at most 0, got {got}")),
+        }
     }
 }
 

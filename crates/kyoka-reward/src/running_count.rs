@@ -54,7 +54,7 @@ mod tests {
 
     fn score(text: &str) -> (f32, Vec<(usize, usize, f32)>) {
         let sample = sample(None, &[]);
-        let reward = RunningCount {}.score(&RewardContext { sample: &sample }, &completion(text)).unwrap();
+        let reward = RunningCount {}.score(&RewardContext::of(&sample), &completion(text)).unwrap();
         (reward.total.unwrap(), reward.steps.iter().map(|v| (v.step, v.tokens.start, v.value)).collect())
     }
 

@@ -117,7 +117,7 @@ mod tests {
     fn judged(completion: &Completion) -> Reward {
         let sample = sample(Some("2"), &["coat", "shirt", "coat", "bag"]);
         let rule = StepAccuracy { names: vec!["heard".into(), "tile".into()] };
-        rule.score(&RewardContext { sample: &sample }, completion).unwrap()
+        rule.score(&RewardContext::of(&sample), completion).unwrap()
     }
 
     fn score(text: &str) -> Reward {
@@ -148,7 +148,7 @@ mod tests {
         let completion = Completion { text: pieces.concat(), token_spans, ..completion("") };
         let sample = sample(None, &["coat", "traffic-cone"]);
         let rule = StepAccuracy { names: vec!["steps".into()] };
-        let reward = rule.score(&RewardContext { sample: &sample }, &completion).unwrap();
+        let reward = rule.score(&RewardContext::of(&sample), &completion).unwrap();
         let tokens: Vec<_> = reward.steps.into_iter().map(|verdict| verdict.tokens).collect();
         assert_eq!(tokens, [1..3, 3..6, 6..7]);
     }

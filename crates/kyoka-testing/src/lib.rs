@@ -1,7 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+mod fakes;
+
 use std::path::Path;
 
+pub use fakes::{Echo, Scored, Scripted, sample};
 pub use hound;
 
 /// The sampling settings of test sounds.

@@ -24,6 +24,9 @@ pub struct Progress {
     pub stage: usize,
     /// Steps done in it.
     pub step: usize,
+    /// Steps of the stages before it.
+    #[serde(default)]
+    pub steps_before: Vec<usize>,
     /// Rows consumed in it.
     pub position: u64,
     /// Tokens generated in it, those of greedy baselines and of groups thrown away included.
@@ -200,14 +203,16 @@ impl State {
     pub fn load(checkpoint: &Path) -> Result<Self, TrainError> {
         let path = checkpoint.join(STATE);
         let bytes = fs::read(&path).map_err(|error| failed(&path, error))?;
-        let state: Self = serde_json::from_slice(&bytes).map_err(|error| failed(&path, error))?;
-        if state.version > VERSION {
-            let reason = format!(
-                "expected a checkpoint of version {VERSION} or older, got {}: a newer Kyoka has written it",
-                state.version
-            );
-            return Err(failed(&path, reason));
+        #[derive(Deserialize)]
+        struct Versioned {
+            #[serde(default = "version_1")]
+            version: u32,
         }
+        let Versioned { version } = serde_json::from_slice(&bytes).map_err(|error| failed(&path, error))?;
+        if version > VERSION {
+            return Err(TrainError::NewerCheckpoint { path, expected: VERSION, got: version });
+        }
+        let state: Self = serde_json::from_slice(&bytes).map_err(|error| failed(&path, error))?;
         for (name, &expected) in &state.files {
             let path = checkpoint.join(name);
             let got = fs::metadata(&path).map_err(|error| failed(&path, error))?.len();
@@ -293,9 +298,17 @@ fn is_of_reward_model(checkpoint: &Path) -> bool {
 /// # Errors
 /// If the checkpoint holds no reward model, or one of another shape.
 pub fn load_reward_model<M: TrainableLm>(checkpoint: &Path, policy: &M) -> Result<Critic<M>, TrainError> {
-    let [own, version_1] = [REWARD_MODEL, CRITIC].map(|name| checkpoint.join(head_files(name).0));
-    let path = if !own.is_file() && version_1.is_file() { version_1 } else { own };
-    Ok(load_weights(&path, Critic::new(policy, true))?.valid())
+    let state = State::load(checkpoint)?;
+    let is_there = match state.version {
+        1 => is_of_reward_model(checkpoint) && state.critic.is_some(),
+        _ => state.reward_model.is_some(),
+    };
+    if !is_there {
+        let reason = "expected a checkpoint with a reward model, got one without: train it in a stage of kind reward_model";
+        return Err(failed(checkpoint, reason));
+    }
+    let name = if state.version == 1 { CRITIC } else { REWARD_MODEL };
+    Ok(load_weights(&checkpoint.join(head_files(name).0), Critic::new(policy, true))?.valid())
 }
 
 /// Puts the weights of a safetensors file into a model of the same shape.
@@ -390,4 +403,59 @@ pub fn unpack(path: &Path) -> Result<BTreeMap<String, TensorData>, TrainError> {
         tensors.insert(name.to_owned(), TensorData::new(values.collect(), view.shape().to_vec()));
     }
     Ok(tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(text: &str) -> Result<State, String> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(STATE), text).unwrap();
+        State::load(folder.path()).map_err(|error| error.to_string())
+    }
+
+    const PROGRESS: &str = r#""progress": {"stage": 1, "step": 2, "position": 3, "started": true, "best": null,
+        "elapsed_s": 1.5, "phase_s": {"train": 2.0, "eval": 0.5}, "coefs": {"kl": 0.25}}, "optimizer_steps": 9"#;
+
+    #[test]
+    fn a_checkpoint_of_the_first_version_is_read() {
+        let state = state(&format!("{{{PROGRESS}, \"critic\": [4, true]}}")).unwrap();
+        assert_eq!((state.version, state.optimizer_steps), (1, 9));
+        let critic = state.critic.unwrap();
+        assert_eq!((critic.optimizer_steps, critic.own_trunk), (4, true));
+        let Progress { phase_s, coefs, policy_version, .. } = state.progress;
+        assert_eq!(phase_s, PhaseSeconds { train: 2.0, eval: 0.5, ..PhaseSeconds::default() });
+        assert_eq!(coefs, Coefficients { kl: Some(0.25), ..Coefficients::default() });
+        assert_eq!(policy_version, 0);
+    }
+
+    #[test]
+    fn a_state_survives_being_written() {
+        let record = HeadRecord { optimizer_steps: 4, own_trunk: false };
+        let written = State {
+            version: VERSION,
+            progress: Progress { policy_version: 11, ..Progress::default() },
+            optimizer_steps: 9,
+            critic: Some(record),
+            reward_model: None,
+            files: BTreeMap::new(),
+        };
+        let read = state(&String::from_utf8(written.to_json()).unwrap()).unwrap();
+        assert_eq!((read.version, read.progress, read.optimizer_steps), (VERSION, written.progress, 9));
+        let critic = read.critic.unwrap();
+        assert_eq!((critic.optimizer_steps, critic.own_trunk), (4, false));
+        assert!(read.reward_model.is_none());
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_by_its_number() {
+        // Whatever else it holds.
+        for rest in [PROGRESS, "\"progress\": 5"] {
+            let said = state(&format!("{{\"version\": 3, {rest}}}")).err().unwrap();
+            let expected =
+                "expected a checkpoint of version 2 or older, got version 3, which a newer Kyoka has written";
+            assert!(said.ends_with(expected), "{said}");
+        }
+    }
 }

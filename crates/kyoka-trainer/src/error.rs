@@ -99,6 +99,18 @@ pub enum TrainError {
         /// Why.
         reason: String,
     },
+    /// A checkpoint was written by a newer Kyoka.
+    #[error(
+        "checkpoint {path}: expected a checkpoint of version {expected} or older, got version {got}, which a newer Kyoka has written"
+    )]
+    NewerCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// The newest version that can be read.
+        expected: u32,
+        /// The file's.
+        got: u32,
+    },
     /// A checkpoint's weights do not fit the model.
     #[error("checkpoint {path}: {source}")]
     Parameters {

@@ -114,7 +114,7 @@ impl<M> Evaluation<'_, M> {
     fn judge(&self, sample: &Sample, group: &RolloutGroup) -> Result<Vec<(Completion, Reward)>, TrainError> {
         let read = |rollout| self.task.read(rollout, self.sampling.max_new_tokens);
         let completions: Vec<Completion> = group.rollouts.iter().map(read).collect();
-        let rewards = self.reward.judge(&RewardContext { sample }, &completions)?;
+        let rewards = self.reward.judge(&RewardContext::of(sample), &completions)?;
         Ok(completions.into_iter().zip(rewards).collect())
     }
 }

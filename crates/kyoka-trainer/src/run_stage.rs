@@ -59,8 +59,15 @@ impl<M: TrainableLm> Session<M> {
         if self.state.progress.stage < index || !self.state.progress.started {
             let Progress { best, elapsed_s, ref best_settings, phase_s, policy_version, .. } =
                 self.state.progress;
+            let mut steps_before = self.state.progress.steps_before.clone();
+            if self.state.progress.started {
+                // A run of a version that did not count them.
+                steps_before.resize(self.state.progress.stage, 0);
+                steps_before.push(self.state.progress.step);
+            }
             self.state.progress = Progress {
                 stage: index,
+                steps_before,
                 started: true,
                 best,
                 best_settings: best_settings.clone(),

@@ -67,6 +67,8 @@ impl<M: TrainableLm> Session<M> {
         let mut unreadable = Vec::new();
         for checkpoint in self.checkpoints.folders().into_iter().rev() {
             match Checkpoint::load(&checkpoint, self.state.model.clone(), &settings_of_stage) {
+                // It is whole, and a newer program can go on from it.
+                Err(error @ TrainError::NewerCheckpoint { .. }) => return Err(error),
                 Err(error) => unreadable.push((checkpoint, error)),
                 Ok(loaded) => {
                     for (path, _) in &unreadable {

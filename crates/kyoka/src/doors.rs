@@ -6,17 +6,19 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use kyoka_algorithms::{OwnParts, PartError};
-use kyoka_core::{RewardFn, RolloutEngine};
+use kyoka_algorithms::OwnParts;
+use kyoka_core::{PartError, RewardFn, RolloutEngine};
+use kyoka_rollout::LocalEngine;
 use kyoka_text::Tokenizer;
 use toml::Table;
 
 use crate::{Policy, reading::Fault};
 
-/// Makes a reward from the settings that a recipe gives it.
+/// Makes a reward from the settings that a recipe gives it. It is asked whenever a recipe is checked, planned or run, so it reads
+/// settings and opens what takes long when the first completion is judged.
 pub type RewardDoor = Arc<dyn Fn(Table) -> Result<Box<dyn RewardFn>, PartError> + Send + Sync>;
 
-/// Makes an engine from the settings that a recipe gives it.
+/// Makes an engine from the settings that a recipe gives it, once a run, after the data are read.
 pub type EngineDoor =
     Arc<dyn Fn(EngineContext<'_>, Table) -> Result<Box<dyn RolloutEngine<Policy>>, PartError> + Send + Sync>;
 
@@ -27,6 +29,25 @@ pub struct EngineContext<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Set when the run is told to stop: sampling ends with [`RolloutError::Interrupted`](kyoka_core::RolloutError).
     pub stop: Arc<AtomicBool>,
+}
+
+impl EngineContext<'_> {
+    /// An engine in this process as the run would hold it: it ends, bans and decodes as the policy's tokenizer says, and gives
+    /// up when the run is told to stop. What samples elsewhere under the same rules can be built around it.
+    pub fn local(&self) -> LocalEngine<Policy> {
+        let mut engine = local_engine(self.tokenizer);
+        engine.interrupt = Some(self.stop.clone());
+        engine
+    }
+}
+
+/// An engine that ends, bans and decodes as a tokenizer says.
+pub(crate) fn local_engine(tokenizer: &Tokenizer) -> LocalEngine<Policy> {
+    let tokenizer = tokenizer.clone();
+    let mut engine = LocalEngine::new(tokenizer.end_id(), tokenizer.banned_ids());
+    engine.end_ids = tokenizer.end_ids().to_vec();
+    engine.decode_text = Some(Box::new(move |ids| tokenizer.decode(ids).text));
+    engine
 }
 
 /// Everything that a program brings along for its recipes.

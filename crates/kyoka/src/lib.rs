@@ -64,7 +64,9 @@ pub use pretrained::{
     load_image_encoder, load_pretrained,
 };
 pub use recipe::Recipe;
-pub use rewards::{CosineLengthSettings, CustomSettings, LearnedSettings, RewardConfig, RewardRule};
+pub use rewards::{
+    CosineLengthSettings, CustomSettings, LearnedSettings, RewardConfig, RewardKind, RewardRule,
+};
 pub use roofline::{Roofline, bench_roofline};
 pub use run::{RESUMABLE, RunSummary, write_report};
 pub use stages::{StageConfig, StageSettings};
@@ -72,6 +74,7 @@ pub use task::{MediaAugment, MultimodalTask};
 pub use text_side::TextSide;
 pub use training::{Outcome, Quiet, Run, TrainOptions, train};
 
+pub use burn;
 pub use kyoka_algorithms as algorithms;
 pub use kyoka_audio as audio;
 pub use kyoka_core as core;

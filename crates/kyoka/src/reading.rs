@@ -67,6 +67,12 @@ impl Fault {
         )
     }
 
+    /// The same fault under another key of the same table.
+    pub fn under(mut self, key: &str) -> Self {
+        self.path = vec![key.to_owned()];
+        self
+    }
+
     /// The same fault, seen from the table that holds the one that was read under `key`.
     pub fn below(mut self, key: &str) -> Self {
         self.path.insert(0, key.to_owned());

@@ -207,8 +207,8 @@ impl Settings {
     /// If no reward reports what is to decide.
     pub(crate) fn eval_rules(&self, reward: &WeightedSum) -> Result<EvalRules, Fault> {
         let named = self.reward.iter().zip(reward.part_names());
-        let parts = named.flat_map(|(config, name)| match &config.rule {
-            RewardRule::StepAccuracy(rule) => rule.names.iter().map(String::as_str).collect(),
+        let parts = named.flat_map(|(config, name)| match config.rule.rule() {
+            Some(RewardRule::StepAccuracy(rule)) => rule.names.iter().map(String::as_str).collect(),
             _ => vec![name],
         });
         let has_learned = self.model.checkpoint.is_some() || self.model.start.is_some();
@@ -233,7 +233,9 @@ impl Settings {
 
 /// Whether a name is that of a table of a recipe, and so none for a stage.
 pub(crate) fn is_table(name: &str) -> bool {
-    const TABLES: [&str; 11] = [
+    const TABLES: [&str; 13] = [
+        "recipe",
+        "seed",
         "description",
         "gradient_checkpointing",
         "precision",

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use kyoka_core::RewardFn;
 use kyoka_reward::{
-    CosineLength, ExactAnswer, Format, NumericAnswer, RepetitionPenalty, RunningCount, SoftOverlong,
-    StepAccuracy, WeightedSum,
+    CosineLength, ExactAnswer, Format, NumericAnswer, RULES, RunningCount, SoftOverlong, StepAccuracy,
+    WeightedSum,
 };
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 use toml::{Table, Value};
@@ -27,11 +27,57 @@ pub struct RewardConfig {
     /// Its weight in the total, a finite number; 0 measures without moving the total.
     pub weight: f32,
     /// The rule.
-    pub rule: RewardRule,
+    pub rule: RewardKind,
+}
+
+/// A rule by its kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RewardKind {
+    /// One that looks at more than its own settings.
+    Rule(RewardRule),
+    /// One of [`kyoka_reward::RULES`].
+    Own {
+        /// Its kind.
+        kind: String,
+        /// Its settings.
+        settings: Table,
+    },
+}
+
+impl RewardKind {
+    fn read(kind: String, settings: Table) -> Result<Self, Fault> {
+        if RULES.iter().any(|(known, _)| *known == kind) {
+            return Ok(Self::Own { kind, settings });
+        }
+        if !RewardRule::KINDS.contains(&kind.as_str()) {
+            let own = RULES.iter().map(|(kind, _)| *kind);
+            return Err(Fault::unknown_kind(
+                &kind,
+                &RewardRule::KINDS.iter().copied().chain(own).collect::<Vec<_>>(),
+            ));
+        }
+        RewardRule::read(&kind, settings).map(Self::Rule)
+    }
+
+    /// Its name in recipes.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Rule(rule) => rule.kind(),
+            Self::Own { kind, .. } => kind,
+        }
+    }
+
+    /// The rule, if it is one that looks at more than its own settings.
+    pub(crate) fn rule(&self) -> Option<&RewardRule> {
+        match self {
+            Self::Rule(rule) => Some(rule),
+            Self::Own { .. } => None,
+        }
+    }
 }
 
 kinds! {
-    /// The rules a recipe can name, each with its own settings.
+    /// The rules a recipe can name that look at more than their own settings; the others are [`kyoka_reward::RULES`].
     pub enum RewardRule {
         /// See [`ExactAnswer`].
         "exact_answer" => ExactAnswer(ExactAnswer),
@@ -47,11 +93,9 @@ kinds! {
         "soft_overlong" => SoftOverlong(SoftOverlong),
         /// See [`CosineLength`]; right is what the recipe's `exact_answer` or `numeric_answer` says.
         "cosine_length" => CosineLength(CosineLengthSettings),
-        /// See [`RepetitionPenalty`].
-        "repetition" => Repetition(RepetitionPenalty),
         /// The score of a reward model that a stage of kind `reward_model` trained.
         "learned" => Learned(LearnedSettings),
-        /// A reward of another crate, by its `name`; see [`Run::with_reward`](crate::Run::with_reward).
+        /// A reward of another crate, by its `part` or its `name`; see [`Run::with_reward`](crate::Run::with_reward).
         "custom" => Custom(CustomSettings),
     }
 }
@@ -96,6 +140,9 @@ pub struct LearnedSettings {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CustomSettings {
+    /// The name under which the program brings it. Default the reward's own name; to be said where one is used twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
     /// What the reward itself reads. Default empty.
     #[serde(default, skip_serializing_if = "Table::is_empty")]
     pub settings: Table,
@@ -104,14 +151,16 @@ pub struct CustomSettings {
 impl Serialize for RewardConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let kind = self.rule.kind();
-        let mut table = Table::new();
+        let mut table = match &self.rule {
+            RewardKind::Rule(rule) => rule.to_table().map_err(S::Error::custom)?,
+            RewardKind::Own { settings, .. } => settings.clone(),
+        };
         table.insert("kind".to_owned(), kind.into());
         if self.name != kind {
             table.insert("name".to_owned(), self.name.clone().into());
         }
         let weight = Value::try_from(self.weight).map_err(S::Error::custom)?;
         table.insert("weight".to_owned(), weight);
-        table.extend(self.rule.to_table().map_err(S::Error::custom)?);
         table.serialize(serializer)
     }
 }
@@ -128,8 +177,8 @@ impl RewardConfig {
         let shared =
             ["kind", "weight", "name"].into_iter().filter_map(|key| table.remove_entry(key)).collect();
         let Shared { kind, weight, name } = Fault::reading(Value::Table(shared))?;
-        let rule = RewardRule::read(&kind, table)?;
-        Ok(Self { name: name.unwrap_or(kind), weight, rule })
+        let name = name.unwrap_or_else(|| kind.clone());
+        Ok(Self { name, weight, rule: RewardKind::read(kind, table)? })
     }
 
     /// A reward of a kind with its defaults, weight 1.
@@ -146,7 +195,7 @@ impl RewardConfig {
 
     /// Whether it says if the answer is right.
     fn measures_answer(&self) -> bool {
-        matches!(self.rule, RewardRule::ExactAnswer(_) | RewardRule::NumericAnswer(_))
+        matches!(self.rule.rule(), Some(RewardRule::ExactAnswer(_) | RewardRule::NumericAnswer(_)))
     }
 
     /// The rule, unless it is a model that must be loaded; `all` are the recipe's rewards, which were checked.
@@ -154,22 +203,32 @@ impl RewardConfig {
     /// # Errors
     /// If it is one of another crate, and that crate says so.
     fn rule(&self, all: &[Self], doors: &Doors) -> Result<Option<Box<dyn RewardFn>>, Fault> {
-        Ok(Some(match &self.rule {
+        let rule = match &self.rule {
+            RewardKind::Rule(rule) => rule,
+            RewardKind::Own { kind, settings } => {
+                let (_, make) = RULES.iter().find(|(known, _)| known == kind).expect("the kind was read");
+                return make(settings.clone()).map(Some).map_err(|reason| match reason.split_once(": ") {
+                    Some((key, reason)) => Fault::at(key, reason),
+                    None => Fault::here(reason),
+                });
+            }
+        };
+        Ok(Some(match rule {
             RewardRule::ExactAnswer(rule) => Box::new(*rule),
             RewardRule::NumericAnswer(rule) => Box::new(*rule),
             RewardRule::Format(rule) => Box::new(*rule),
             RewardRule::StepAccuracy(rule) => Box::new(rule.clone()),
             RewardRule::RunningCount(rule) => Box::new(*rule),
             RewardRule::SoftOverlong(rule) => Box::new(*rule),
-            RewardRule::Repetition(rule) => Box::new(*rule),
             RewardRule::CosineLength(settings) => {
-                match all.iter().find(|other| other.measures_answer()).map(|reward| &reward.rule) {
+                match all.iter().find(|other| other.measures_answer()).and_then(|reward| reward.rule.rule()) {
                     Some(RewardRule::NumericAnswer(rule)) => Box::new(settings.over(*rule)),
                     _ => Box::new(settings.over(ExactAnswer {})),
                 }
             }
-            RewardRule::Custom(CustomSettings { settings }) => {
-                let make = brought(&doors.rewards, "reward", &self.name)?;
+            RewardRule::Custom(CustomSettings { part, settings }) => {
+                let make = brought(&doors.rewards, "reward", part.as_ref().unwrap_or(&self.name));
+                let make = make.map_err(|fault| if part.is_some() { fault.under("part") } else { fault })?;
                 make(settings.clone()).map_err(|error| Fault::at("settings", error.to_string()))?
             }
             RewardRule::Learned(_) => return Ok(None),
@@ -185,7 +244,8 @@ impl RewardConfig {
             0 => Err(Fault::at(key, "expected at least 1, got 0")),
             _ => Ok(()),
         };
-        match &self.rule {
+        let Some(rule) = self.rule.rule() else { return Ok(()) };
+        match rule {
             RewardRule::NumericAnswer(rule) => rule.validate().map_err(Fault::here),
             RewardRule::StepAccuracy(rule) if rule.names.is_empty() => {
                 Err(Fault::at("names", "expected at least one name, got none"))
@@ -221,14 +281,6 @@ impl RewardConfig {
                 Err(Fault::here(
                     "expected a reward that measures the answer beside it (exact_answer or numeric_answer; its weight may be 0), got none",
                 ))
-            }
-            RewardRule::Repetition(rule) => {
-                at_least_one("ngram", rule.ngram)?;
-                let got = rule.max_penalty;
-                if got.is_finite() && got <= 0.0 {
-                    return Ok(());
-                }
-                Err(Fault::at("max_penalty", format!("expected a finite number of at most 0, got {got}")))
             }
             _ => Ok(()),
         }
@@ -289,7 +341,7 @@ impl Rewards {
         let rule = |(reward, rule): (RewardConfig, Option<Box<dyn RewardFn>>)| {
             let rule = match (rule, reward.rule) {
                 (Some(rule), _) => rule,
-                (None, RewardRule::Learned(LearnedSettings { model })) => {
+                (None, RewardKind::Rule(RewardRule::Learned(LearnedSettings { model }))) => {
                     Box::new(LearnedReward::load(&model, device)?)
                 }
                 (None, rule) => unreachable!("{}: only a reward model has to be loaded", rule.kind()),

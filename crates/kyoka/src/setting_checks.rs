@@ -10,6 +10,7 @@ use crate::{
     rewards::{Rewards, check_rewards},
     stages::StageConfig,
 };
+use kyoka_core::nearest;
 use kyoka_trainer::{SettingError, StageKind, Unread};
 
 impl Recipe {
@@ -65,7 +66,16 @@ impl Settings {
                 "expected a stage: a [[stage]] list, or [sft], [preference], [reward_model] or [rl]",
             ));
         }
-        self.stage.iter().try_for_each(|stage| stage.check(&doors.algorithm))?;
+        // An engine elsewhere may draw with other numbers than the trainer's: ratios differ from 1 from the start.
+        let parts = doors.algorithm.clone().with_foreign_sampler(!self.engine.is_local());
+        self.stage.iter().try_for_each(|stage| stage.check(&parts))?;
+        let names = || self.stage.iter().map(|stage| stage.name.as_str());
+        if let Some(stage) = self.model.freeze_in.keys().find(|stage| names().all(|name| name != *stage)) {
+            let hint = nearest(stage, names()).map(|near| format!("; did you mean `{near}`?"));
+            let there = names().collect::<Vec<_>>().join(", ");
+            let reason = format!("expected the name of a stage (there: {there}){}", hint.unwrap_or_default());
+            return Err(Fault::at(&format!("model.freeze_in.{stage}"), reason));
+        }
         if let EngineKind::Custom(engine) = &self.engine {
             brought(&doors.engines, "engine", &engine.name).map_err(|fault| fault.below("engine"))?;
         }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::BufReader,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -20,7 +20,7 @@ use kyoka_text::{ChatTemplate, MediaMark, MediumTokens, PromptLayout, Tokenizer}
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{AudioConfig, Policy, PolicyConfig, VisionConfig};
+use crate::{AudioConfig, Policy, PolicyConfig, VisionConfig, doors::local_engine};
 
 /// Random changes of media while training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub struct MultimodalTask {
     pictures: MediaStore<Picture>,
     sounds: MediaStore<Waveform>,
     /// What the heads of files tell, or what is wrong with them; each is read once.
-    heads: Mutex<HashMap<PathBuf, Result<Head, String>>>,
+    heads: Mutex<HashMap<MediaRef, Result<Head, String>>>,
 }
 
 /// What the head of a medium's file tells.
@@ -145,11 +145,7 @@ impl MultimodalTask {
     /// An engine in this process that ends, bans and decodes as this task's tokenizer says; it gets its weights with
     /// [`publish`](kyoka_core::RolloutEngine::publish).
     pub fn engine(&self) -> LocalEngine<Policy> {
-        let tokenizer = self.tokenizer.clone();
-        let mut engine = LocalEngine::new(tokenizer.end_id(), tokenizer.banned_ids());
-        engine.end_ids = tokenizer.end_ids().to_vec();
-        engine.decode_text = Some(Box::new(move |ids| tokenizer.decode(ids).text));
-        engine
+        local_engine(&self.tokenizer)
     }
 
     /// A medium, decoded, changed and preprocessed once: what the encoder reads, and the tokens it takes.
@@ -173,13 +169,13 @@ impl MultimodalTask {
 
     /// What the head of a medium's file tells; nothing is decoded.
     fn head(&self, media: &MediaRef) -> Result<Head, String> {
-        let known = |heads: &HashMap<_, Result<Head, String>>| heads.get(&media.path).cloned();
+        let known = |heads: &HashMap<_, Result<Head, String>>| heads.get(media).cloned();
         if let Some(head) = known(&self.heads.lock().unwrap_or_else(PoisonError::into_inner)) {
             return head;
         }
         let head = Head::read(media);
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        heads.insert(media.path.clone(), head.clone());
+        heads.insert(media.clone(), head.clone());
         head
     }
 

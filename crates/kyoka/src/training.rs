@@ -10,8 +10,7 @@ use std::{
     },
 };
 
-use kyoka_algorithms::PartError;
-use kyoka_core::{AdvantageEstimator, PolicyLoss, RewardFn, RolloutEngine};
+use kyoka_core::{AdvantageEstimator, PartError, PolicyLoss, RewardFn, RolloutEngine};
 use kyoka_reward::WeightedSum;
 use kyoka_trainer::{
     AdamWConfig, CheckpointStore, EvalReport, EvalRules, EvalSummary, Evaluation, Observer, PreferenceStage,
@@ -376,7 +375,9 @@ impl Execution<'_> {
                     Box::new(RewardModelStage::new(name, config, task, &pairs[&config.data], seed)?)
                 }
                 StageSettings::Rl(config) => {
-                    let algorithm = config.algorithm.build_with(config.group_size, &self.doors.algorithm);
+                    let foreign = !self.prepared.settings.engine.is_local();
+                    let parts = self.doors.algorithm.clone().with_foreign_sampler(foreign);
+                    let algorithm = config.algorithm.build_with(config.group_size, &parts);
                     let algorithm = algorithm.map_err(TrainError::algorithm(name))?;
                     let (reward, samples) = (self.reward as &dyn RewardFn, splits[&config.data].as_slice());
                     let parts = RlParts { algorithm, task, reward, engine: self.engine, samples };
@@ -432,13 +433,9 @@ impl Execution<'_> {
 
     /// Steps of the stages of reinforcement learning that are done.
     fn rl_steps(&self, progress: &Progress) -> usize {
-        let stages = self.prepared.settings.stage.iter().enumerate();
-        let steps = stages.filter_map(|(index, stage)| match (stage.rl(), index) {
-            (Some(_), index) if index == progress.stage => Some(progress.step),
-            (Some(rl), index) if index < progress.stage => Some(rl.total_steps()),
-            _ => None,
-        });
-        steps.sum()
+        let taken = progress.steps_before.iter().copied().chain([progress.step]);
+        let stages = self.prepared.settings.stage.iter().zip(taken);
+        stages.filter(|(stage, _)| stage.rl().is_some()).map(|(_, steps)| steps).sum()
     }
 
     /// Writes `summary.json` from the run's log and state.

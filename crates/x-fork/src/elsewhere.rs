@@ -51,9 +51,7 @@ impl Elsewhere {
     /// Starts the thread; it ends with the engine.
     pub fn start(context: &EngineContext<'_>, settings: ElsewhereSettings) -> Self {
         let (thread, messages) = mpsc::channel();
-        let (end_id, banned_ids) = (context.tokenizer.end_id(), context.tokenizer.banned_ids());
-        let mut engine = LocalEngine::<Policy>::new(end_id, banned_ids.clone());
-        engine.interrupt = Some(context.stop.clone());
+        let (engine, banned_ids) = (context.local(), context.tokenizer.banned_ids());
         std::thread::spawn(move || serve(&engine, &messages, Duration::from_millis(settings.latency_ms)));
         Self { thread: Mutex::new(thread), banned_ids }
     }
@@ -108,7 +106,8 @@ impl RolloutEngine<Policy> for Elsewhere {
         let prompts = request.prompts.iter().map(|asked| (asked.prompt.clone(), asked.key)).collect();
         let (group_size, sampling, seed) = (request.group_size, request.sampling.clone(), request.seed);
         self.tell(Message::Ask { prompts, group_size, sampling, seed, answer })?;
-        for answered in answers {
+        for _ in request.prompts {
+            let answered = answers.recv().map_err(|_| gone("it ended before it had answered".to_owned()))?;
             let (place, group) = answered?;
             sink(place, group)?;
         }

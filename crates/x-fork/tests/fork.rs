@@ -73,3 +73,19 @@ fn the_fork_is_short() {
     let lines = sources.map(|file| fs::read_to_string(file.unwrap().path()).unwrap().lines().count());
     assert!(lines.sum::<usize>() <= 300);
 }
+
+/// The page about extending quotes the fork, and the fork is what it says.
+#[test]
+fn the_page_about_extending_shows_these_sources() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("../../docs/extending.md")).unwrap();
+    let sources = fs::read_dir(root.join("src")).unwrap().map(|file| file.unwrap().path());
+    let sources: Vec<String> =
+        sources.chain([root.join("recipe.toml")]).map(|path| fs::read_to_string(path).unwrap()).collect();
+    let blocks: Vec<&str> = page.split("```").skip(1).step_by(2).collect();
+    assert_eq!(blocks.len(), 6);
+    for block in blocks {
+        let (_, shown) = block.split_once('\n').unwrap();
+        assert!(sources.iter().any(|source| source.contains(shown.trim_end())), "no source has\n{shown}");
+    }
+}

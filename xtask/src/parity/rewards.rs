@@ -32,7 +32,7 @@ fn score(rule: &dyn RewardFn, tokens: usize, max_new_tokens: usize) -> Result<f6
     let sample = Sample { id: "case".to_owned(), ..Sample::default() };
     let token_spans = vec![0..0; tokens];
     let completion = Completion { token_spans, finished: true, max_new_tokens, ..Completion::default() };
-    let reward = rule.score(&RewardContext { sample: &sample }, &completion)?;
+    let reward = rule.score(&RewardContext::of(&sample), &completion)?;
     reward.total.map(f64::from).context("the completion was not graded")
 }
 

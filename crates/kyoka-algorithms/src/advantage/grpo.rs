@@ -4,14 +4,13 @@
 //!
 //! Deviation 1: the paper has no `eps`; 1e-6 is verl's, TRL has 1e-4. With equal rewards every advantage is 0.
 
-use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards};
+use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards, OwnSettings};
 use serde::Deserialize;
 
 use super::{
     Singleton,
     outcome::{mean_std, outcome_advantages},
 };
-use crate::OwnSettings;
 
 /// Group-normalised outcome rewards.
 #[derive(Debug, Clone, Copy, Deserialize)]

@@ -3,9 +3,7 @@
 //! All estimators work on numbers, inside in f64. The outcome `R_i` of a completion is its total plus its token rewards
 //! (a divergence penalty in the reward, for one).
 
-use kyoka_core::AdvantageEstimator;
-
-use crate::own_part::{Maker, own};
+use kyoka_core::{AdvantageEstimator, Maker, own};
 
 mod decoupled_gae;
 mod dr_grpo;
@@ -50,8 +48,10 @@ pub use rloo::Rloo;
 pub use whitening::Whitening;
 
 /// Estimators with settings of their own: `advantage = { kind = "KIND", ... }`, and what makes them.
-pub(crate) const OWN_ADVANTAGES: &[(&str, Maker<dyn AdvantageEstimator>)] =
-    &[("grpo", |settings| Ok(Box::new(own::<Grpo>(settings)?)))];
+#[rustfmt::skip] // A line a kind, as `cargo xtask new` adds them.
+pub(crate) const OWN_ADVANTAGES: &[(&str, Maker<dyn AdvantageEstimator>)] = &[
+    ("grpo", |settings| Ok(Box::new(own::<Grpo>(settings)?))),
+];
 
 #[cfg(test)]
 mod tests {

@@ -6,11 +6,10 @@
 //! `ratio_min = 0` with `ratio_max` 5. Deviation 1: the log-ratio is clamped to +-20.
 
 use burn::tensor::Tensor;
-use kyoka_core::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
+use kyoka_core::{OwnSettings, PolicyLoss, PolicyLossInput, PolicyLossOutput};
 use serde::Deserialize;
 
 use super::{LOG_RATIO_BOUND, masked::Masked};
-use crate::OwnSettings;
 
 /// Clipped importance-sampling weights.
 #[derive(Debug, Clone, Copy, Deserialize)]

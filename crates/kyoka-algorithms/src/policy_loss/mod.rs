@@ -3,9 +3,7 @@
 //! Every loss takes tensors `[R, T]` and gives `[R, T]`, 0 outside the mask; summing is the reduction's business. What
 //! stands outside the mask never matters, not even to a gradient: it is replaced before anything is exponentiated.
 
-use kyoka_core::PolicyLoss;
-
-use crate::own_part::{Maker, own};
+use kyoka_core::{Maker, PolicyLoss, own};
 
 mod cispo;
 mod clip_cov;
@@ -37,8 +35,10 @@ pub use sapo::Sapo;
 pub const LOG_RATIO_BOUND: f64 = 20.0;
 
 /// Losses with settings of their own: `loss = { kind = "KIND", ... }`, and what makes them.
-pub(crate) const OWN_LOSSES: &[(&str, Maker<dyn PolicyLoss>)] =
-    &[("cispo", |settings| Ok(Box::new(own::<Cispo>(settings)?)))];
+#[rustfmt::skip] // A line a kind, as `cargo xtask new` adds them.
+pub(crate) const OWN_LOSSES: &[(&str, Maker<dyn PolicyLoss>)] = &[
+    ("cispo", |settings| Ok(Box::new(own::<Cispo>(settings)?))),
+];
 
 #[cfg(test)]
 mod tests {

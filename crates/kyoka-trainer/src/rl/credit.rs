@@ -60,6 +60,7 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
         } else {
             algorithm.advantage.estimate(&rewards)?
         };
+        estimated.check(&rewards, values.is_some())?;
         let replayed = self.replayed.iter();
         let advantages =
             estimated.per_token.into_iter().chain(replayed.clone().map(|item| item.advantages.clone()));

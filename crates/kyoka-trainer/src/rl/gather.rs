@@ -1,11 +1,17 @@
 //! The groups of a step: sampled, judged as they end, and replaced where they say nothing.
 
-use std::{sync::mpsc, time::Instant};
+use std::{
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Instant,
+};
 
 use kyoka_algorithms::Algorithm;
 use kyoka_core::{
-    Completion, Prompt, Reward, RewardContext, RewardFn, Rollout, RolloutEngine, RolloutError, RolloutGroup,
-    RolloutPrompt, RolloutRequest, Sample, SamplingConfig, Task,
+    Completion, Prompt, Reward, RewardContext, RewardFn, RewardProgress, Rollout, RolloutEngine,
+    RolloutError, RolloutGroup, RolloutPrompt, RolloutRequest, Sample, SamplingConfig, Task,
 };
 use kyoka_data::Shuffled;
 
@@ -131,7 +137,7 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
         }
         stats.seconds.rollout += started.elapsed().as_secs_f64();
         // What is left of a group after ungraded completions must still be comparable.
-        let fewest = algorithm.advantage.min_group_size();
+        let fewest = algorithm.advantage.min_group_size().max(1);
         judged.retain(|group| group.rollouts.len() >= fewest && (!greedy || group.greedy_total.is_some()));
         Ok(judged)
     }
@@ -146,33 +152,46 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
     ) -> Result<Vec<Judged>, TrainError> {
         let failed = |source| TrainError::Rollout { stage: self.stage.clone(), step, source };
         let (to_judge, ended) = mpsc::channel::<(usize, RolloutGroup)>();
+        // Set when sampling has failed: what is left to judge is of no use.
+        let given_up = AtomicBool::new(false);
+        let progress = RewardProgress { step: step - 1, total_steps: self.config.total_steps() };
         let judge = || -> Result<(Vec<Option<Judged>>, f64), TrainError> {
             let mut groups: Vec<Option<Judged>> = asked.iter().map(|_| None).collect();
             let mut seconds = 0.0;
             for (index, group) in ended {
+                if given_up.load(Ordering::Relaxed) {
+                    break;
+                }
                 let started = Instant::now();
-                groups[index] = Some(self.judged(&self.samples[asked[index].row], group)?);
+                groups[index] = Some(self.judged(&self.samples[asked[index].row], progress, group)?);
                 seconds += started.elapsed().as_secs_f64();
             }
             Ok((groups, seconds))
         };
         let (sampled, judged) = std::thread::scope(|scope| {
             let judging = scope.spawn(judge);
+            let mut seen = vec![false; asked.len()];
+            let mut is_judged_out = false;
             let sampled = self.engine.generate(request, &mut |index, group| {
-                if index >= asked.len() {
-                    let (what, expected) = ("groups, one a prompt", asked.len());
-                    return Err(RolloutError::Count { what, expected, got: index + 1 });
-                }
-                request.check(index, &group)?;
+                request.check(index, &group, &mut seen)?;
                 // A judge that has failed takes no more groups, and sampling on would be in vain.
-                to_judge.send((index, group)).map_err(|_| RolloutError::Interrupted)
+                to_judge.send((index, group)).map_err(|_| {
+                    is_judged_out = true;
+                    RolloutError::Interrupted
+                })
             });
+            if sampled.is_err() {
+                given_up.store(true, Ordering::Relaxed);
+            }
             drop(to_judge);
-            (sampled, judging.join())
+            (sampled.map_err(|error| (error, is_judged_out)), judging.join())
         });
-        // What the judge found is the cause where sampling was ended for it.
-        let (groups, seconds) = judged.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        sampled.map_err(failed)?;
+        let judged = judged.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // What the judge found is the cause only where sampling was ended for it.
+        if let Err((error, false)) = sampled {
+            return Err(failed(error));
+        }
+        let (groups, seconds) = judged?;
         stats.seconds.reward += seconds;
         let (expected, got) = (groups.len(), groups.iter().flatten().count());
         if got != expected {
@@ -181,11 +200,16 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
         Ok(groups.into_iter().flatten().collect())
     }
 
-    fn judged(&self, sample: &Sample, group: RolloutGroup) -> Result<Judged, TrainError> {
+    fn judged(
+        &self,
+        sample: &Sample,
+        progress: RewardProgress,
+        group: RolloutGroup,
+    ) -> Result<Judged, TrainError> {
         let limit = self.config.sampling.max_new_tokens;
         let read = |rollout| self.task.read(rollout, limit);
         let completions: Vec<Completion> = group.rollouts.iter().map(read).collect();
-        let rewards = self.reward.judge(&RewardContext { sample }, &completions)?;
+        let rewards = self.reward.judge(&RewardContext { sample, progress }, &completions)?;
         let judged = group.rollouts.into_iter().zip(completions).zip(rewards);
         Ok((
             group.prompt,
@@ -221,5 +245,117 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
             }
         }
         group
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use kyoka_algorithms::AlgorithmOverrides;
+    use kyoka_core::{AudioInput, ImageInput};
+    use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder};
+    use kyoka_nn::WeightInit;
+    use kyoka_testing::{Echo, Scored, Scripted, sample};
+
+    use super::*;
+    use crate::LearningRate;
+
+    type Policy = MultimodalLm<NoEncoder<ImageInput>, NoEncoder<AudioInput>>;
+
+    fn state() -> TrainState<Policy> {
+        let config =
+            DecoderConfig { d_model: 16, num_layers: 1, d_head: 8, d_hidden: 16, ..DecoderConfig::tiny(12) };
+        let mut init = WeightInit::new(1, &Device::flex().autodiff());
+        TrainState::new(Policy::text_only(Decoder::new(&config, &mut init)), 1)
+    }
+
+    fn config(algorithm: &str) -> RlConfig {
+        let algorithm: AlgorithmOverrides = toml::from_str(algorithm).unwrap();
+        let config = RlConfig::new("rows", LearningRate::fixed(1e-3));
+        RlConfig { algorithm, prompts_per_step: 3, group_size: 2, augment: false, ..config }
+    }
+
+    /// What a step gathers under a script and a judge, and what the engine was told.
+    fn gathered(
+        algorithm: &str,
+        script: impl Fn(u64, usize) -> Vec<u32> + Send + Sync,
+        judge: impl Fn(&str) -> Option<f32> + Send + Sync,
+    ) -> (Result<(Vec<Vec<String>>, GatherStats), String>, (u64, u64, u64)) {
+        let samples: Vec<Sample> = (0..9).map(|id| sample(&id.to_string(), "?")).collect();
+        let (config, engine, reward) = (config(algorithm), Scripted::new(script), Scored(judge));
+        let gatherer = Gatherer {
+            stage: "rl".to_owned(),
+            config: &config,
+            task: &Echo,
+            reward: &reward,
+            engine: &engine as &dyn RolloutEngine<Policy>,
+            samples: &samples,
+            order: Shuffled::new(samples.len(), 1),
+        };
+        let built = config.algorithm.build(config.group_size).unwrap();
+        let mut state = state();
+        state.progress.policy_version = 7;
+        let gathered = gatherer.gather(&built, &mut state).map_err(|error| error.to_string());
+        let texts =
+            |group: &JudgedGroup<'_>| group.completions.iter().map(|done| done.text.clone()).collect();
+        (gathered.map(|(groups, stats)| (groups.iter().map(texts).collect(), stats)), engine.told())
+    }
+
+    fn length(text: &str) -> Option<f32> {
+        Some(text.split(' ').count() as f32)
+    }
+
+    #[test]
+    fn groups_come_back_in_the_order_of_the_prompts_whatever_the_engines() {
+        let (gathered, told) = gathered("", |key, place| vec![key as u32; place + 1], length);
+        let (groups, stats) = gathered.unwrap();
+        assert_eq!(groups, [["0", "0 0"], ["1", "1 1"], ["2", "2 2"]]);
+        assert_eq!((stats.generated_tokens, stats.ungraded, stats.refills), (9, 0, None));
+        assert_eq!(told, (7, 1, 1), "told of the weights once, and let go of them once");
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_left_out_and_a_group_of_one_with_it() {
+        // The first completion of the second prompt is ungraded.
+        let judge = |text: &str| length(text).filter(|_| text != "1");
+        let (gathered, _) = gathered("", |key, place| vec![key as u32; place + 1], judge);
+        let (groups, stats) = gathered.unwrap();
+        assert_eq!((groups.len(), stats.ungraded), (2, 1), "one completion compares with nothing");
+    }
+
+    #[test]
+    fn groups_without_spread_are_replaced_for_some_rounds() {
+        let (gathered, told) = gathered("dynamic_sampling = true", |_, _| vec![5], length);
+        let (groups, stats) = gathered.unwrap();
+        assert_eq!((groups.len(), stats.refills), (0, Some(3)));
+        assert_eq!(stats.generated_tokens, 4 * 3 * 2, "the groups that were thrown away count");
+        assert_eq!(told, (7, 1, 1));
+    }
+
+    #[test]
+    fn a_greedy_baseline_is_one_more_completion_a_prompt() {
+        let (gathered, _) = gathered("preset = 'remax'", |key, place| vec![key as u32; place + 1], length);
+        assert_eq!(gathered.unwrap().1.generated_tokens, 3 * 3 + 3);
+    }
+
+    #[test]
+    fn a_reward_that_is_no_number_ends_the_step_with_its_row() {
+        let judge = |text: &str| Some(if text == "1" { f32::NAN } else { 1.0 });
+        let (gathered, _) = gathered("", |key, place| vec![key as u32; place + 1], judge);
+        let said = gathered.err().unwrap();
+        assert!(
+            said.starts_with("reward scored: row ") && said.contains("expected a finite number"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn an_empty_completion_is_the_engines_fault() {
+        let (gathered, _) = gathered("", |key, _| vec![1; key as usize], length);
+        let said = gathered.err().unwrap();
+        assert_eq!(
+            said,
+            "rl, step 1: rollout: prompt 0: expected a completion of at least one token, got an empty one"
+        );
     }
 }

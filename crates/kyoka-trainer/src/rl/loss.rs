@@ -151,6 +151,11 @@ impl<M: TrainableLm> Objective<'_, M> {
             advantages: batch.table(&device, &|row, t| credited.advantages[row.number][t]),
             loss_mask: loss_mask.clone(),
         });
+        let (expected, got) = (policy_logprobs.dims(), output.per_token.dims());
+        assert_eq!(
+            got, expected,
+            "policy loss: expected a loss a token, in the shape of the log-probabilities"
+        );
         let drift = policy_logprobs.clone().inner() - old_logprobs.clone();
         let drift = drift.mask_fill(loss_mask.clone().bool_not(), 0.0);
         sums.ratio += sum(drift.clone().exp() * loss_mask.clone().float());

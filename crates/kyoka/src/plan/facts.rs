@@ -85,29 +85,29 @@ impl<'a> Facts<'a> {
                 StageSettings::Sft(config) => {
                     let batch = self.worked(config, at_limit);
                     let trained = self.trained(name, config.augment);
-                    phases.push(training(name, sizes, &batch, (trained, own), Others::default()));
+                    phases.push(training(name, sizes, &batch, (trained, own), others.between()));
                 }
                 StageSettings::Preference(config) => {
                     let batch = self.compared((&config.data, at_limit), config.batch_size);
-                    let others = Others { reference: config.reference_every > 0, ..Others::default() };
-                    phases.push(training(name, sizes, &batch, (self.trained(name, false), own), others));
+                    let beside = Others { reference: config.reference_every > 0, ..others.between() };
+                    phases.push(training(name, sizes, &batch, (self.trained(name, false), own), beside));
                 }
                 StageSettings::RewardModel(config) => {
                     let batch = self.compared((&config.data, at_limit), config.batch_size);
                     // The reward model learns; the policy that it started from stands beside it as a reference does.
-                    let others = Others { reference: true, ..Others::default() };
-                    phases.push(training(name, sizes, &batch, (self.trained(name, false), own), others));
+                    let beside = Others { reference: true, ..others };
+                    phases.push(training(name, sizes, &batch, (self.trained(name, false), own), beside));
+                    // It stays, without its moments.
+                    others.reward_model = true;
                 }
                 StageSettings::Rl(rl) => {
-                    if let Ok(algorithm) = rl.algorithm.resolve().build(rl.group_size) {
-                        others = Others {
-                            reference: algorithm.kl.is_some(),
-                            critic: algorithm
-                                .critic
-                                .is_some_and(|critic| critic.kind == CriticKind::Separate),
-                            entropy: algorithm.entropy.is_some(),
-                        };
-                    }
+                    let algorithm = rl.algorithm.resolve();
+                    others = Others {
+                        reference: algorithm.kl_coef > 0.0,
+                        critic: algorithm.critic == CriticKind::Separate,
+                        entropy: algorithm.entropy_coef > 0.0 || algorithm.entropy_target > 0.0,
+                        ..others
+                    };
                     let capacity = rl.sampling.max_new_tokens;
                     let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
                     let asked = (rl.data.as_str(), at_limit);

@@ -43,12 +43,21 @@ pub(super) struct Others {
     pub critic: bool,
     /// Whether the loss reads the whole distribution of every token.
     pub entropy: bool,
+    /// A reward model that an earlier stage has trained.
+    pub reward_model: bool,
+}
+
+impl Others {
+    /// What stays from one stage to the next.
+    pub fn between(self) -> Self {
+        Self { reward_model: self.reward_model, ..Self::default() }
+    }
 }
 
 /// Bytes of one phase by what they hold, at its peak.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct PhaseBytes {
-    /// Parameters of policy, reference and critic.
+    /// Parameters of policy, reference, critic and reward model.
     pub weights: usize,
     /// Gradients of the parameters that are trained.
     pub gradients: usize,
@@ -93,8 +102,9 @@ fn standing(trained: Trained, others: Others) -> PhaseBytes {
     let reference =
         if others.reference && trained.decoder != Learning::Adapters { trained.params } else { 0 };
     let critic = if others.critic { trained.params } else { 0 };
+    let reward_model = if others.reward_model { trained.params } else { 0 };
     PhaseBytes {
-        weights: 4 * (trained.all + reference + critic),
+        weights: 4 * (trained.all + reference + critic + reward_model),
         optimizer: 8 * (trained.params + critic),
         ..PhaseBytes::default()
     }

@@ -7,22 +7,20 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use kyoka::{
-    algorithms::{AlgorithmConfig, AlgorithmOverrides, Preset, Reduction},
-    core::{
-        AudioInput, Completion, GroupSink, ImageInput, Metrics, Prompt, Reward, RewardContext, RewardError,
-        RewardFn, Rollout, RolloutEngine, RolloutError, RolloutRequest, Sample, SamplingConfig, Task,
-        TaskError,
-    },
-    data::PreferenceRow,
-    fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder},
-    nn::WeightInit,
-    rollout::LocalEngine,
-    trainer::{
-        AdamWConfig, CheckpointPolicy, CheckpointStore, EvalReport, LearningRate, Observer, PreferenceStage,
-        PreferenceStageConfig, RewardModelConfig, RewardModelStage, RlConfig, RlParts, RlStage, Session,
-        StepReport, TrainError, load_reward_model,
-    },
+use kyoka_algorithms::{AlgorithmConfig, AlgorithmOverrides, Preset, Reduction};
+use kyoka_core::{
+    AudioInput, Completion, GroupSink, ImageInput, Metrics, Reward, RewardContext, RewardError, RewardFn,
+    RolloutEngine, RolloutError, RolloutRequest, Sample, SamplingConfig, Task,
+};
+use kyoka_data::PreferenceRow;
+use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder};
+use kyoka_nn::WeightInit;
+use kyoka_rollout::LocalEngine;
+use kyoka_testing::Echo;
+use kyoka_trainer::{
+    AdamWConfig, CheckpointPolicy, CheckpointStore, EvalReport, LearningRate, Observer, PreferenceStage,
+    PreferenceStageConfig, RewardModelConfig, RewardModelStage, RlConfig, RlParts, RlStage, Session,
+    StepReport, TrainError, load_reward_model,
 };
 
 type Policy = MultimodalLm<NoEncoder<ImageInput>, NoEncoder<AudioInput>>;
@@ -32,24 +30,6 @@ const WORDS: u32 = 8;
 /// Tokens that are never drawn: a policy that scored them would move its mass there.
 const BANNED: [u32; 2] = [8, 9];
 const NEW_TOKENS: usize = 3;
-
-/// Shows a word; the completion's text is its token ids.
-struct Echo;
-
-impl Task for Echo {
-    fn prompt(&self, sample: &Sample, _: Option<&[u64]>) -> Result<Prompt, TaskError> {
-        Ok(Prompt { token_ids: vec![sample.answers[0].parse()?], ..Prompt::default() })
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<u32>, TaskError> {
-        Ok(text.split(' ').map(str::parse).collect::<Result<_, _>>()?)
-    }
-
-    fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion {
-        let text = rollout.token_ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-        Completion { text, finished: true, max_new_tokens, ..Completion::default() }
-    }
-}
 
 /// The share of the completion's tokens that repeat the word.
 struct Repeats;
@@ -438,7 +418,7 @@ fn settings_besides_the_preset_train_too() {
 }
 
 fn weights(policy: &Policy) -> Vec<(String, Vec<f32>)> {
-    let named = kyoka::core::named_parameters(policy).into_iter();
+    let named = kyoka_core::named_parameters(policy).into_iter();
     named.map(|(name, (_, data))| (name, data.try_into_vec().unwrap())).collect()
 }
 

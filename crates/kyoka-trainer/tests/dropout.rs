@@ -4,38 +4,21 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use kyoka::{
-    core::{
-        AudioInput, Completion, ImageInput, Metrics, Prompt, Reward, RewardContext, RewardError, RewardFn,
-        Rollout, Sample, Task, TaskError, named_parameters,
-    },
-    data::PreferenceRow,
-    fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder},
-    nn::{Linears, LowRank, LowRankConfig, NamedLinears, WeightInit},
-    rollout::LocalEngine,
-    trainer::{
-        CheckpointPolicy, CheckpointStore, EvalReport, Observer, PreferenceStage, PreferenceStageConfig,
-        RlConfig, RlParts, RlStage, Session, SftConfig, SftStage, Stage, StepReport, TrainError,
-    },
+use kyoka_core::{
+    AudioInput, Completion, ImageInput, Metrics, Reward, RewardContext, RewardError, RewardFn, Sample,
+    named_parameters,
+};
+use kyoka_data::PreferenceRow;
+use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder};
+use kyoka_nn::{Linears, LowRank, LowRankConfig, NamedLinears, WeightInit};
+use kyoka_rollout::LocalEngine;
+use kyoka_testing::Echo;
+use kyoka_trainer::{
+    CheckpointPolicy, CheckpointStore, EvalReport, Observer, PreferenceStage, PreferenceStageConfig,
+    RlConfig, RlParts, RlStage, Session, SftConfig, SftStage, Stage, StepReport, TrainError,
 };
 
 type Policy = MultimodalLm<NoEncoder<ImageInput>, NoEncoder<AudioInput>>;
-
-/// Shows a word; to be repeated twice.
-struct Echo;
-
-impl Task for Echo {
-    fn prompt(&self, sample: &Sample, _: Option<&[u64]>) -> Result<Prompt, TaskError> {
-        Ok(Prompt { token_ids: vec![sample.id.parse()?], ..Prompt::default() })
-    }
-    fn encode(&self, text: &str) -> Result<Vec<u32>, TaskError> {
-        Ok(text.split(' ').map(str::parse).collect::<Result<_, _>>()?)
-    }
-    fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion {
-        let text = rollout.token_ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-        Completion { text, finished: true, max_new_tokens, ..Completion::default() }
-    }
-}
 
 struct Odd;
 
