@@ -1,5 +1,4 @@
 //! What must hold for any prompt and any place.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::{Path, PathBuf};
 

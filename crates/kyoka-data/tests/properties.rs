@@ -1,5 +1,4 @@
 //! What must hold for any rows.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use kyoka_data::{Fingerprint, ReadOptions, Shuffled, read_jsonl};
 use proptest::prelude::*;

@@ -20,10 +20,7 @@ use crate::{
 pub fn packed_attention(qkv: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
     let expected = [layout.num_rows(), layout.heads.row_width()];
     assert_eq!(qkv.dims(), expected, "attention: expected rows and width of the layout");
-    match fused::attention(qkv, layout) {
-        Ok(mixed) => mixed,
-        Err(qkv) => composed(qkv, layout),
-    }
+    fused::attention(qkv, layout, composed)
 }
 
 /// The composed form, for every device: padded to rectangles, mixed, and packed again.

@@ -1,5 +1,4 @@
 //! What must hold for any completion.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use kyoka_core::{Completion, RewardContext, RewardFn, Sample};
 use kyoka_reward::{ExactAnswer, Format, NumericAnswer, RULES, WeightedSum};

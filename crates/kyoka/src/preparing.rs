@@ -8,6 +8,7 @@ use std::{
 
 use kyoka_core::{Modality, Part, Sample, Task};
 use kyoka_data::{DataError, PreferenceRow, ReadOptions, RowFault, Rows, read_jsonl, read_pairs};
+use rayon::prelude::*;
 
 use crate::{
     Error, MultimodalTask, dataset_folder,
@@ -74,19 +75,23 @@ pub(crate) fn prepare(settings: Settings, rewards: &Rewards, seed: u64) -> Resul
 /// Lists every such row with file, line and field.
 pub(crate) fn check_media(prepared: &Prepared) -> Result<(), Error> {
     let pairs = prepared.pairs.values().flatten().map(|row| &row.sample);
-    let mut faults = Vec::new();
-    for sample in prepared.splits.values().flatten().chain(pairs) {
-        for part in &sample.parts {
-            let Part::Media(medium) = part else { continue };
-            let Some(reason) = prepared.task.fault_of(medium) else { continue };
+    let samples: Vec<&Sample> = prepared.splits.values().flatten().chain(pairs).collect();
+    let faults_of = |sample: &&Sample| -> Vec<RowFault> {
+        let media = sample.parts.iter().filter_map(|part| match part {
+            Part::Media(medium) => Some((medium, prepared.task.fault_of(medium)?)),
+            Part::Text(_) => None,
+        });
+        let named = media.map(|(medium, reason)| {
             let field = match medium.modality {
                 Modality::Image => "images",
                 Modality::Audio => "audios",
             };
             let message = format!("row {}: {}: {reason}", sample.id, medium.path.display());
-            faults.push(fault(sample, (field, message)));
-        }
-    }
+            fault(sample, (field, message))
+        });
+        named.collect()
+    };
+    let faults: Vec<RowFault> = samples.par_iter().flat_map_iter(faults_of).collect();
     if faults.is_empty() { Ok(()) } else { Err(DataError::Rows(faults).into()) }
 }
 
@@ -179,16 +184,18 @@ pub(crate) struct Room<'a> {
 impl Room<'_> {
     /// The rows that fit. Rows that are too long are refused or, where the recipe says so, left out with a warning that
     /// counts them; rows that cannot be laid out are refused.
-    pub fn keep<T>(
+    pub fn keep<T: Sync>(
         &self,
         rows: Vec<T>,
-        sample: impl Fn(&T) -> &Sample,
-        additions: impl Fn(&T) -> Result<Vec<(&'static str, usize)>, Problem>,
+        sample: impl Fn(&T) -> &Sample + Sync,
+        additions: impl Fn(&T) -> Result<Vec<(&'static str, usize)>, Problem> + Sync,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<T>, Error> {
         let (mut kept, mut long, mut faults) = (Vec::with_capacity(rows.len()), Vec::new(), Vec::new());
-        for row in rows {
-            match self.too_long(sample(&row), additions(&row)) {
+        let fits = |row: &T| self.too_long(sample(row), additions(row));
+        let fitting: Vec<_> = rows.par_iter().map(fits).collect();
+        for (row, fit) in rows.into_iter().zip(fitting) {
+            match fit {
                 Err(problem) => faults.push(fault(sample(&row), problem)),
                 Ok(Some(problem)) => long.push(fault(sample(&row), problem)),
                 Ok(None) => kept.push(row),

@@ -20,6 +20,7 @@ pub struct StageConfig {
 
 kinds! {
     /// What the steps of a stage do, with the settings of each kind.
+    #[expect(clippy::large_enum_variant, reason = "a recipe has a handful of stages")]
     pub enum StageSettings {
         /// Supervised fine-tuning on worked completions.
         "sft" => Sft(SftConfig),

@@ -180,18 +180,18 @@ pub fn target_logprobs(logits: Tensor<2>, targets: &[usize], distribution: &Dist
     composed::target_logprobs(logits, &Targets::new(targets, distribution))
 }
 
-/// Attention of a whole pass, see [`packed_attention`](crate::packed_attention); the rows themselves where there is no fused
+/// Attention of a whole pass, see [`packed_attention`](crate::packed_attention); `composed` serves where there is no fused
 /// form.
-pub(crate) fn attention(qkv: Tensor<2>, layout: &Arc<AttentionLayout>) -> Result<Tensor<2>, Tensor<2>> {
-    #[cfg(feature = "flex")]
-    if is_fused(&qkv.device()) && qkv.dtype() == burn::tensor::DType::F32 {
-        use burn::backend::Dispatch;
-        use ops::FusedOps;
-        return Ok(Tensor::from_dispatch(Dispatch::fused_attention(qkv.into_dispatch(), layout.clone())));
-    }
-    #[cfg(not(feature = "flex"))]
-    let _ = layout;
-    Err(qkv)
+pub(crate) fn attention(
+    qkv: Tensor<2>,
+    layout: &Arc<AttentionLayout>,
+    composed: impl FnOnce(Tensor<2>, &AttentionLayout) -> Tensor<2>,
+) -> Tensor<2> {
+    fused_or_composed!(
+        qkv,
+        Dispatch::fused_attention(qkv.into_dispatch(), layout.clone()),
+        composed(qkv, layout)
+    )
 }
 
 /// Turns every head by its token's angles: `x cos + rotate_half(x) sin`.

@@ -275,12 +275,18 @@ mod tests {
         RlConfig { algorithm, prompts_per_step: 3, group_size: 2, augment: false, ..config }
     }
 
+    /// The texts of every group and what was counted; else what is said.
+    type Outcome = Result<(Vec<Vec<String>>, GatherStats), String>;
+
+    /// Version of the weights, how often they came and how often they were let go.
+    type Told = (u64, u64, u64);
+
     /// What a step gathers under a script and a judge, and what the engine was told.
     fn gathered(
         algorithm: &str,
         script: impl Fn(u64, usize) -> Vec<u32> + Send + Sync,
         judge: impl Fn(&str) -> Option<f32> + Send + Sync,
-    ) -> (Result<(Vec<Vec<String>>, GatherStats), String>, (u64, u64, u64)) {
+    ) -> (Outcome, Told) {
         let samples: Vec<Sample> = (0..9).map(|id| sample(&id.to_string(), "?")).collect();
         let (config, engine, reward) = (config(algorithm), Scripted::new(script), Scored(judge));
         let gatherer = Gatherer {
