@@ -285,7 +285,7 @@ mod tests {
             ),
             (
                 "advantage = { kind = 'gae', epsilon = 1.0 }",
-                "algorithm.advantage: unknown kind \"gae\" with settings of its own (known: grpo, custom)",
+                "algorithm.advantage: unknown kind \"gae\" with settings of its own (known: grpo",
             ),
             (
                 "loss = { kind = 'cispo', ratio_max = 0.5 }",
