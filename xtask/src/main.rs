@@ -57,7 +57,7 @@ enum Command {
     #[command(after_help = "Example:\n  cargo xtask matrix smolvlm_tiles qwen2_audio")]
     Matrix(matrix::MatrixArgs),
     /// Short runs of eight recipes: the same bits as with the command of the commit before, or recorded metrics (a minute)
-    #[command(after_help = "Example:\n  cargo xtask unchanged --before /tmp/kyoka-before")]
+    #[command(after_help = "Example:\n  cargo xtask unchanged --before ../before/kyoka")]
     Unchanged(unchanged::UnchangedArgs),
     /// Start a new algorithm or reward: file, test, `mod` line and row; the result compiles and its test passes
     New {

@@ -15,6 +15,7 @@ mod python_json;
 mod recompute;
 mod reward;
 mod rollout;
+mod rollout_engine;
 mod sample;
 mod seed;
 mod task;
@@ -38,10 +39,8 @@ pub use recompute::{CutScore, Recompute, SavedPass};
 pub use reward::{
     Completion, Reward, RewardContext, RewardError, RewardFn, RewardProgress, StepVerdict, UnfitRow,
 };
-pub use rollout::{
-    GroupSink, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutPrompt, RolloutRequest,
-    SamplingConfig, StopReason,
-};
+pub use rollout::{Rollout, RolloutError, RolloutGroup, SamplingConfig, StopReason};
+pub use rollout_engine::{GroupSink, RolloutEngine, RolloutPrompt, RolloutRequest};
 pub use sample::{Origin, Part, Place, PlaceholderMismatch, Sample, prompt_parts, prompt_without_media};
 pub use seed::{Stream, stream_rng};
 pub use task::{Task, TaskError};

@@ -14,6 +14,7 @@ mod optimizer;
 mod part_means;
 mod pass;
 mod preference;
+mod progress;
 mod range;
 mod reward_model;
 mod rl;
@@ -27,10 +28,7 @@ mod state;
 mod trainable;
 
 pub(crate) use averaging::averaged;
-pub use checkpoint::{
-    Checkpoint, CheckpointPolicy, Coefficients, Evaluated, PhaseSeconds, Progress, load_reward_model,
-    load_weights, unpack,
-};
+pub use checkpoint::{Checkpoint, CheckpointPolicy, load_reward_model, load_weights, unpack};
 pub use checkpoint_store::CheckpointStore;
 pub use critic::{Critic, CriticState};
 pub use error::TrainError;
@@ -41,6 +39,7 @@ pub use micro_batch::{PackItem, plan_micro_batches};
 pub use optimizer::{AdamW, AdamWConfig, NotFiniteUpdate};
 pub(crate) use pass::{Pass, PassKind};
 pub use preference::{PreferenceStage, PreferenceStageConfig};
+pub use progress::{Coefficients, Evaluated, PhaseSeconds, Progress};
 pub use range::{SettingError, Unread};
 pub use reward_model::{RewardModelConfig, RewardModelStage};
 pub use rl::{RlConfig, RlParts, RlStage};

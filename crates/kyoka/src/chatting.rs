@@ -7,9 +7,9 @@ use kyoka_rollout::LocalEngine;
 
 use crate::{
     Error, MultimodalTask, Policy,
+    conversation::Turn,
     generating::{open, parts},
     open_device,
-    task::Turn,
 };
 
 /// A conversation under way.

@@ -1,12 +1,6 @@
 //! Rows with pictures and sounds as prompts.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::BufReader,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{path::Path, sync::Arc};
 
 use kyoka_audio::{AudioAugment, AudioError, AudioSpan, LogMel, Waveform};
 use kyoka_core::{
@@ -16,11 +10,16 @@ use kyoka_core::{
 use kyoka_data::MediaStore;
 use kyoka_image::{ImageAugment, ImageError, ImageProcessor, Picture};
 use kyoka_rollout::LocalEngine;
-use kyoka_text::{ChatTemplate, MediaMark, MediumTokens, PromptLayout, Tokenizer};
+use kyoka_text::{ChatTemplate, MediumTokens, PromptLayout, Tokenizer};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::{AudioConfig, Policy, PolicyConfig, VisionConfig, doors::local_engine};
+use crate::{
+    AudioConfig, Policy, PolicyConfig, VisionConfig,
+    conversation::{Turn, opens_reasoning},
+    doors::local_engine,
+    media_head::{Head, Heads},
+};
 
 /// Random changes of media while training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -44,12 +43,12 @@ pub(crate) const STORE_BYTES: usize = 1 << 29;
 
 /// Decodes media once, lays out prompts, reads completions.
 pub struct MultimodalTask {
-    tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<ChatTemplate>,
     /// Whether the template begins answers inside the reasoning.
     think_opened: bool,
     /// How a picture and a sound stand in a message for which the template writes their placeholder.
-    media_parts: [Option<Value>; 2],
+    pub(crate) media_parts: [Option<Value>; 2],
     config: PolicyConfig,
     log_mel: Option<LogMel>,
     augment: MediaAugment,
@@ -57,37 +56,7 @@ pub struct MultimodalTask {
     blank: Option<Modality>,
     pictures: MediaStore<Picture>,
     sounds: MediaStore<Waveform>,
-    /// What the heads of files tell, or what is wrong with them; each is read once.
-    heads: Mutex<HashMap<MediaRef, Result<Head, String>>>,
-}
-
-/// What the head of a medium's file tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Head {
-    Picture {
-        height: usize,
-        width: usize,
-    },
-    /// Samples at 16 kHz; none where only the whole file tells.
-    Sound {
-        num_samples: Option<usize>,
-    },
-}
-
-impl Head {
-    fn read(media: &MediaRef) -> Result<Self, String> {
-        let file = BufReader::new(File::open(&media.path).map_err(|error| error.to_string())?);
-        match media.modality {
-            Modality::Image => match Picture::probe(file) {
-                Ok((height, width)) => Ok(Self::Picture { height, width }),
-                Err(error) => Err(error.to_string()),
-            },
-            Modality::Audio => match Waveform::probe(file) {
-                Ok(header) => Ok(Self::Sound { num_samples: header.num_samples }),
-                Err(error) => Err(error.to_string()),
-            },
-        }
-    }
+    heads: Heads,
 }
 
 /// A medium that cannot be used, with its file.
@@ -116,7 +85,7 @@ impl MultimodalTask {
             blank,
             pictures,
             sounds,
-            heads: Mutex::default(),
+            heads: Heads::default(),
         }
     }
 
@@ -167,21 +136,9 @@ impl MultimodalTask {
         }
     }
 
-    /// What the head of a medium's file tells; nothing is decoded.
-    fn head(&self, media: &MediaRef) -> Result<Head, String> {
-        let known = |heads: &HashMap<_, Result<Head, String>>| heads.get(media).cloned();
-        if let Some(head) = known(&self.heads.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return head;
-        }
-        let head = Head::read(media);
-        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        heads.insert(media.clone(), head.clone());
-        head
-    }
-
     /// What is wrong with a medium, as far as its head tells.
     pub(crate) fn fault_of(&self, media: &MediaRef) -> Option<String> {
-        self.head(media).err()
+        self.heads.of(media).err()
     }
 
     /// The tokens that a medium takes at most, with the longest random delay. Only where they depend on the medium the head
@@ -193,7 +150,7 @@ impl MultimodalTask {
                 let image = self.config.vision.as_ref().ok_or_else(lacks)?;
                 let size = match image.processor {
                     ImageProcessor::FixedSize(fixed) => (fixed.height, fixed.width),
-                    _ => match self.head(media).map_err(|reason| headless(media, &reason))? {
+                    _ => match self.heads.of(media).map_err(|reason| headless(media, &reason))? {
                         Head::Picture { height, width } => (height, width),
                         Head::Sound { .. } => unreachable!("the head was read as that of a picture"),
                     },
@@ -214,7 +171,7 @@ impl MultimodalTask {
 
     /// Samples of a sound, from the head of its file where that tells.
     fn num_samples(&self, media: &MediaRef) -> Result<usize, TaskError> {
-        match self.head(media).map_err(|reason| headless(media, &reason))? {
+        match self.heads.of(media).map_err(|reason| headless(media, &reason))? {
             Head::Sound { num_samples: Some(samples) } => Ok(samples),
             _ => Ok(self.sound(&media.path)?.samples.len()),
         }
@@ -263,72 +220,8 @@ impl MultimodalTask {
         self.config.vision.is_some() || self.config.audio.is_some()
     }
 
-    /// Whether prompts are turns of a conversation.
-    pub(crate) fn converses(&self) -> bool {
-        self.template.is_some()
-    }
-
-    /// A conversation up to where the policy's turn begins, media processed.
-    pub(crate) fn conversation(&self, turns: &[Turn]) -> Result<Prompt, TaskError> {
-        let template = self.template.as_ref().ok_or("the policy has no chat template")?;
-        let (inputs, media) = self.inputs(turns.iter().flat_map(|turn| &turn.parts), None)?;
-        Ok(filled(self.encode_turns(template, turns, &media)?, inputs))
-    }
-
-    fn encode_turns(
-        &self,
-        template: &ChatTemplate,
-        turns: &[Turn],
-        media: &[MediumTokens],
-    ) -> Result<Prompt, TaskError> {
-        let mut messages = Vec::new();
-        for Turn { role, parts } in turns {
-            messages.push(json!({"role": role, "content": self.content(template, parts)}));
-        }
-        let text = template.render(&messages.into(), None, true)?;
-        let system = turns.iter().filter(|turn| turn.role == "system").flat_map(|turn| &turn.parts);
-        for part in system {
-            if let Part::Text(said) = part
-                && !text.contains(self.tokenizer.shielded(said.trim()).as_str())
-            {
-                return Err("the policy's chat template leaves the `system` text out".into());
-            }
-        }
-        let (token_ids, spans) = self.tokenizer.encode_prompt(&text, media)?;
-        Ok(Prompt { token_ids, spans, ..Prompt::default() })
-    }
-
-    /// A turn as a template takes it: parts, or one text with placeholders.
-    fn content(&self, template: &ChatTemplate, parts: &[Part]) -> Value {
-        let form =
-            |media: &MediaRef| self.media_parts[usize::from(media.modality == Modality::Audio)].as_ref();
-        let text = |text: &str| json!({"type": "text", "text": text});
-        let part = |part: &Part| match part {
-            Part::Text(words) => Some(text(&self.tokenizer.shielded(words))),
-            Part::Media(media) => form(media).cloned(),
-        };
-        // A turn of words alone is one text, except for templates that see parts alone.
-        let words_alone = parts.iter().all(|part| matches!(part, Part::Text(_)));
-        let as_parts = template.takes_parts() && !(words_alone && template.takes_text());
-        if let Some(parts) = parts.iter().map(part).collect::<Option<Value>>().filter(|_| as_parts) {
-            return parts;
-        }
-        let written = parts.iter().map(|part| match part {
-            Part::Text(words) => self.tokenizer.shielded(words),
-            Part::Media(media) => {
-                self.tokenizer.marks().of(media.modality).map(MediaMark::written).unwrap_or_default()
-            }
-        });
-        let written: String = written.collect();
-        if template.takes_parts() && !template.takes_text() {
-            json!([text(&written)])
-        } else {
-            written.into()
-        }
-    }
-
     /// What the encoders read of all media, in reading order, and the tokens they take.
-    fn inputs<'a>(
+    pub(crate) fn inputs<'a>(
         &self,
         parts: impl Iterator<Item = &'a Part>,
         augment: Option<&[u64]>,
@@ -425,13 +318,13 @@ impl MultimodalTask {
 }
 
 /// A medium as its encoder reads it.
-enum Input {
+pub(crate) enum Input {
     Image(ImageInput),
     Audio(AudioInput),
 }
 
 /// A prompt with what its encoders read.
-fn filled(mut prompt: Prompt, inputs: Vec<Input>) -> Prompt {
+pub(crate) fn filled(mut prompt: Prompt, inputs: Vec<Input>) -> Prompt {
     for input in inputs {
         match input {
             Input::Image(image) => prompt.images.push(image),
@@ -439,30 +332,6 @@ fn filled(mut prompt: Prompt, inputs: Vec<Input>) -> Prompt {
         }
     }
     prompt
-}
-
-/// A turn of a conversation.
-#[derive(Debug, Clone)]
-pub(crate) struct Turn {
-    /// `system`, `user` or `assistant`.
-    pub role: &'static str,
-    /// What is said and shown.
-    pub parts: Vec<Part>,
-}
-
-impl Turn {
-    /// A turn of words alone.
-    pub fn of_text(role: &'static str, text: &str) -> Self {
-        Self { role, parts: vec![Part::Text(text.to_owned())] }
-    }
-}
-
-/// Whether answers begin inside a `<think>` that the template writes.
-fn opens_reasoning(template: &ChatTemplate) -> bool {
-    let takes_text = template.takes_text() || !template.takes_parts();
-    let content = if takes_text { json!("?") } else { json!([{"type": "text", "text": "?"}]) };
-    let text = template.render(&json!([{"role": "user", "content": content}]), None, true);
-    text.is_ok_and(|text| text.trim_end().ends_with("<think>"))
 }
 
 fn headless(media: &MediaRef, reason: &str) -> TaskError {

@@ -1,24 +1,21 @@
 //! What adapters drop in training follows from the seed and the step, and stages that sample drop nothing.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 
 use burn::tensor::Device;
 use kyoka_core::{
-    AudioInput, Completion, ImageInput, Metrics, Reward, RewardContext, RewardError, RewardFn, Sample,
-    named_parameters,
+    Completion, Metrics, Reward, RewardContext, RewardError, RewardFn, Sample, named_parameters,
 };
 use kyoka_data::PreferenceRow;
-use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, NoEncoder};
+use kyoka_fusion::{Decoder, DecoderConfig};
 use kyoka_nn::{Linears, LowRank, LowRankConfig, NamedLinears, WeightInit};
 use kyoka_rollout::LocalEngine;
 use kyoka_testing::Echo;
 use kyoka_trainer::{
-    CheckpointPolicy, CheckpointStore, EvalReport, Observer, PreferenceStage, PreferenceStageConfig,
-    RlConfig, RlParts, RlStage, Session, SftConfig, SftStage, Stage, StepReport, TrainError,
+    PreferenceStage, PreferenceStageConfig, RlConfig, RlParts, RlStage, SftConfig, SftStage, Stage,
 };
 
-type Policy = MultimodalLm<NoEncoder<ImageInput>, NoEncoder<AudioInput>>;
+use crate::words::{Policy, keep_only_step_3, run_stage};
 
 struct Odd;
 
@@ -28,18 +25,6 @@ impl RewardFn for Odd {
     }
     fn score(&self, _: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
         Ok(Reward { total: Some(f32::from(completion.text.len() % 2 == 1)), ..Reward::default() })
-    }
-}
-
-struct Steps(Vec<Metrics>);
-
-impl Observer for Steps {
-    fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
-        self.0.push(report.metrics.clone());
-        Ok(())
-    }
-    fn on_eval(&mut self, _: &str, _: usize, _: &[EvalReport]) -> Result<(), TrainError> {
-        Ok(())
     }
 }
 
@@ -85,14 +70,9 @@ const DPO: &str = "data = 'words'\nsteps = 6\nbatch_size = 5\ntokens_per_micro_b
 
 /// Runs a stage, or goes on with it, in a folder with a checkpoint every three steps; weights and what the steps said.
 fn run_in(folder: &Path, stage: &mut dyn Stage<Policy>, seed: u64) -> (Vec<Vec<f32>>, Vec<Metrics>) {
-    let store =
-        CheckpointStore::new(folder.to_owned(), CheckpointPolicy { every: 3, keep_last: 9 }, Vec::new());
-    let mut session = Session::new(policy(0.3), seed, store);
-    session.resume(|_| stage.optimization().1).unwrap();
-    let mut steps = Steps(Vec::new());
-    session.run_stage(0, stage, &mut steps, &|_| Ok(Vec::new())).unwrap();
-    let weights = named_parameters(&session.state.model).into_values();
-    (weights.map(|(_, data)| data.try_into_vec().unwrap()).collect(), steps.0)
+    let (policy, steps) = run_stage((folder, 3), policy(0.3), stage, seed).unwrap();
+    let weights = named_parameters(&policy).into_values();
+    (weights.map(|(_, data)| data.try_into_vec().unwrap()).collect(), steps)
 }
 
 fn assert_seeded(stage: &dyn Fn() -> Box<dyn Stage<Policy>>) {
@@ -102,11 +82,7 @@ fn assert_seeded(stage: &dyn Fn() -> Box<dyn Stage<Policy>>) {
     assert!(run_in(folders[1].path(), stage().as_mut(), 1).0 == straight, "same seed, same run");
     // The order of the rows is that of seed 1 too.
     assert!(run_in(folders[2].path(), stage().as_mut(), 2).0 != straight, "another seed drops other values");
-    for entry in std::fs::read_dir(folders[0].path()).unwrap().flatten() {
-        if !entry.file_name().to_string_lossy().ends_with("000003") {
-            std::fs::remove_dir_all(entry.path()).unwrap();
-        }
-    }
+    keep_only_step_3(folders[0].path());
     let (resumed, steps) = run_in(folders[0].path(), stage().as_mut(), 1);
     assert_eq!(steps.len(), 3, "it goes on after step 3");
     assert!(resumed == straight, "a resumed run drops the same values");
