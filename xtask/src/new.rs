@@ -4,6 +4,8 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::tidy::variants_of;
+
 /// What is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
@@ -21,6 +23,9 @@ struct Plan {
     heading: Option<&'static str>,
     /// The list of kinds that it is added to.
     kinds: &'static str,
+    /// The file with the kinds that are none of the list, and the enum there; without one they stand as `"kind" =>`.
+    known: &'static str,
+    variants: Option<&'static str>,
     folder: &'static str,
     modules: &'static str,
     /// The path that the row names.
@@ -34,6 +39,8 @@ impl Part {
             Self::Advantage => Plan {
                 heading: Some("### Credit"),
                 kinds: "OWN_ADVANTAGES",
+                known: "crates/kyoka-algorithms/src/algorithm.rs",
+                variants: Some("Credit"),
                 folder: "crates/kyoka-algorithms/src/advantage",
                 modules: "mod.rs",
                 shown: format!("advantage/{name}.rs"),
@@ -42,6 +49,8 @@ impl Part {
             Self::PolicyLoss => Plan {
                 heading: Some("### Per-token loss"),
                 kinds: "OWN_LOSSES",
+                known: "crates/kyoka-algorithms/src/algorithm.rs",
+                variants: Some("LossKind"),
                 folder: "crates/kyoka-algorithms/src/policy_loss",
                 modules: "mod.rs",
                 shown: format!("policy_loss/{name}.rs"),
@@ -50,6 +59,8 @@ impl Part {
             Self::Reward => Plan {
                 heading: None,
                 kinds: "RULES",
+                known: "crates/kyoka/src/rewards.rs",
+                variants: None,
                 folder: "crates/kyoka-reward/src",
                 modules: "lib.rs",
                 shown: format!("kyoka-reward`: `{name}.rs"),
@@ -78,6 +89,12 @@ pub fn run(root: &Path, part: Part, name: &str) -> Result<()> {
         "expected a name in snake_case, got {name:?}"
     );
     let plan = part.plan(name);
+    let kinds = fs::read_to_string(root.join(plan.known)).with_context(|| plan.known.to_owned())?;
+    ensure!(
+        name != "custom" && !known_kinds(&kinds, plan.variants).any(|kind| kind == name),
+        "recipes know {name:?} already: see {}",
+        plan.known
+    );
     let folder = root.join(plan.folder);
     let file = folder.join(format!("{name}.rs"));
     if file.exists() {
@@ -105,6 +122,17 @@ pub fn run(root: &Path, part: Part, name: &str) -> Result<()> {
     }
     println!("a recipe names it as {}", plan.in_recipe(name));
     Ok(())
+}
+
+/// Kinds that recipes know beside those of the list.
+fn known_kinds<'a>(source: &'a str, variants: Option<&str>) -> Box<dyn Iterator<Item = String> + 'a> {
+    match variants {
+        Some(name) => Box::new(variants_of(source, name).into_iter()),
+        None => {
+            let arms = source.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\" => "));
+            Box::new(arms.map(|(kind, _)| kind.to_owned()))
+        }
+    }
 }
 
 /// `mod` and `pub use` lines added to their lists, in order.
@@ -173,6 +201,8 @@ mod tests {
             "crates/kyoka-algorithms/src/advantage/mod.rs",
             "crates/kyoka-algorithms/src/policy_loss/mod.rs",
             "crates/kyoka-reward/src/lib.rs",
+            "crates/kyoka-algorithms/src/algorithm.rs",
+            "crates/kyoka/src/rewards.rs",
         ] {
             fs::create_dir_all(copy.path().join(file).parent().unwrap()).unwrap();
             fs::copy(root.join(file), copy.path().join(file)).unwrap();
@@ -198,6 +228,21 @@ mod tests {
             let table = fs::read_to_string(root.path().join("docs/algorithms.md")).unwrap();
             assert_eq!(table.contains(&format!("`{}`", plan.shown)), part != Part::Reward);
             assert!(run(root.path(), part, "new_idea").is_err());
+        }
+    }
+
+    #[test]
+    fn a_kind_that_recipes_know_is_not_made_again() {
+        let root = workspace();
+        for (part, name) in [
+            (Part::Advantage, "max_rl"),
+            (Part::PolicyLoss, "dppo_tv"),
+            (Part::Reward, "exact_answer"),
+            (Part::Reward, "learned"),
+            (Part::Advantage, "custom"),
+        ] {
+            let said = run(root.path(), part, name).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("recipes know {name:?} already")), "{said}");
         }
     }
 

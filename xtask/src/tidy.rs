@@ -146,7 +146,7 @@ fn check_algorithms(root: &Path, faults: &mut Vec<String>) -> Result<()> {
     let sources = [("algorithm.rs", "Preset"), ("preference/config.rs", "PreferencePreset")];
     for (file, name) in sources {
         let source = fs::read_to_string(root.join("crates/kyoka-algorithms/src").join(file))?;
-        for preset in presets(&source, name) {
+        for preset in variants_of(&source, name) {
             if !table.contains(&format!("`{preset}`")) {
                 faults.push(format!("docs/algorithms.md: no row names the preset `{preset}`"));
             }
@@ -189,20 +189,27 @@ fn public_functions(source: &str) -> impl Iterator<Item = &str> {
     rest.filter_map(|rest| rest.split(['(', '<']).next())
 }
 
-/// How often a function is named other than where it is defined or passed on.
+/// How often a function is called: named before its arguments, other than where it is defined; in comments and `use` lines it
+/// is only spoken of.
 fn calls(code: &str, name: &str) -> usize {
     let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
-    let places = code.match_indices(name).filter(|(at, _)| {
-        let (before, after) = (&code[..*at], &code[at + name.len()..]);
-        !before.ends_with("fn ")
-            && !before.chars().next_back().is_some_and(is_part)
-            && after.starts_with(['(', ':'])
-    });
-    places.count()
+    let in_line = |line: &str| {
+        let places = line.match_indices(name).filter(|(at, _)| {
+            let (before, after) = (&line[..*at], &line[at + name.len()..]);
+            !before.ends_with("fn ")
+                && !before.chars().next_back().is_some_and(is_part)
+                && (after.starts_with('(') || after.starts_with("::<"))
+        });
+        places.count()
+    };
+    let code = code.lines().map(str::trim_start);
+    code.filter(|line| !["//", "use ", "pub use "].iter().any(|start| line.starts_with(start)))
+        .map(in_line)
+        .sum()
 }
 
-/// Names of the presets as recipes write them, from the variants of an enum.
-fn presets(source: &str, name: &str) -> Vec<String> {
+/// Kinds or presets as recipes write them, from the variants of an enum.
+pub fn variants_of(source: &str, name: &str) -> Vec<String> {
     let Some(start) = source.find(&format!("pub enum {name} {{")) else { return Vec::new() };
     let body = source[start..].split('}').next().unwrap_or_default();
     body.lines()
@@ -237,7 +244,7 @@ mod tests {
     #[test]
     fn presets_are_read_from_the_source() {
         let source = "pub enum Preset {\n    /// One.\n    Grpo,\n    /// Two.\n    DrGrpo,\n}\n";
-        assert_eq!(presets(source, "Preset"), ["grpo", "dr_grpo"]);
+        assert_eq!(variants_of(source, "Preset"), ["grpo", "dr_grpo"]);
     }
 
     #[test]
@@ -245,8 +252,9 @@ mod tests {
         let source =
             "pub fn used(x: f64) -> f64 { x }\n    pub fn method(&self) {}\npub fn lonely<T>(x: T) {}\n";
         assert_eq!(public_functions(source).collect::<Vec<_>>(), ["used", "lonely"]);
-        let code = format!("{source}use a::{{lonely, used}};\nfn f() {{ used(1.0); unused(2.0); }}\n");
-        assert_eq!((calls(&code, "used"), calls(&code, "lonely")), (1, 0));
+        let spoken = "use a::{lonely, used};\n// lonely(2)\n/// [`lonely()`]\nlet lonely: f64 = 1.0;\n";
+        let code = format!("{source}{spoken}fn f() {{ used(1.0); unused(2.0); used::<f32>(1.0); }}\n");
+        assert_eq!((calls(&code, "used"), calls(&code, "lonely")), (2, 0));
     }
 
     #[test]

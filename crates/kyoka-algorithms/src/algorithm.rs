@@ -255,8 +255,19 @@ pub struct SampleFilters {
     pub top_entropy_share: f64,
 }
 
+/// What messages call the parts that may come from outside: their kinds as recipes write them, or their own names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartNames {
+    /// The estimator's.
+    pub advantage: String,
+    /// The policy loss's.
+    pub loss: String,
+}
+
 /// An algorithm ready to run. Each field says what a trainer must do with it.
 pub struct Algorithm {
+    /// What messages call its parts.
+    pub names: PartNames,
     /// Rewards to credit; its `needs_*` methods say what `GroupRewards` must hold.
     pub advantage: Box<dyn AdvantageEstimator>,
     /// Credit to per-token loss.
@@ -326,8 +337,8 @@ pub enum AlgorithmError {
     /// A part with settings of its own cannot be made of them, or is not there.
     #[error("algorithm.{field}: {reason}")]
     OwnPart {
-        /// The field that chooses the part.
-        field: &'static str,
+        /// The field that chooses the part, or a field of its settings: `advantage.epsilon`.
+        field: String,
         /// What is wrong.
         reason: String,
     },

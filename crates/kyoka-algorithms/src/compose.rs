@@ -11,8 +11,8 @@ use crate::{
         PassAtKBest, ProcessGrpo, Reinforce, ReinforcePlusPlus, ReinforcePlusPlusBaseline, Remax, Rloo,
     },
     algorithm::{
-        CorrectionKind, Credit, CriticSettings, LossKind, ReferenceRefresh, Rejection, RejectionKind,
-        ReplaySettings, SampleFilters,
+        CorrectionKind, Credit, CriticSettings, LossKind, PartNames, ReferenceRefresh, Rejection,
+        RejectionKind, ReplaySettings, SampleFilters,
     },
     correction::RejectionRule,
     own_part::{Choice, OwnParts},
@@ -49,7 +49,9 @@ impl AlgorithmConfig {
         let (advantage, loss) = (self.advantage(parts)?, self.loss(parts)?);
         self.check_combination((advantage.as_ref(), loss.as_ref()), group_size)?;
         let needs_critic = advantage.needs_values();
+        let names = PartNames { advantage: self.advantage.spelled(), loss: self.loss.spelled() };
         Ok(Algorithm {
+            names,
             advantage,
             loss,
             reduction: self.reduction,

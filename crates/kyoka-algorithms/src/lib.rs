@@ -20,8 +20,8 @@ mod value_loss;
 
 pub use adaptive_kl::AdaptiveKl;
 pub use algorithm::{
-    Algorithm, AlgorithmError, CorrectionKind, Credit, CriticKind, CriticSettings, LossKind, Preset,
-    ReferenceRefresh, Rejection, RejectionKind, ReplaySettings, SampleFilters,
+    Algorithm, AlgorithmError, CorrectionKind, Credit, CriticKind, CriticSettings, LossKind, PartNames,
+    Preset, ReferenceRefresh, Rejection, RejectionKind, ReplaySettings, SampleFilters,
 };
 pub use config::{AlgorithmConfig, AlgorithmOverrides};
 pub use correction::{Correction, MismatchMetrics, WeightBound, WeightLevel};

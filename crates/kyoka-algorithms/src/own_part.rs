@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use kyoka_core::{AdvantageEstimator, Maker, PartError, PolicyLoss};
+use kyoka_core::{AdvantageEstimator, Maker, PartError, PolicyLoss, SettingsFault};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error as _};
 use toml::{Table, Value};
 
-use crate::AlgorithmError;
+use crate::{AlgorithmError, readers::snake_case};
 
 /// Makes a part of another crate from the settings that a recipe gives it.
 pub type PartDoor<T> = Arc<dyn Fn(Table) -> Result<Box<T>, PartError> + Send + Sync>;
@@ -80,7 +80,7 @@ impl OwnPart {
         known: &[(&str, Maker<T>)],
         brought: &BTreeMap<String, PartDoor<T>>,
     ) -> Result<Box<T>, AlgorithmError> {
-        let refused = |reason: String| AlgorithmError::OwnPart { field, reason };
+        let refused = |reason: String| AlgorithmError::OwnPart { field: field.to_owned(), reason };
         if self.kind == CUSTOM {
             let name = self.name.as_deref().ok_or_else(|| refused("name: missing".to_owned()))?;
             let make = brought.get(name).ok_or_else(|| {
@@ -98,7 +98,10 @@ impl OwnPart {
                 kinds.join(", ")
             ))
         })?;
-        make(self.settings.clone()).map_err(|reason| refused(format!("{}: {reason}", self.kind)))
+        make(self.settings.clone()).map_err(|SettingsFault { path, reason }| {
+            let field = [&[field.to_owned()], path.as_slice()].concat().join(".");
+            AlgorithmError::OwnPart { field, reason }
+        })
     }
 }
 
@@ -117,6 +120,14 @@ impl<K: fmt::Debug> Choice<K> {
     pub(crate) fn label(&self) -> String {
         match self {
             Self::Kind(kind) => format!("{kind:?}"),
+            Self::Own(part) => part.label(),
+        }
+    }
+
+    /// Its kind as recipes write it, or its own name.
+    pub(crate) fn spelled(&self) -> String {
+        match self {
+            Self::Kind(kind) => snake_case(&format!("{kind:?}")),
             Self::Own(part) => part.label(),
         }
     }
@@ -281,15 +292,15 @@ mod tests {
             ),
             (
                 "advantage = { kind = 'grpo', epsilon = -1.0 }",
-                "algorithm.advantage: grpo: epsilon: expected a finite number of at least 0, got -1",
+                "algorithm.advantage.epsilon: expected a finite number of at least 0, got -1",
             ),
             (
                 "advantage = { kind = 'gae', epsilon = 1.0 }",
-                "algorithm.advantage: unknown kind \"gae\" with settings of its own (known: grpo",
+                "algorithm.advantage: unknown kind \"gae\" with settings of its own (known: ",
             ),
             (
                 "loss = { kind = 'cispo', ratio_max = 0.5 }",
-                "algorithm.loss: cispo: ratio_max: expected a number of at least 1, got 0.5",
+                "algorithm.loss.ratio_max: expected a number of at least 1, got 0.5",
             ),
             (
                 "advantage = { kind = 'grpo', epsilon = 0.1 }\nlambda = 0.9",

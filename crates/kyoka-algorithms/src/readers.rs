@@ -83,18 +83,14 @@ const READERS: [(&str, Reader); 40] = [
     ("replay_alpha", REPLAY),
 ];
 
-/// Fields that bound how far the policy may move from the old one. With one update a batch, on fresh completions, the two
-/// are equal when gradients are taken: every ratio is 1 and no bound is met.
-const MOVED: [&str; 8] = [
-    "clip_low",
-    "clip_high",
-    "dual_clip",
-    "ratio_ceiling",
-    "tau_positive",
-    "tau_negative",
-    "value_clip",
-    "off_policy_threshold",
-];
+/// Fields that bound how far the policy may move from the old one. With one update a batch, on fresh completions of the
+/// policy itself, the two are equal when gradients are taken: every ratio is 1 and no bound is met. An engine elsewhere has
+/// other numbers, unless a correction takes the old log-probabilities from the trainer.
+const BOUNDS_OF_RATIO: [&str; 6] =
+    ["clip_low", "clip_high", "dual_clip", "ratio_ceiling", "tau_positive", "tau_negative"];
+
+/// Fields that bound movements over the updates of a batch alone, whatever engine samples.
+const BOUNDS_OF_UPDATES: [&str; 2] = ["value_clip", "off_policy_threshold"];
 
 /// Refuses a field of `given` that `config` does not read.
 pub(crate) fn check(
@@ -102,15 +98,18 @@ pub(crate) fn check(
     given: &[&'static str],
     foreign_sampler: bool,
 ) -> Result<(), AlgorithmError> {
-    let moves = foreign_sampler
-        || config.updates_per_batch > 1
-        || config.mini_batches > 1
-        || config.replay_share > 0.0;
+    let moves = config.updates_per_batch > 1 || config.mini_batches > 1 || config.replay_share > 0.0;
+    let foreign_ratios = foreign_sampler && config.correction == CorrectionKind::None;
+    let is_met = |field| match field {
+        field if BOUNDS_OF_RATIO.contains(&field) => moves || foreign_ratios,
+        field if BOUNDS_OF_UPDATES.contains(&field) => moves,
+        _ => true,
+    };
     for &field in given {
         let reader = READERS.iter().find(|(name, _)| *name == field).map(|(_, reader)| reader);
         let (expected, got) = match reader.filter(|reader| !reader.reads(config)) {
             Some(reader) => (reader.choice(), reader.chosen(config)),
-            None if !moves && MOVED.contains(&field) => (
+            None if !is_met(field) => (
                 "mini_batches or updates_per_batch above 1, or replay_share above 0".to_owned(),
                 "one update a batch, where the policy is the old one and every ratio is 1".to_owned(),
             ),
@@ -155,8 +154,8 @@ impl Reader {
     /// What the recipe has instead.
     fn chosen(&self, config: &AlgorithmConfig) -> String {
         match self {
-            Self::Advantage(_) => format!("advantage = \"{}\"", snake_case(&config.advantage.label())),
-            Self::Loss(_) => format!("loss = \"{}\"", snake_case(&config.loss.label())),
+            Self::Advantage(_) => format!("advantage = \"{}\"", config.advantage.spelled()),
+            Self::Loss(_) => format!("loss = \"{}\"", config.loss.spelled()),
             Self::Critic => format!("critic = {}", one_of(&[config.critic])),
             Self::Correction { .. } => format!("correction = {}", one_of(&[config.correction])),
             Self::Rejection(_) => format!("rejection = {}", one_of(&[config.rejection])),
@@ -173,7 +172,7 @@ pub(crate) fn one_of<T: std::fmt::Debug>(kinds: &[T]) -> String {
 }
 
 /// `DppoTv` as `dppo_tv`, which is what serde makes of it.
-fn snake_case(name: &str) -> String {
+pub(crate) fn snake_case(name: &str) -> String {
     let mut snake = String::new();
     for letter in name.chars() {
         if letter.is_uppercase() && !snake.is_empty() {
@@ -232,6 +231,13 @@ mod tests {
         );
         let elsewhere = crate::OwnParts::default().with_foreign_sampler(true);
         assert!(bounds.build_with(4, &elsewhere).is_ok(), "another sampler has other numbers");
+        let corrected =
+            AlgorithmOverrides { correction: Some(CorrectionKind::TruncateToken), ..bounds.clone() };
+        let said = corrected.build_with(4, &elsewhere).err().unwrap().to_string();
+        assert!(said.starts_with("algorithm.clip_high: expected mini_batches"), "{said}");
+        let filtered = AlgorithmOverrides { off_policy_threshold: Some(0.1), ..Default::default() };
+        let said = filtered.build_with(4, &elsewhere).err().unwrap().to_string();
+        assert!(said.starts_with("algorithm.off_policy_threshold: expected mini_batches"), "{said}");
         for moves in [
             AlgorithmOverrides { mini_batches: Some(2), ..bounds.clone() },
             AlgorithmOverrides { updates_per_batch: Some(2), ..bounds.clone() },

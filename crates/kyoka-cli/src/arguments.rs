@@ -171,7 +171,7 @@ pub struct EvalArguments {
     /// Evaluate only so many rows; 0 takes all
     #[arg(long, default_value_t = 0)]
     pub max_rows: usize,
-    /// Completions a row: means over all of them, and pass@K [default: the recipe's, else 1]
+    /// Completions a row: means over all of them, and pass@2, pass@4 and so on up to pass@K [default: the recipe's, else 1]
     #[arg(long, value_name = "K")]
     pub samples: Option<usize>,
     /// 0 takes the likeliest token always [default: the recipe's, else 0 for one completion a row and 1 for several]

@@ -46,25 +46,32 @@ pub struct Advantages {
 }
 
 impl Advantages {
-    /// Looks at what an estimator gave for `groups`: a list a completion with a finite number a token, and as many value
+    /// Looks at what `estimator`, by its name, gave for `groups`: a list a completion with a finite number a token, and as many value
     /// targets where a critic learns from them.
     ///
     /// # Errors
     /// Says what is missing or no number, and where.
-    pub fn check(&self, groups: &[GroupRewards], with_targets: bool) -> Result<(), AdvantageError> {
+    pub fn check(
+        &self,
+        estimator: &str,
+        groups: &[GroupRewards],
+        with_targets: bool,
+    ) -> Result<(), AdvantageError> {
+        let estimator = || estimator.to_owned();
         let lengths: Vec<usize> = groups.iter().flat_map(|group| group.lengths.iter().copied()).collect();
         let targets = with_targets.then_some(("value targets", &self.value_targets));
         for (what, rows) in [("advantages", &self.per_token)].into_iter().chain(targets) {
             if rows.len() != lengths.len() {
                 let (expected, got) = (lengths.len(), rows.len());
-                return Err(AdvantageError::Rows { what, expected, got });
+                return Err(AdvantageError::Rows { estimator: estimator(), what, expected, got });
             }
             for (completion, (row, &expected)) in rows.iter().zip(&lengths).enumerate() {
                 if row.len() != expected {
-                    return Err(AdvantageError::Tokens { what, completion, expected, got: row.len() });
+                    let (estimator, got) = (estimator(), row.len());
+                    return Err(AdvantageError::Tokens { estimator, what, completion, expected, got });
                 }
                 if let Some(&got) = row.iter().find(|value| !value.is_finite()) {
-                    return Err(AdvantageError::NoNumber { what, completion, got });
+                    return Err(AdvantageError::NoNumber { estimator: estimator(), what, completion, got });
                 }
             }
         }
@@ -147,8 +154,10 @@ pub enum AdvantageError {
         reason: String,
     },
     /// There is not one list a completion.
-    #[error("the estimator gave {what} of {got} completions, expected {expected}")]
+    #[error("{estimator}: expected {what} of {expected} completions, got those of {got}")]
     Rows {
+        /// The estimator's name.
+        estimator: String,
         /// Advantages or value targets.
         what: &'static str,
         /// Completions of the batch.
@@ -158,9 +167,11 @@ pub enum AdvantageError {
     },
     /// There is not one number a token.
     #[error(
-        "completion {completion} of the batch: the estimator gave {got} {what}, expected {expected}, one a token"
+        "{estimator}: completion {completion} of the batch: expected {expected} {what}, one a token, got {got}"
     )]
     Tokens {
+        /// The estimator's name.
+        estimator: String,
         /// Advantages or value targets.
         what: &'static str,
         /// Place of the completion in the batch.
@@ -172,9 +183,11 @@ pub enum AdvantageError {
     },
     /// An estimator gave something that is not a number.
     #[error(
-        "completion {completion} of the batch: the estimator gave {got} among its {what}, expected finite numbers"
+        "{estimator}: completion {completion} of the batch: expected finite numbers as {what}, got {got}"
     )]
     NoNumber {
+        /// The estimator's name.
+        estimator: String,
         /// Advantages or value targets.
         what: &'static str,
         /// Place of the completion in the batch.
@@ -253,23 +266,25 @@ mod tests {
         let group = GroupRewards { totals: vec![1.0, 0.0], lengths: vec![2, 1], ..GroupRewards::default() };
         let check = |per_token: Vec<Vec<f32>>, value_targets: Vec<Vec<f32>>, with_targets| {
             let advantages = Advantages { per_token, value_targets };
-            advantages.check(std::slice::from_ref(&group), with_targets).map_err(|error| error.to_string())
+            advantages
+                .check("mine", std::slice::from_ref(&group), with_targets)
+                .map_err(|error| error.to_string())
         };
         let good = || vec![vec![1.0, 1.0], vec![-1.0]];
         assert_eq!(check(good(), Vec::new(), false), Ok(()));
         assert_eq!(check(good(), good(), true), Ok(()));
         for (per_token, targets, said) in [
-            (vec![vec![1.0, 1.0]], good(), "the estimator gave advantages of 1 completions, expected 2"),
-            (good(), Vec::new(), "the estimator gave value targets of 0 completions, expected 2"),
+            (vec![vec![1.0, 1.0]], good(), "mine: expected advantages of 2 completions, got those of 1"),
+            (good(), Vec::new(), "mine: expected value targets of 2 completions, got those of 0"),
             (
                 vec![vec![1.0], vec![-1.0]],
                 good(),
-                "completion 0 of the batch: the estimator gave 1 advantages, expected 2, one a token",
+                "mine: completion 0 of the batch: expected 2 advantages, one a token, got 1",
             ),
             (
                 vec![vec![1.0, 1.0], vec![f32::NAN]],
                 good(),
-                "completion 1 of the batch: the estimator gave NaN among its advantages, expected finite numbers",
+                "mine: completion 1 of the batch: expected finite numbers as advantages, got NaN",
             ),
         ] {
             assert_eq!(check(per_token, targets, true), Err(said.to_owned()));

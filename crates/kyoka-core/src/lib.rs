@@ -27,12 +27,12 @@ pub use lm::{CausalLm, PackedGroup, Prefill};
 pub use media::{AudioInput, ImageInput, MediaRef, Modality};
 pub use metrics::Metrics;
 pub use nearest::{misspelt, nearest};
-pub use own_settings::{Maker, OwnSettings, PartError, own};
+pub use own_settings::{Maker, OwnSettings, PartError, SettingsFault, own, read_settings};
 pub use parameters::{
     LazyParameter, ParameterError, ParameterPath, lazy_parameters, load_parameters, named_parameters,
     parameter_shapes,
 };
-pub use policy_loss::{PolicyLoss, PolicyLossInput, PolicyLossOutput};
+pub use policy_loss::{PolicyLoss, PolicyLossError, PolicyLossInput, PolicyLossOutput};
 pub use prompt::{ModalitySpan, Prompt};
 pub use python_json::from_python_json;
 pub use recompute::{CutScore, Recompute, SavedPass};

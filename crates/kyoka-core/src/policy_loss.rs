@@ -25,6 +25,33 @@ pub struct PolicyLossOutput {
     pub clipped: Tensor<2, Bool>,
 }
 
+impl PolicyLossOutput {
+    /// Looks at what a loss gave for log-probabilities of a shape `[R, T]`.
+    ///
+    /// # Errors
+    /// Names what has another shape, and both.
+    pub fn check(&self, expected: [usize; 2]) -> Result<(), PolicyLossError> {
+        for (what, got) in [("per_token", self.per_token.dims()), ("clipped", self.clipped.dims())] {
+            if got != expected {
+                return Err(PolicyLossError { what, expected, got });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a loss gave has another shape than the log-probabilities that it saw.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: expected the shape of the log-probabilities, {expected:?}, got {got:?}")]
+pub struct PolicyLossError {
+    /// Field of [`PolicyLossOutput`].
+    pub what: &'static str,
+    /// Rows and tokens of the log-probabilities.
+    pub expected: [usize; 2],
+    /// Its own.
+    pub got: [usize; 2],
+}
+
 /// A surrogate objective, one value a token.
 ///
 /// ```

@@ -40,7 +40,8 @@ impl<'a> RewardContext<'a> {
 }
 
 /// How far a stage has come when completions are judged: the same for all completions of a step, and in a run that is
-/// resumed the same as in one that was not. A reward that changes over a stage follows from it alone.
+/// resumed with its own settings the same as in one that was not. A resume with more steps has another share from there on. A
+/// reward that changes over a stage follows from it alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RewardProgress {
     /// Steps of the stage that are done.

@@ -186,13 +186,29 @@ pub enum RolloutError {
         /// Its tokens.
         got: usize,
     },
-    /// What stands for a log-probability is none.
-    #[error("prompt {index}: expected log-probabilities of at most 0, got {got}")]
+    /// What stands for a log-probability is none: a token that was drawn has one above minus infinity.
+    #[error("prompt {index}: expected finite log-probabilities of at most 0, got {got}")]
     NoLogprob {
         /// Place in the request.
         index: usize,
         /// The value.
         got: f32,
+    },
+    /// What stands for an entropy is none.
+    #[error("prompt {index}: expected finite entropies of at least 0, got {got}")]
+    NoEntropy {
+        /// Place in the request.
+        index: usize,
+        /// The value.
+        got: f32,
+    },
+    /// A completion holds a token that is never drawn, see [`RolloutEngine::banned_ids`](crate::RolloutEngine::banned_ids).
+    #[error("prompt {index}: expected completions without banned tokens, got one with token {token}")]
+    BannedToken {
+        /// Place in the request.
+        index: usize,
+        /// The token.
+        token: u32,
     },
     /// The engine did not say how likely its tokens were, which every update needs.
     #[error("prompt {index}: expected {expected} log-probabilities of the tokens of a completion, got {got}")]

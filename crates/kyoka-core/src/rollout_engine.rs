@@ -38,12 +38,18 @@ pub struct RolloutRequest<'a> {
 
 impl RolloutRequest<'_> {
     /// Looks at the group of prompt number `index`, as an engine gave it: as many completions as wanted, each of at least a
-    /// token and no more than were asked for, with a log-probability for every token; each group once. `seen` says of
-    /// every prompt whether its group has come.
+    /// token and no more than were asked for, none of them `banned`, with a log-probability for every token; each group
+    /// once. `seen` says of every prompt whether its group has come.
     ///
     /// # Errors
     /// Says what is missing or too much, and of which prompt.
-    pub fn check(&self, index: usize, group: &RolloutGroup, seen: &mut [bool]) -> Result<(), RolloutError> {
+    pub fn check(
+        &self,
+        index: usize,
+        group: &RolloutGroup,
+        banned: &[u32],
+        seen: &mut [bool],
+    ) -> Result<(), RolloutError> {
         match seen.get_mut(index) {
             None => {
                 let (what, expected) = ("groups, one a prompt", seen.len());
@@ -65,7 +71,10 @@ impl RolloutRequest<'_> {
             if expected > most {
                 return Err(RolloutError::CompletionTooLong { index, expected: most, got: expected });
             }
-            if let Some(&got) = logprobs.iter().find(|logprob| logprob.is_nan() || **logprob > 1e-3) {
+            if let Some(&token) = token_ids.iter().find(|id| banned.contains(id)) {
+                return Err(RolloutError::BannedToken { index, token });
+            }
+            if let Some(&got) = logprobs.iter().find(|logprob| !logprob.is_finite() || **logprob > 1e-3) {
                 return Err(RolloutError::NoLogprob { index, got });
             }
             if logprobs.len() != expected {
@@ -74,6 +83,9 @@ impl RolloutRequest<'_> {
             if !entropies.is_empty() && entropies.len() != expected {
                 let what = "entropies of the tokens of a completion, or none";
                 return Err(RolloutError::Count { what, expected, got: entropies.len() });
+            }
+            if let Some(&got) = entropies.iter().find(|entropy| !entropy.is_finite() || **entropy < -1e-3) {
+                return Err(RolloutError::NoEntropy { index, got });
             }
         }
         Ok(())
@@ -152,7 +164,7 @@ pub trait RolloutEngine<M>: Send + Sync {
         let mut groups: Vec<Option<RolloutGroup>> = request.prompts.iter().map(|_| None).collect();
         let mut seen = vec![false; groups.len()];
         self.generate(request, &mut |index, group| {
-            request.check(index, &group, &mut seen)?;
+            request.check(index, &group, self.banned_ids(), &mut seen)?;
             groups[index] = Some(group);
             Ok(())
         })?;
@@ -223,12 +235,15 @@ mod tests {
             group.rollouts[0].logprobs[1] = logprob;
             given(vec![whole(), group]).map(drop)
         };
-        assert_eq!(with(f32::NEG_INFINITY), Ok(()), "what cannot be drawn has no probability");
-        let said = "prompt 1: expected log-probabilities of at most 0, got ";
-        assert_eq!([with(f32::NAN), with(0.5)], [Err(format!("{said}NaN")), Err(format!("{said}0.5"))]);
+        for (logprob, shown) in [(f32::NAN, "NaN"), (0.5, "0.5"), (f32::NEG_INFINITY, "-inf")] {
+            let said = format!("prompt 1: expected finite log-probabilities of at most 0, got {shown}");
+            assert_eq!(with(logprob), Err(said), "what was drawn can be drawn");
+        }
         let mut seen = [true, false];
-        let again = request.check(0, &whole(), &mut seen).unwrap_err().to_string();
+        let again = request.check(0, &whole(), &[], &mut seen).unwrap_err().to_string();
         assert_eq!(again, "prompt 0: expected its group once, got it twice");
+        let banned = request.check(1, &whole(), &[7, 1], &mut seen).unwrap_err().to_string();
+        assert_eq!(banned, "prompt 1: expected completions without banned tokens, got one with token 1");
         for (groups, message) in [
             (vec![whole()], "expected 2 groups, one a prompt, got 1"),
             (vec![whole(), whole(), whole()], "expected 2 groups, one a prompt, got 3"),
@@ -248,6 +263,10 @@ mod tests {
             (
                 vec![whole(), told(vec![0.5])],
                 "expected 2 entropies of the tokens of a completion, or none, got 1",
+            ),
+            (
+                vec![whole(), told(vec![0.5, f32::INFINITY])],
+                "prompt 1: expected finite entropies of at least 0, got inf",
             ),
         ] {
             assert_eq!(given(groups).map(drop), Err(message.to_owned()));

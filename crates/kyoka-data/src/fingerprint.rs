@@ -30,6 +30,9 @@ pub struct Fingerprint {
     rows: String,
     /// Hash of all media, in hexadecimal digits.
     media: String,
+    /// Hash of the columns that are none of Kyoka's own, in hexadecimal digits; runs from before these were kept have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    extra: Option<String>,
 }
 
 impl Fingerprint {
@@ -44,11 +47,12 @@ impl Fingerprint {
     }
 
     fn over<'a, const N: usize>(rows: impl Iterator<Item = (&'a Sample, [&'a str; N])>) -> Self {
-        let (mut hasher, mut num_rows) = (Hasher::new(), 0);
+        let (mut hasher, mut extra, mut num_rows) = (Hasher::new(), Hasher::new(), 0);
         let (mut seen, mut media) = (HashSet::new(), Vec::new());
         for (sample, more) in rows {
             num_rows += 1;
             add_row(&mut hasher, sample);
+            add_extra(&mut extra, sample);
             more.iter().for_each(|text| add(&mut hasher, text.as_bytes()));
             let own = [Modality::Image, Modality::Audio].into_iter().flat_map(|sense| sample.media(sense));
             media.extend(own.map(|medium| medium.path.as_path()).filter(|path| seen.insert(*path)));
@@ -57,7 +61,7 @@ impl Fingerprint {
         let mut all = Hasher::new();
         ends.iter().for_each(|hash| add(&mut all, hash));
         let hex = |hasher: &Hasher| hasher.finalize().to_hex().to_string();
-        Self { num_rows, rows: hex(&hasher), media: hex(&all) }
+        Self { num_rows, rows: hex(&hasher), media: hex(&all), extra: Some(hex(&extra)) }
     }
 
     /// What is different now, where anything is; `self` is what was.
@@ -67,6 +71,11 @@ impl Fingerprint {
         }
         if self.rows != now.rows {
             return Some("its rows are others".to_owned());
+        }
+        if let (Some(was), Some(now)) = (&self.extra, &now.extra)
+            && was != now
+        {
+            return Some("the further columns of its rows are others".to_owned());
         }
         (self.media != now.media).then(|| "its media files are others".to_owned())
     }
@@ -83,7 +92,7 @@ fn add_list<'a>(hasher: &mut Hasher, texts: impl ExactSizeIterator<Item = &'a St
 }
 
 fn add_row(hasher: &mut Hasher, sample: &Sample) {
-    let Sample { id, system, parts, answers, steps, completion, extra, origin } = sample;
+    let Sample { id, system, parts, answers, steps, completion, extra: _, origin } = sample;
     add(hasher, id.as_bytes());
     let folder = origin.file.parent().unwrap_or(Path::new(""));
     hasher.update(&(parts.len() as u64).to_le_bytes());
@@ -99,8 +108,11 @@ fn add_row(hasher: &mut Hasher, sample: &Sample) {
     }
     [answers, steps].into_iter().for_each(|texts| add_list(hasher, texts.iter()));
     [system, completion].into_iter().for_each(|text| add_list(hasher, text.as_slice().iter()));
-    // Rows without such columns have the prints that they had before these were kept.
-    for (name, value) in extra {
+}
+
+fn add_extra(hasher: &mut Hasher, sample: &Sample) {
+    hasher.update(&(sample.extra.len() as u64).to_le_bytes());
+    for (name, value) in &sample.extra {
         add(hasher, name.as_bytes());
         add(hasher, value.to_string().as_bytes());
     }
@@ -161,6 +173,21 @@ mod tests {
         assert_eq!(was.difference(&of(moved.path(), ROW)), None);
         let text = serde_json::to_string(&was).unwrap();
         assert_eq!(serde_json::from_str::<Fingerprint>(&text).unwrap(), was);
+    }
+
+    #[test]
+    fn further_columns_count_where_they_were_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let with = |columns: &str| of(folder.path(), &format!(r#"{{"id": "a", "prompt": "p"{columns}}}"#));
+        let was = with(r#", "level": 1"#);
+        assert_eq!(was.difference(&with(r#", "level": 1"#)), None);
+        let said = "the further columns of its rows are others";
+        for other in ["", r#", "level": 2"#, r#", "level": 1, "more": 0"#] {
+            assert_eq!(was.difference(&with(other)).as_deref(), Some(said), "{other}");
+        }
+        let older = Fingerprint { extra: None, ..was.clone() };
+        assert_eq!(older.difference(&with(r#", "level": 2"#)), None, "a run from before they were kept");
+        assert!(!serde_json::to_string(&older).unwrap().contains("extra"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use kyoka_core::{Completion, OwnSettings, Reward, RewardContext, RewardError, RewardFn};
+use kyoka_core::{Completion, OwnSettings, Reward, RewardContext, RewardError, RewardFn, SettingsFault};
 use serde::{Deserialize, Serialize};
 
 /// The repetition penalty (arXiv 2502.03373, appendix C.2): `max_penalty (1 - unique n-grams / n-grams)`; 0 for a
@@ -23,14 +23,11 @@ impl Default for RepetitionPenalty {
 }
 
 impl OwnSettings for RepetitionPenalty {
-    fn check(&self) -> Result<(), String> {
-        if self.ngram == 0 {
-            return Err("ngram: expected at least 1, got 0".to_owned());
-        }
-        match self.max_penalty {
-            penalty if penalty.is_finite() && penalty <= 0.0 => Ok(()),
-            got => Err(format!("max_penalty: expected a finite number of at most 0, got {got}")),
-        }
+    fn check(&self) -> Result<(), SettingsFault> {
+        SettingsFault::unless(self.ngram > 0, "ngram", "at least 1", self.ngram)?;
+        let penalty = self.max_penalty;
+        let holds = penalty.is_finite() && penalty <= 0.0;
+        SettingsFault::unless(holds, "max_penalty", "a finite number of at most 0", penalty)
     }
 }
 

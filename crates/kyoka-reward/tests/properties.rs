@@ -1,11 +1,38 @@
 //! What must hold for any completion.
 
 use kyoka_core::{Completion, RewardContext, RewardFn, Sample};
-use kyoka_reward::{ExactAnswer, Format, NumericAnswer, RULES, WeightedSum};
+use kyoka_reward::{
+    CosineLength, ExactAnswer, Format, NumericAnswer, RULES, RunningCount, SoftOverlong, StepAccuracy,
+    WeightedSum,
+};
 use proptest::prelude::*;
 
+/// A completion of a token a character.
 fn completion(text: &str) -> Completion {
-    Completion { text: text.to_owned(), max_new_tokens: 64, finished: true, ..Completion::default() }
+    let token_spans: Vec<_> = text.char_indices().map(|(at, letter)| at..at + letter.len_utf8()).collect();
+    Completion {
+        text: text.to_owned(),
+        token_ids: vec![0; token_spans.len()],
+        token_spans,
+        max_new_tokens: 64,
+        finished: true,
+        ..Completion::default()
+    }
+}
+
+/// Every rule there is, with its defaults.
+fn every_rule() -> Vec<(f32, Box<dyn RewardFn>)> {
+    let mut rules: Vec<Box<dyn RewardFn>> = vec![
+        Box::new(ExactAnswer {}),
+        Box::new(NumericAnswer::default()),
+        Box::new(Format::default()),
+        Box::new(StepAccuracy::default()),
+        Box::new(RunningCount::default()),
+        Box::new(SoftOverlong::default()),
+        Box::new(CosineLength::new(ExactAnswer {})),
+    ];
+    rules.extend(RULES.iter().map(|(_, make)| make(Default::default()).unwrap()));
+    rules.into_iter().map(|rule| (0.5, rule)).collect()
 }
 
 /// Texts of tags, numbers and noise.
@@ -36,12 +63,9 @@ fn text() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn every_rule_gives_a_finite_number_whatever_is_written(text in text(), gold in "[0-9]{1,4}") {
-        let sample = Sample { answers: vec![gold], ..Sample::default() };
-        let mut rules: Vec<(f32, Box<dyn RewardFn>)> =
-            vec![(1.0, Box::new(NumericAnswer::default())), (0.5, Box::new(Format::default()))];
-        rules.extend(RULES.iter().map(|(_, make)| (0.25, make(Default::default()).unwrap())));
-        let sum = WeightedSum::new(rules);
-        let rewards = sum.judge(&RewardContext::of(&sample), &[completion(&text)]).unwrap();
+        let sample = Sample { answers: vec![gold.clone()], steps: vec![gold; 2], ..Sample::default() };
+        let completion = completion(&text);
+        let rewards = WeightedSum::new(every_rule()).judge(&RewardContext::of(&sample), &[completion]).unwrap();
         prop_assert!(rewards[0].total.unwrap().is_finite());
     }
 

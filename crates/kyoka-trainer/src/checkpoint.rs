@@ -15,7 +15,7 @@ use kyoka_core::{LazyParameter, lazy_parameters, load_parameters};
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
-use crate::{AdamW, AdamWConfig, Critic, CriticState, Progress, TrainError, TrainableLm};
+use crate::{AdamW, AdamWConfig, Critic, CriticState, Progress, StageKind, TrainError, TrainableLm};
 
 /// What is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,7 +174,7 @@ impl<M: TrainableLm> Checkpoint<M> {
             let optimizer = restore(path.join(moments), optimizer_steps)?;
             Ok(Some(CriticState { critic, optimizer }))
         };
-        let (critic, reward_model) = match (version, is_of_reward_model(path)) {
+        let (critic, reward_model) = match (version, is_of(StageKind::RewardModel, path)) {
             (1, true) => (None, head(CRITIC, critic)?),
             _ => (head(CRITIC, critic)?, head(REWARD_MODEL, reward_model)?),
         };
@@ -197,10 +197,11 @@ pub(crate) fn head_files(name: &str) -> (String, String) {
     (format!("{name}.safetensors"), format!("{name}_optimizer.safetensors"))
 }
 
-/// Whether a checkpoint's folder is named as those of the stage that trains a reward model; in version 1 the model is in
-/// the critic's place there.
-fn is_of_reward_model(checkpoint: &Path) -> bool {
-    checkpoint.file_name().is_some_and(|name| name.to_string_lossy().contains("-reward_model-"))
+/// Whether a checkpoint's folder is named as those of a stage of a kind; in version 1, where a stage had its kind for a
+/// name, the reward model is in the critic's place in those of the stage that trains it.
+fn is_of(kind: StageKind, checkpoint: &Path) -> bool {
+    let named = format!("-{}-", kind.name());
+    checkpoint.file_name().is_some_and(|name| name.to_string_lossy().contains(&named))
 }
 
 /// The weights of a reward model in a checkpoint, for a model of the same shape; without gradients.
@@ -210,7 +211,8 @@ fn is_of_reward_model(checkpoint: &Path) -> bool {
 pub fn load_reward_model<M: TrainableLm>(checkpoint: &Path, policy: &M) -> Result<Critic<M>, TrainError> {
     let state = State::load(checkpoint)?;
     let is_there = match state.version {
-        1 => is_of_reward_model(checkpoint) && state.critic.is_some(),
+        // A folder may have been renamed since: what is no critic of reinforcement learning is the reward model.
+        1 => !is_of(StageKind::Rl, checkpoint) && state.critic.is_some_and(|critic| critic.own_trunk),
         _ => state.reward_model.is_some(),
     };
     if !is_there {

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use kyoka_algorithms::AlgorithmError;
-use kyoka_core::{AdvantageError, Origin, ParameterError, RewardError, RolloutError, Sample, TaskError};
+use kyoka_core::{
+    AdvantageError, Origin, ParameterError, PolicyLossError, RewardError, RolloutError, Sample, TaskError,
+};
 
 use crate::SettingError;
 
@@ -42,6 +44,18 @@ pub enum TrainError {
         step: usize,
         /// Why.
         source: AdvantageError,
+    },
+    /// A policy loss gave something else than a loss a token.
+    #[error("{stage}, step {step}: policy loss {loss}: {source}")]
+    PolicyLoss {
+        /// The stage.
+        stage: String,
+        /// The step.
+        step: usize,
+        /// The loss's name.
+        loss: String,
+        /// What has another shape.
+        source: PolicyLossError,
     },
     /// The loss or the gradient is not a number; weights are those of the step before.
     #[error(

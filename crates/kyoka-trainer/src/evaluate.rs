@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kyoka_algorithms::advantage::pass_at_k;
 use kyoka_core::{
     Completion, Prompt, Reward, RewardContext, RewardFn, Rollout, RolloutEngine, RolloutError, RolloutGroup,
     RolloutPrompt, RolloutRequest, Sample, SamplingConfig, Task,
@@ -19,7 +20,8 @@ pub struct EvalSummary {
     pub num_rows: usize,
     /// Means by part over all completions that were judged: the rewards' parts, `total` (what training would use),
     /// `length` (tokens), `truncated_share` (completions that the limit of tokens cut off), and with several completions
-    /// a row `pass@k` (rows with at least one right completion), where a reward can tell what is right.
+    /// a row `pass@k` for the powers of two up to their number, and that number: the chance that one of `k` is right
+    /// ([`pass_at_k`]), where a reward can tell what is right.
     pub parts: Vec<(String, f64)>,
 }
 
@@ -125,27 +127,27 @@ struct Tally {
     num_samples: usize,
     num_rows: usize,
     means: PartMeans,
-    /// Over rows, whether one completion is right.
+    /// Over rows, the chances that one of so many completions is right.
     passed: PartMeans,
 }
 
 impl Tally {
     /// Adds the completions of a row; ungraded ones are left out.
     fn add(&mut self, rollouts: &[Rollout], judged: &[(Completion, Reward)]) {
-        let mut right = None;
-        let mut graded = false;
+        let (mut graded, mut right) = (0, None);
         for (rollout, (_, reward)) in rollouts.iter().zip(judged) {
             let Some(total) = reward.total else { continue };
-            graded = true;
+            graded += 1;
             self.means.add("length", rollout.token_ids.len() as f64);
             self.means.add("truncated_share", f64::from(u8::from(rollout.is_truncated())));
             self.means.add("total", f64::from(total));
             reward.parts.iter().for_each(|(name, value)| self.means.add(name, f64::from(*value)));
-            right = reward.right.map(|now| now || right.unwrap_or(false)).or(right);
+            right = reward.right.map(|now| right.unwrap_or(0) + usize::from(now)).or(right);
         }
-        self.num_rows += usize::from(graded);
-        if let Some(right) = right.filter(|_| self.num_samples > 1) {
-            self.passed.add(&pass_at(self.num_samples), f64::from(u8::from(right)));
+        self.num_rows += usize::from(graded > 0);
+        let Some(right) = right else { return };
+        for k in passes(self.num_samples) {
+            self.passed.add(&pass_at(k), pass_at_k(graded, right, k.min(graded)));
         }
     }
 
@@ -156,9 +158,15 @@ impl Tally {
     }
 }
 
-/// The name of the share of rows with a right one among `num_samples` completions.
-pub fn pass_at(num_samples: usize) -> String {
-    format!("pass@{num_samples}")
+/// How many tries `pass@k` is told for where a row has `num_samples` completions: the powers of two up to them, and them.
+pub fn passes(num_samples: usize) -> impl Iterator<Item = usize> {
+    let powers = std::iter::successors(Some(2), |k| Some(2 * k)).take_while(move |&k| k < num_samples);
+    powers.chain((num_samples > 1).then_some(num_samples))
+}
+
+/// The name of the chance that one of `k` completions is right.
+pub fn pass_at(k: usize) -> String {
+    format!("pass@{k}")
 }
 
 #[cfg(test)]
@@ -193,5 +201,26 @@ mod tests {
         let part = |name| summary.part(name);
         assert_eq!([part("accuracy"), part("total"), part("pass@2")], [Some(0.25), Some(0.25), Some(0.5)]);
         assert_eq!([part("truncated_share"), part("length")], [Some(0.5), Some(2.0)]);
+    }
+
+    #[test]
+    fn chances_are_told_for_powers_of_two_and_for_all_completions() {
+        let told = |num_samples| passes(num_samples).collect::<Vec<_>>();
+        assert_eq!([told(1), told(2), told(6), told(8)], [vec![], vec![2], vec![2, 4, 6], vec![2, 4, 8]]);
+        let rollout = Rollout {
+            token_ids: vec![1],
+            logprobs: Vec::new(),
+            entropies: Vec::new(),
+            stop_reason: StopReason::EndToken,
+        };
+        let judged = [true, false, false, false, false, false]
+            .map(|right| (Completion::default(), Reward::answered("accuracy", right)));
+        let mut tally = Tally { num_samples: 6, ..Tally::default() };
+        tally.add(&vec![rollout; 6], &judged);
+        let summary = tally.summary("test");
+        // One of six is right: of k it is one with a chance of k / 6.
+        for (name, chance) in [("pass@2", 2.0 / 6.0), ("pass@4", 4.0 / 6.0), ("pass@6", 1.0)] {
+            assert!((summary.part(name).unwrap() - chance).abs() < 1e-12, "{name}");
+        }
     }
 }

@@ -33,7 +33,7 @@ pub use checkpoint_store::CheckpointStore;
 pub use critic::{Critic, CriticState};
 pub use error::TrainError;
 pub use eval_rules::EvalRules;
-pub use evaluate::{EvalReport, EvalSummary, Evaluation, evaluate, pass_at};
+pub use evaluate::{EvalReport, EvalSummary, Evaluation, evaluate, pass_at, passes};
 pub use gradients::{global_norm, scale_gradients};
 pub use micro_batch::{PackItem, plan_micro_batches};
 pub use optimizer::{AdamW, AdamWConfig, NotFiniteUpdate};

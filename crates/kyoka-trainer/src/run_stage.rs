@@ -24,6 +24,11 @@ impl<M: TrainableLm> Session<M> {
         evaluate: EvaluateFn<'_, M>,
     ) -> Result<(), TrainError> {
         if self.state.progress.stage > index {
+            // A checkpoint of a version that did not count the steps of stages: this one took all of its own.
+            let steps_before = &mut self.state.progress.steps_before;
+            if steps_before.len() == index {
+                steps_before.push(stage.total_steps());
+            }
             return Ok(());
         }
         if self.state.gradient_checkpointing && self.state.model.recompute().is_none() {
@@ -61,8 +66,6 @@ impl<M: TrainableLm> Session<M> {
                 self.state.progress;
             let mut steps_before = self.state.progress.steps_before.clone();
             if self.state.progress.started {
-                // A run of a version that did not count them.
-                steps_before.resize(self.state.progress.stage, 0);
                 steps_before.push(self.state.progress.step);
             }
             self.state.progress = Progress {

@@ -1,7 +1,7 @@
 //! How a run is evaluated: `[eval]` of a recipe.
 
 use kyoka_core::SamplingConfig;
-use kyoka_trainer::{EvalRules, pass_at};
+use kyoka_trainer::{EvalRules, pass_at, passes};
 use serde::{Deserialize, Serialize};
 
 use crate::reading::Fault;
@@ -133,11 +133,11 @@ impl EvalSettings {
     /// # Errors
     /// If nobody reports what is to decide.
     pub fn rules(&self, reported: &[&str], has_learned: bool) -> Result<EvalRules, Fault> {
-        let pass = pass_at(self.samples);
+        let chances: Vec<String> = passes(self.samples).map(pass_at).collect();
         let mut known: Vec<&str> = reported.to_vec();
         known.push("total");
-        if self.samples > 1 && reported.contains(&"accuracy") {
-            known.push(&pass);
+        if reported.contains(&"accuracy") {
+            known.extend(chances.iter().map(String::as_str));
         }
         let usual = if reported.contains(&"accuracy") { "accuracy" } else { "total" };
         let metric = self.best.metric.as_deref().unwrap_or(usual);
@@ -189,7 +189,10 @@ mod tests {
         assert_eq!(best("", &["format"]), Ok(pair("val", "total")));
         let chosen = "best = { split = 'more', metric = 'format' }";
         assert_eq!(best(chosen, &["format", "accuracy"]), Ok(pair("more", "format")));
-        assert_eq!(best("samples = 4\nbest.metric = 'pass@4'", &["accuracy"]), Ok(pair("val", "pass@4")));
+        for metric in ["pass@2", "pass@4"] {
+            let text = format!("samples = 4\nbest.metric = '{metric}'");
+            assert_eq!(best(&text, &["accuracy"]), Ok(pair("val", metric)));
+        }
         let error = said(best("best.metric = 'acuracy'", &["format", "accuracy"]).unwrap_err());
         assert_eq!(error, "eval.best.metric: expected one of format, accuracy, total, got acuracy");
         assert!(best("best.metric = 'pass@4'", &["accuracy"]).is_err(), "one completion a row");

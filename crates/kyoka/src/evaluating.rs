@@ -69,6 +69,9 @@ struct Terms {
 pub fn evaluate_checkpoint(options: &EvalOptions, warn: &mut dyn FnMut(&str)) -> Result<EvalSummary, Error> {
     let folder = checkpoint_folder(&options.model)?;
     let terms = options.terms(&folder)?;
+    let rewards = Rewards::make(&terms.rewards, &Doors::default());
+    let refused = |fault: Fault| Error::argument("reward", fault.message(&Places::default()));
+    let rewards = rewards.map_err(refused)?;
     let device = open_device(&options.device)?;
     let read = read_split(&dataset_folder(&terms.data.dataset)?, &options.split, &terms.data)?;
     let (policy, task) = open(&folder, options.adapter.as_deref(), &device)?;
@@ -77,9 +80,6 @@ pub fn evaluate_checkpoint(options: &EvalOptions, warn: &mut dyn FnMut(&str)) ->
     let longest = [Addition::Sampled(terms.eval.max_new_tokens)];
     let mut warnings = read.warnings;
     let samples = room.keep(read.rows, |row| row, |row| additions_to(row, &task, &longest), &mut warnings)?;
-    let rewards = Rewards::make(&terms.rewards, &Doors::default());
-    let refused = |fault: Fault| Error::argument("reward", fault.message(&Places::default()));
-    let rewards = rewards.map_err(refused)?;
     check_judged(&rewards, &samples)?;
     warnings.iter().for_each(|warning| warn(warning));
     let samples = limited(&samples, options.max_rows);

@@ -4,28 +4,31 @@ use std::{
     collections::HashMap,
     fs::File,
     io::BufReader,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use kyoka_audio::Waveform;
 use kyoka_core::{MediaRef, Modality};
 use kyoka_image::Picture;
 
-/// The heads of media, or what is wrong with them; each file is opened once.
+/// A medium's place: the first who asks reads its head, others wait for that one.
+type Place = Arc<OnceLock<Result<Head, String>>>;
+
+/// The heads of media, or what is wrong with them; each file is opened once, whoever asks at the same time.
 #[derive(Debug, Default)]
-pub(crate) struct Heads(Mutex<HashMap<MediaRef, Result<Head, String>>>);
+pub(crate) struct Heads(Mutex<HashMap<MediaRef, Place>>);
 
 impl Heads {
     /// The head of a medium, or what is wrong with it.
     pub fn of(&self, media: &MediaRef) -> Result<Head, String> {
-        let known = |heads: &HashMap<_, Result<Head, String>>| heads.get(media).cloned();
-        if let Some(head) = known(&self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return head;
-        }
-        let head = Head::read(media);
-        let mut heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heads.insert(media.clone(), head.clone());
-        head
+        let place = {
+            let mut heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match heads.get(media) {
+                Some(place) => place.clone(),
+                None => heads.entry(media.clone()).or_default().clone(),
+            }
+        };
+        place.get_or_init(|| Head::read(media)).clone()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kyoka_core::nearest;
+use kyoka_core::{SettingsFault, nearest, read_settings};
 use serde::de::DeserializeOwned;
 use toml::{
     Spanned, Table, Value,
@@ -43,28 +43,7 @@ impl Fault {
     /// # Errors
     /// Says where in it the first value stands that is none of that.
     pub fn reading<T: DeserializeOwned>(value: Value) -> Result<T, Self> {
-        serde_path_to_error::deserialize(value).map_err(
-            |error: serde_path_to_error::Error<toml::de::Error>| {
-                let path = error.path().iter().filter_map(|segment| match segment {
-                    serde_path_to_error::Segment::Seq { index } => Some(index.to_string()),
-                    serde_path_to_error::Segment::Map { key } => Some(key.clone()),
-                    _ => None,
-                });
-                let mut fault = Self { path: path.collect(), reason: in_words(error.inner().message()) };
-                // A field that is missing or unknown is named itself, not the table around it.
-                for (start, reason) in [("missing field `", "missing"), ("unknown field `", "")] {
-                    let Some(rest) = error.inner().message().strip_prefix(start) else { continue };
-                    let field = rest.split('`').next().unwrap_or_default();
-                    if fault.path.last().is_none_or(|last| last != field) {
-                        fault.path.push(field.to_owned());
-                    }
-                    if !reason.is_empty() {
-                        fault.reason = reason.to_owned();
-                    }
-                }
-                fault
-            },
-        )
+        read_settings(value).map_err(Self::from)
     }
 
     /// The same fault under another key of the same table.
@@ -90,46 +69,9 @@ impl Fault {
     }
 }
 
-/// Serde's message in the words of a recipe.
-fn in_words(message: &str) -> String {
-    let rest = ["invalid type: ", "invalid value: "].iter().find_map(|start| message.strip_prefix(start));
-    if let Some((got, expected)) = rest.and_then(|rest| rest.rsplit_once(", expected ")) {
-        return format!("expected {}, got {}", expectation(expected), thing(got));
-    }
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let near = match quoted.split_first() {
-        Some((unknown, known)) if message.contains("unknown") => nearest(unknown, known.iter().copied()),
-        _ => None,
-    };
-    near.map_or_else(|| message.to_owned(), |near| format!("{message}; did you mean `{near}`?"))
-}
-
-/// What a type of Rust stands for in a recipe.
-fn expectation(expected: &str) -> String {
-    match expected {
-        "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number of at least 0".to_owned(),
-        "isize" | "i64" | "i32" => "a whole number".to_owned(),
-        "f64" | "f32" => "a number".to_owned(),
-        "a boolean" => "true or false".to_owned(),
-        "a string" | "string or map" | "path string" => "a text".to_owned(),
-        "a sequence" => "a list".to_owned(),
-        "struct LearningRate" => "a table such as { peak = 1e-4 }".to_owned(),
-        _ if expected.starts_with("struct ") || expected == "a map" => "a table".to_owned(),
-        _ => expected.to_owned(),
-    }
-}
-
-/// What stands there, as a recipe writes it.
-fn thing(got: &str) -> String {
-    let inside = |start: &str| got.strip_prefix(start).map(|rest| rest.trim_matches('`').to_owned());
-    if let Some(text) = got.strip_prefix("string ") {
-        return format!("the text {text}");
-    }
-    let number = ["integer ", "floating point ", "boolean "].iter().find_map(|start| inside(start));
-    match got {
-        "map" => "a table".to_owned(),
-        "sequence" => "a list".to_owned(),
-        _ => number.unwrap_or_else(|| got.to_owned()),
+impl From<SettingsFault> for Fault {
+    fn from(SettingsFault { path, reason }: SettingsFault) -> Self {
+        Self { path, reason }
     }
 }
 

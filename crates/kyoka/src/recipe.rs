@@ -14,7 +14,6 @@ use crate::{
     eval_settings::EvalSettings,
     model::ModelSettings,
     reading::{self, Fault, Places},
-    rewards::RewardRule,
     run::config_of,
     stages::StageConfig,
 };
@@ -207,10 +206,7 @@ impl Settings {
     /// If no reward reports what is to decide.
     pub(crate) fn eval_rules(&self, reward: &WeightedSum) -> Result<EvalRules, Fault> {
         let named = self.reward.iter().zip(reward.part_names());
-        let parts = named.flat_map(|(config, name)| match config.rule.rule() {
-            Some(RewardRule::StepAccuracy(rule)) => rule.names.iter().map(String::as_str).collect(),
-            _ => vec![name],
-        });
+        let parts = named.flat_map(|(config, name)| config.parts(name));
         let has_learned = self.model.checkpoint.is_some() || self.model.start.is_some();
         self.eval.rules(&parts.collect::<Vec<_>>(), has_learned)
     }

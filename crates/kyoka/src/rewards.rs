@@ -1,11 +1,11 @@
 //! The rewards that a recipe can name.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use burn::tensor::Device;
 use kyoka_core::RewardFn;
 use kyoka_reward::{
-    CosineLength, ExactAnswer, Format, NumericAnswer, RULES, RunningCount, SoftOverlong, StepAccuracy,
+    CosineLength, ExactAnswer, Format, Named, NumericAnswer, RULES, RunningCount, SoftOverlong, StepAccuracy,
     WeightedSum,
 };
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
@@ -22,7 +22,8 @@ use crate::{
 /// One reward of a recipe: a rule with its own settings, and what every reward has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RewardConfig {
-    /// What `--set reward.NAME.weight=2` calls it, unique in a recipe; the rule's kind if it is not given.
+    /// What `--set reward.NAME.weight=2` calls it, unique in a recipe, and what its part is called in logs and reports; if it is
+    /// not given, its kind and the rule's own name for its part.
     pub name: String,
     /// Its weight in the total, a finite number; 0 measures without moving the total.
     pub weight: f32,
@@ -33,7 +34,7 @@ pub struct RewardConfig {
 /// A rule by its kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RewardKind {
-    /// One that looks at more than its own settings.
+    /// One whose settings are checked beside those of the recipe.
     Rule(RewardRule),
     /// One of [`kyoka_reward::RULES`].
     Own {
@@ -67,7 +68,7 @@ impl RewardKind {
         }
     }
 
-    /// The rule, if it is one that looks at more than its own settings.
+    /// The rule, if it is one whose settings are checked beside those of the recipe.
     pub(crate) fn rule(&self) -> Option<&RewardRule> {
         match self {
             Self::Rule(rule) => Some(rule),
@@ -77,7 +78,8 @@ impl RewardKind {
 }
 
 kinds! {
-    /// The rules a recipe can name that look at more than their own settings; the others are [`kyoka_reward::RULES`].
+    /// The rules a recipe can name whose settings are checked beside those of the recipe, as limits of tokens and other rewards
+    /// are; the others are [`kyoka_reward::RULES`].
     pub enum RewardRule {
         /// See [`ExactAnswer`].
         "exact_answer" => ExactAnswer(ExactAnswer),
@@ -193,6 +195,22 @@ impl RewardConfig {
         Self::read(table).map_err(|fault| fault.message(&Places::default()))
     }
 
+    /// A rule under the name that the recipe gives it, if it gives one.
+    fn named(&self, rule: Box<dyn RewardFn>) -> Box<dyn RewardFn> {
+        match self.name == self.rule.kind() {
+            true => rule,
+            false => Box::new(Named::new(self.name.as_str(), rule)),
+        }
+    }
+
+    /// What its parts are called; `own` is what the rule is.
+    pub(crate) fn parts<'a>(&'a self, own: &'a str) -> Vec<&'a str> {
+        match self.rule.rule() {
+            Some(RewardRule::StepAccuracy(rule)) => rule.names.iter().map(String::as_str).collect(),
+            _ => vec![own],
+        }
+    }
+
     /// Whether it says if the answer is right.
     fn measures_answer(&self) -> bool {
         matches!(self.rule.rule(), Some(RewardRule::ExactAnswer(_) | RewardRule::NumericAnswer(_)))
@@ -207,10 +225,7 @@ impl RewardConfig {
             RewardKind::Rule(rule) => rule,
             RewardKind::Own { kind, settings } => {
                 let (_, make) = RULES.iter().find(|(known, _)| known == kind).expect("the kind was read");
-                return make(settings.clone()).map(Some).map_err(|reason| match reason.split_once(": ") {
-                    Some((key, reason)) => Fault::at(key, reason),
-                    None => Fault::here(reason),
-                });
+                return make(settings.clone()).map(Some).map_err(Fault::from);
             }
         };
         Ok(Some(match rule {
@@ -287,18 +302,26 @@ impl RewardConfig {
     }
 }
 
+const OWN_NAME: &str = "give one of them a `name` of its own";
+
+fn check_names(rewards: &[RewardConfig]) -> Result<(), Fault> {
+    for (index, reward) in rewards.iter().enumerate() {
+        if rewards[..index].iter().any(|other| other.name == reward.name) {
+            let reason = format!("two rewards are called {:?}; {OWN_NAME}", reward.name);
+            return Err(Fault::at("name", reason).below(&index.to_string()).below("reward"));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses rewards that cannot stand beside each other or judge what a recipe samples.
 pub(crate) fn check_rewards(rewards: &[RewardConfig], limits: &[(String, usize)]) -> Result<(), Fault> {
     if rewards.is_empty() {
         return Err(Fault::at("reward", "expected at least one [[reward]], got none"));
     }
+    check_names(rewards)?;
     for (index, reward) in rewards.iter().enumerate() {
         let before = &rewards[..index];
-        if before.iter().any(|other| other.name == reward.name) {
-            let reason =
-                format!("two rewards are called {:?}; give one of them a `name` of its own", reward.name);
-            return Err(Fault::at("name", reason).below(&index.to_string()).below("reward"));
-        }
         if reward.measures_answer() && before.iter().any(RewardConfig::measures_answer) {
             let reason = "exact_answer and numeric_answer both measure `accuracy`; keep one";
             return Err(Fault::at("reward", reason));
@@ -323,9 +346,19 @@ impl Rewards {
         let make = |(index, reward): (usize, &RewardConfig)| {
             let rule = reward.rule(rewards, doors);
             let rule = rule.map_err(|fault| fault.below(&index.to_string()).below("reward"))?;
-            Ok((reward.clone(), rule))
+            Ok((reward.clone(), rule.map(|rule| reward.named(rule))))
         };
-        Ok(Self { made: rewards.iter().enumerate().map(make).collect::<Result<_, Fault>>()? })
+        let made = rewards.iter().enumerate().map(make).collect::<Result<Vec<_>, Fault>>()?;
+        check_names(rewards)?;
+        let mut parts = HashSet::new();
+        for (index, (reward, rule)) in made.iter().enumerate() {
+            let own = rule.as_ref().map_or(reward.name.as_str(), |rule| rule.name());
+            if let Some(part) = reward.parts(own).into_iter().find(|part| !parts.insert(part.to_owned())) {
+                let reason = format!("two rewards report a part called {part:?}; {OWN_NAME}");
+                return Err(Fault::at("name", reason).below(&index.to_string()).below("reward"));
+            }
+        }
+        Ok(Self { made })
     }
 
     /// The rules, to check rows with; reward models take every row.
@@ -339,10 +372,10 @@ impl Rewards {
     /// If a reward model cannot be loaded.
     pub fn sum(self, device: &Device) -> Result<WeightedSum, Error> {
         let rule = |(reward, rule): (RewardConfig, Option<Box<dyn RewardFn>>)| {
-            let rule = match (rule, reward.rule) {
+            let rule = match (rule, &reward.rule) {
                 (Some(rule), _) => rule,
                 (None, RewardKind::Rule(RewardRule::Learned(LearnedSettings { model }))) => {
-                    Box::new(LearnedReward::load(&model, device)?)
+                    reward.named(Box::new(LearnedReward::load(model, device)?))
                 }
                 (None, rule) => unreachable!("{}: only a reward model has to be loaded", rule.kind()),
             };

@@ -68,6 +68,32 @@ fn a_parts_own_settings_are_read_by_the_part() {
 }
 
 #[test]
+fn a_reward_that_is_used_twice_has_two_parts_in_the_log() {
+    let (home, mut recipe) = (tempfile::tempdir().unwrap(), recipe());
+    let short = |name: &str, letters: usize| {
+        format!(
+            "{{ kind = 'custom', part = 'short', name = '{name}', weight = 1.0, settings = {{ letters = {letters} }} }}"
+        )
+    };
+    let exact = "{ kind = 'exact_answer', weight = 1.0 }, { kind = 'format', weight = 0.1, name = 'form' }";
+    recipe.set(&format!("reward=[{}, {}, {exact}]", short("brief", 4), short("long", 400))).unwrap();
+    recipe.set("rl.steps=1").unwrap();
+    recipe.set("sft.steps=1").unwrap();
+    let run = home.path().join("run");
+    x_fork::run(recipe.clone()).with_options(options(&run)).train(&mut Quiet).unwrap();
+    let log = steps(&run).join("\n");
+    for part in ["brief", "long", "accuracy", "form"] {
+        assert!(log.contains(&format!("\"reward/{part}\":")), "{part}: {log}");
+    }
+    assert!(!log.contains("reward/short") && !log.contains("reward/format"), "{log}");
+    recipe.set(&format!("reward=[{}, {exact}]", short("accuracy", 4))).unwrap();
+    let said = x_fork::run(recipe).check().unwrap_err().to_string();
+    let expected =
+        "reward.1.name: two rewards report a part called \"accuracy\"; give one of them a `name` of its own";
+    assert!(said.ends_with(expected), "{said}");
+}
+
+#[test]
 fn the_fork_is_short() {
     let sources = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap();
     let lines = sources.map(|file| fs::read_to_string(file.unwrap().path()).unwrap().lines().count());

@@ -4,7 +4,7 @@
 //!
 //! Deviation 1: the paper has no `eps`; 1e-6 is verl's, TRL has 1e-4. With equal rewards every advantage is 0.
 
-use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards, OwnSettings};
+use kyoka_core::{AdvantageError, AdvantageEstimator, Advantages, GroupRewards, OwnSettings, SettingsFault};
 use serde::Deserialize;
 
 use super::{
@@ -23,11 +23,9 @@ pub struct Grpo {
 }
 
 impl OwnSettings for Grpo {
-    fn check(&self) -> Result<(), String> {
-        match self.epsilon {
-            epsilon if epsilon >= 0.0 && epsilon.is_finite() => Ok(()),
-            got => Err(format!("epsilon: expected a finite number of at least 0, got {got}")),
-        }
+    fn check(&self) -> Result<(), SettingsFault> {
+        let holds = self.epsilon >= 0.0 && self.epsilon.is_finite();
+        SettingsFault::unless(holds, "epsilon", "a finite number of at least 0", self.epsilon)
     }
 }
 

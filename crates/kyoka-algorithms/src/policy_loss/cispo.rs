@@ -6,7 +6,7 @@
 //! `ratio_min = 0` with `ratio_max` 5. Deviation 1: the log-ratio is clamped to +-20.
 
 use burn::tensor::Tensor;
-use kyoka_core::{OwnSettings, PolicyLoss, PolicyLossInput, PolicyLossOutput};
+use kyoka_core::{OwnSettings, PolicyLoss, PolicyLossInput, PolicyLossOutput, SettingsFault};
 use serde::Deserialize;
 
 use super::{LOG_RATIO_BOUND, masked::Masked};
@@ -30,16 +30,14 @@ impl Default for Cispo {
 }
 
 impl OwnSettings for Cispo {
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), SettingsFault> {
         let bound = self.log_ratio_bound;
         for (field, holds, expected, got) in [
             ("ratio_min", (0.0..=1.0).contains(&self.ratio_min), "a number in [0, 1]", self.ratio_min),
             ("ratio_max", self.ratio_max >= 1.0, "a number of at least 1", self.ratio_max),
             ("log_ratio_bound", bound > 0.0 && bound.is_finite(), "a finite number above 0", bound),
         ] {
-            if !holds {
-                return Err(format!("{field}: expected {expected}, got {got}"));
-            }
+            SettingsFault::unless(holds, field, expected, got)?;
         }
         Ok(())
     }

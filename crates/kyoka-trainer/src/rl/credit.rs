@@ -55,12 +55,12 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
                 group.values = next.by_ref().take(group.totals.len()).cloned().collect();
             }
         }
-        let estimated = if self.pretraining {
-            Gae { lambda: 1.0, whiten: false, ..Gae::default() }.estimate(&rewards)?
+        let (estimator, estimated) = if self.pretraining {
+            ("gae", Gae { lambda: 1.0, whiten: false, ..Gae::default() }.estimate(&rewards)?)
         } else {
-            algorithm.advantage.estimate(&rewards)?
+            (algorithm.names.advantage.as_str(), algorithm.advantage.estimate(&rewards)?)
         };
-        estimated.check(&rewards, values.is_some())?;
+        estimated.check(estimator, &rewards, values.is_some())?;
         let replayed = self.replayed.iter();
         let advantages =
             estimated.per_token.into_iter().chain(replayed.clone().map(|item| item.advantages.clone()));

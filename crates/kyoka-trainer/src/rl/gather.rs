@@ -42,7 +42,7 @@ struct Asked {
 }
 
 /// A prompt's completions with their rewards.
-type Judged = (Prompt, Vec<(Rollout, Completion, Reward)>);
+type Judged = Vec<(Rollout, Completion, Reward)>;
 
 impl<'a, M: TrainableLm> Gatherer<'a, M> {
     /// The prompt of a row; the same place gives the same random changes.
@@ -98,7 +98,7 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
         state.progress.position += count as u64;
         let prompts = asked.iter().map(|Asked { row, place }| self.prompt(*row, place));
         let prompts = prompts.collect::<Result<Vec<Prompt>, _>>()?;
-        let prompts: Vec<RolloutPrompt<'_>> = asked
+        let wanted: Vec<RolloutPrompt<'_>> = asked
             .iter()
             .zip(&prompts)
             .zip(0..)
@@ -109,7 +109,7 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
             })
             .collect();
         let request = RolloutRequest {
-            prompts: &prompts,
+            prompts: &wanted,
             group_size: self.config.group_size,
             sampling: &self.config.sampling,
             seed: state.seed ^ ((step as u64) << 8 | round as u64) << 16,
@@ -124,16 +124,18 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
             }
             false => Vec::new(),
         };
-        let tokens = groups.iter().chain(&likeliest).flat_map(|(_, judged)| judged);
+        let tokens = groups.iter().chain(&likeliest).flatten();
         let tokens = tokens.map(|(rollout, ..)| rollout.token_ids.len()).sum::<usize>();
         state.progress.generated_tokens += tokens as u64;
         stats.generated_tokens += tokens;
-        let likeliest =
-            likeliest.iter().map(|(_, judged)| judged.first().and_then(|(.., reward)| reward.total));
+        let likeliest = likeliest.iter().map(|judged| judged.first().and_then(|(.., reward)| reward.total));
         let greedy_totals = likeliest.chain(std::iter::repeat(None));
         let mut judged = Vec::with_capacity(groups.len());
-        for ((asked, group), greedy_total) in asked.iter().zip(groups).zip(greedy_totals) {
-            judged.push(self.graded(*asked, group, greedy_total, stats));
+        // The prompts are those that were asked, whatever an engine hands back with its group.
+        for (((asked, prompt), group), greedy_total) in
+            asked.iter().zip(prompts).zip(groups).zip(greedy_totals)
+        {
+            judged.push(self.graded((*asked, prompt), group, greedy_total, stats));
         }
         stats.seconds.rollout += started.elapsed().as_secs_f64();
         // What is left of a group after ungraded completions must still be comparable.
@@ -173,7 +175,7 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
             let mut seen = vec![false; asked.len()];
             let mut is_judged_out = false;
             let sampled = self.engine.generate(request, &mut |index, group| {
-                request.check(index, &group, &mut seen)?;
+                request.check(index, &group, self.engine.banned_ids(), &mut seen)?;
                 // A judge that has failed takes no more groups, and sampling on would be in vain.
                 to_judge.send((index, group)).map_err(|_| {
                     is_judged_out = true;
@@ -211,17 +213,14 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
         let completions: Vec<Completion> = group.rollouts.iter().map(read).collect();
         let rewards = self.reward.judge(&RewardContext { sample, progress }, &completions)?;
         let judged = group.rollouts.into_iter().zip(completions).zip(rewards);
-        Ok((
-            group.prompt,
-            judged.map(|((rollout, completion), reward)| (rollout, completion, reward)).collect(),
-        ))
+        Ok(judged.map(|((rollout, completion), reward)| (rollout, completion, reward)).collect())
     }
 
     /// A group without the completions of which nothing could be said.
     fn graded(
         &self,
-        Asked { row, place }: Asked,
-        (prompt, judged): Judged,
+        (Asked { row, place }, prompt): (Asked, Prompt),
+        judged: Judged,
         greedy_total: Option<f32>,
         stats: &mut GatherStats,
     ) -> JudgedGroup<'a> {

@@ -8,7 +8,7 @@ use kyoka_algorithms::{
     Algorithm, CriticSettings, Kl, KlEstimator, KlInput, KlPlacement, ValueLossInput, full_kl, positive_nll,
     value_loss,
 };
-use kyoka_core::PolicyLossInput;
+use kyoka_core::{PolicyLossError, PolicyLossInput};
 
 use super::{
     batch::{MicroBatch, Row, Rows},
@@ -62,7 +62,14 @@ struct Scored<'a, 'b> {
 
 impl<M: TrainableLm> Objective<'_, M> {
     /// The loss over the whole step and its gradients, micro-batch by micro-batch.
-    pub fn gradients(&self, rows: &Rows<'_>, stats: &mut UpdateStats) -> PolicyGradients {
+    ///
+    /// # Errors
+    /// If what the policy loss gives has another shape than what it saw.
+    pub fn gradients(
+        &self,
+        rows: &Rows<'_>,
+        stats: &mut UpdateStats,
+    ) -> Result<PolicyGradients, PolicyLossError> {
         let mut policy = GradientsAccumulator::new();
         let mut head = GradientsAccumulator::new();
         let mut sums = Sums::default();
@@ -73,7 +80,7 @@ impl<M: TrainableLm> Objective<'_, M> {
             let kind = PassKind { distribution: batch.distribution, with_hidden, recompute };
             let mut pass = Pass::new(self.model, &batch.packed, kind);
             let scored = self.score(&batch, (pass.logprobs.clone(), pass.hidden.take()));
-            let loss = self.loss(&scored, &mut sums);
+            let loss = self.loss(&scored, &mut sums)?;
             sums.loss += scalar(&loss);
             let mut gradients = loss.backward();
             drop(scored);
@@ -84,7 +91,7 @@ impl<M: TrainableLm> Objective<'_, M> {
         }
         self.report(&sums, stats);
         let head = self.shared.is_some().then(|| head.grads());
-        PolicyGradients { loss: sums.loss, policy: policy.grads(), head }
+        Ok(PolicyGradients { loss: sums.loss, policy: policy.grads(), head })
     }
 
     /// Whether the loss reads the rows that the logits come from.
@@ -112,8 +119,8 @@ impl<M: TrainableLm> Objective<'_, M> {
     }
 
     /// The micro-batch's part of the loss.
-    fn loss(&self, scored: &Scored<'_, '_>, sums: &mut Sums) -> Tensor<1> {
-        let mut per_token = self.surrogate(scored, sums);
+    fn loss(&self, scored: &Scored<'_, '_>, sums: &mut Sums) -> Result<Tensor<1>, PolicyLossError> {
+        let mut per_token = self.surrogate(scored, sums)?;
         if let Some(kl) = self.algorithm.kl.filter(|kl| kl.placement == KlPlacement::Loss)
             && let Some(reference) = self.reference
         {
@@ -135,14 +142,14 @@ impl<M: TrainableLm> Objective<'_, M> {
             sums.value_loss += scalar(&value_loss);
             loss = loss + value_loss * settings.value_coef;
         }
-        match self.imitation(scored) {
+        Ok(match self.imitation(scored) {
             Some(nll) => loss + nll,
             None => loss,
-        }
+        })
     }
 
     /// The surrogate of every token, times its factor.
-    fn surrogate(&self, scored: &Scored<'_, '_>, sums: &mut Sums) -> Tensor<2> {
+    fn surrogate(&self, scored: &Scored<'_, '_>, sums: &mut Sums) -> Result<Tensor<2>, PolicyLossError> {
         let Scored { batch, policy_logprobs, old_logprobs, loss_mask, .. } = scored;
         let (credited, device) = (self.credited, old_logprobs.device());
         let output = self.algorithm.loss.evaluate(PolicyLossInput {
@@ -151,18 +158,14 @@ impl<M: TrainableLm> Objective<'_, M> {
             advantages: batch.table(&device, &|row, t| credited.advantages[row.number][t]),
             loss_mask: loss_mask.clone(),
         });
-        let (expected, got) = (policy_logprobs.dims(), output.per_token.dims());
-        assert_eq!(
-            got, expected,
-            "policy loss: expected a loss a token, in the shape of the log-probabilities"
-        );
+        output.check(policy_logprobs.dims())?;
         let drift = policy_logprobs.clone().inner() - old_logprobs.clone();
         let drift = drift.mask_fill(loss_mask.clone().bool_not(), 0.0);
         sums.ratio += sum(drift.clone().exp() * loss_mask.clone().float());
         sums.clipped += sum(output.clipped.float());
         sums.drift = f64::max(sums.drift, f64::from(drift.abs().max().into_scalar::<f32>()));
         sums.tokens += batch.rows.iter().map(|row| credited.counted(row.number)).sum::<usize>() as f64;
-        output.per_token * batch.table(&device, &|row, t| credited.factors[row.number][t] as f32)
+        Ok(output.per_token * batch.table(&device, &|row, t| credited.factors[row.number][t] as f32))
     }
 
     fn full_divergence(&self) -> bool {

@@ -16,7 +16,7 @@ mod token_distribution;
 use std::time::Instant;
 
 use kyoka_algorithms::{Algorithm, CriticKind, explained_variance, filter};
-use kyoka_core::{Metrics, RewardFn, RolloutEngine, Sample, Task};
+use kyoka_core::{Metrics, PolicyLossError, RewardFn, RolloutEngine, Sample, Task};
 use kyoka_data::Shuffled;
 
 pub use self::config::RlConfig;
@@ -327,7 +327,9 @@ impl<M: TrainableLm> RlStage<'_, M> {
             credited,
             algorithm: &self.algorithm,
         };
-        let gradients = objective.gradients(rows, stats);
+        let gradients = objective
+            .gradients(rows, stats)
+            .map_err(|source| self.loss_failed(state.progress.step, source))?;
         if !gradients.loss.is_finite() {
             return Err(state.not_finite(&self.gatherer.stage, "loss", names()));
         }
@@ -340,6 +342,11 @@ impl<M: TrainableLm> RlStage<'_, M> {
             }
             None => Ok(()),
         }
+    }
+
+    fn loss_failed(&self, step: usize, source: PolicyLossError) -> TrainError {
+        let (stage, loss) = (self.gatherer.stage.clone(), self.algorithm.names.loss.clone());
+        TrainError::PolicyLoss { stage, step: step + 1, loss, source }
     }
 
     fn update_critic(

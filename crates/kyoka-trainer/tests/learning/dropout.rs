@@ -3,29 +3,20 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use kyoka_core::{
-    Completion, Metrics, Reward, RewardContext, RewardError, RewardFn, Sample, named_parameters,
-};
+use kyoka_core::{Metrics, Sample, named_parameters};
 use kyoka_data::PreferenceRow;
 use kyoka_fusion::{Decoder, DecoderConfig};
 use kyoka_nn::{Linears, LowRank, LowRankConfig, NamedLinears, WeightInit};
 use kyoka_rollout::LocalEngine;
-use kyoka_testing::Echo;
+use kyoka_testing::{Echo, Scored};
 use kyoka_trainer::{
     PreferenceStage, PreferenceStageConfig, RlConfig, RlParts, RlStage, SftConfig, SftStage, Stage,
 };
 
 use crate::words::{Policy, keep_only_step_3, run_stage};
 
-struct Odd;
-
-impl RewardFn for Odd {
-    fn name(&self) -> &str {
-        "odd"
-    }
-    fn score(&self, _: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        Ok(Reward { total: Some(f32::from(completion.text.len() % 2 == 1)), ..Reward::default() })
-    }
+fn is_odd(text: &str) -> Option<f32> {
+    Some(f32::from(text.len() % 2 == 1))
 }
 
 /// A policy with an adapter on every projection of its decoder.
@@ -107,7 +98,8 @@ fn what_learns_by_reinforcement_is_what_samples_without_dropout() {
     .unwrap();
     let (engine, samples) = (LocalEngine::new(u32::MAX, vec![11]), samples());
     let algorithm = config.algorithm.build(config.group_size).unwrap();
-    let parts = RlParts { algorithm, task: &Echo, reward: &Odd, engine: &engine, samples: &samples };
+    let parts =
+        RlParts { algorithm, task: &Echo, reward: &Scored(is_odd), engine: &engine, samples: &samples };
     let mut stage = RlStage::new("rl", &config, parts, 1).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let drift = run_in(folder.path(), &mut stage, 1).1[0].get("ratio/max_abs_log").unwrap();

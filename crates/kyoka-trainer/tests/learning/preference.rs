@@ -107,6 +107,35 @@ fn a_reward_model_learns_which_completion_is_better_and_leaves_the_policy_alone(
     let prompt = Echo.prompt(&rows[2].sample, None).unwrap();
     let scores = model.rewards(&prompt, &[&[2, 2, 2], &[5, 5]]);
     assert!(scores[0] > scores[1] + 1.0, "{scores:?}");
+    // As the first version wrote it, wherever the folder has gone since.
+    make_version_1(&checkpoint);
+    let elsewhere = folder.path().join("judge");
+    for (from, to) in [(&checkpoint, &checkpoint), (&checkpoint, &elsewhere)] {
+        std::fs::rename(from, to).unwrap();
+        let model = load_reward_model(to, &after).unwrap();
+        assert_eq!(model.rewards(&prompt, &[&[2, 2, 2], &[5, 5]]), scores);
+    }
+    let critic = folder.path().join("3-rl-000030");
+    std::fs::rename(elsewhere, &critic).unwrap();
+    let said = load_reward_model(&critic, &after).err().unwrap().to_string();
+    assert!(said.contains("expected a checkpoint with a reward model, got one without"), "{said}");
+}
+
+/// Puts the reward model in the critic's place and takes the number of the version away.
+fn make_version_1(checkpoint: &Path) {
+    for ending in [".safetensors", "_optimizer.safetensors"] {
+        let path = |name: &str| checkpoint.join(format!("{name}{ending}"));
+        std::fs::rename(path("reward_model"), path("critic")).unwrap();
+    }
+    let path = checkpoint.join("state.json");
+    let mut state: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let state_of = state.as_object_mut().unwrap();
+    for key in ["version", "files"] {
+        state_of.remove(key).unwrap();
+    }
+    let record = state_of.remove("reward_model").unwrap();
+    state_of.insert("critic".to_owned(), serde_json::json!([record["optimizer_steps"], record["own_trunk"]]));
+    std::fs::write(path, state.to_string()).unwrap();
 }
 
 #[test]

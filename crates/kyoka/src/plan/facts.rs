@@ -95,10 +95,11 @@ impl<'a> Facts<'a> {
                 StageSettings::RewardModel(config) => {
                     let batch = self.compared((&config.data, at_limit), config.batch_size);
                     // The reward model learns; the policy that it started from stands beside it as a reference does.
-                    let beside = Others { reference: true, ..others };
-                    phases.push(training(name, sizes, &batch, (self.trained(name, false), own), beside));
-                    // It stays, without its moments.
-                    others.reward_model = true;
+                    let beside = Others { reference: true, ..Others::default() };
+                    let trained = self.trained(name, false);
+                    phases.push(training(name, sizes, &batch, (trained, own), beside));
+                    // It stays, without its moments; what is frozen it shares with the policy.
+                    others.reward_model = trained.params;
                 }
                 StageSettings::Rl(rl) => {
                     let algorithm = rl.algorithm.resolve();

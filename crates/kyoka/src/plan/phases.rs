@@ -43,8 +43,8 @@ pub(super) struct Others {
     pub critic: bool,
     /// Whether the loss reads the whole distribution of every token.
     pub entropy: bool,
-    /// A reward model that an earlier stage has trained.
-    pub reward_model: bool,
+    /// Parameters of its own that a reward model has which an earlier stage has trained; 0 without one.
+    pub reward_model: usize,
 }
 
 impl Others {
@@ -102,9 +102,8 @@ fn standing(trained: Trained, others: Others) -> PhaseBytes {
     let reference =
         if others.reference && trained.decoder != Learning::Adapters { trained.params } else { 0 };
     let critic = if others.critic { trained.params } else { 0 };
-    let reward_model = if others.reward_model { trained.params } else { 0 };
     PhaseBytes {
-        weights: 4 * (trained.all + reference + critic + reward_model),
+        weights: 4 * (trained.all + reference + critic + others.reward_model),
         optimizer: 8 * (trained.params + critic),
         ..PhaseBytes::default()
     }
