@@ -26,7 +26,7 @@ fn score(c: &mut Criterion) {
     let policy = policy(&Device::flex().autodiff());
     let prompts = prompts();
     let completion: Vec<u32> = (0..48).map(|t| 8 + t * 17 % 2000).collect();
-    let group = |prompt| PackedGroup { prompt, completions: vec![completion.as_slice(); 8] };
+    let group = |prompt| PackedGroup { prompt, completions: vec![(&completion).into(); 8] };
     let groups: Vec<PackedGroup<'_>> = prompts.iter().map(group).collect();
     let mut slow = c.benchmark_group("policy");
     slow.sample_size(10);

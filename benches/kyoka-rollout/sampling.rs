@@ -49,6 +49,7 @@ fn generation(c: &mut Criterion) {
                         group_size: 8,
                         sampling: &sampling,
                         seed: 1,
+                        episodes: None,
                     };
                     black_box(engine.generate_all(request).expect("finite logits"))
                 })

@@ -3,6 +3,7 @@
 mod advantage;
 mod distribution;
 mod encoder;
+mod environment;
 mod lm;
 mod media;
 mod metrics;
@@ -23,7 +24,8 @@ mod task;
 pub use advantage::{AdvantageError, AdvantageEstimator, Advantages, CreditedStep, GroupRewards};
 pub use distribution::Distribution;
 pub use encoder::{ModalityEncoder, ModalityFeatures};
-pub use lm::{CausalLm, PackedGroup, Prefill};
+pub use environment::{Action, Answer, Environment, EnvironmentError, EnvironmentFactory};
+pub use lm::{CausalLm, PackedCompletion, PackedGroup, Prefill};
 pub use media::{AudioInput, ImageInput, MediaRef, Modality};
 pub use metrics::Metrics;
 pub use nearest::{misspelt, nearest};
@@ -37,10 +39,11 @@ pub use prompt::{ModalitySpan, Prompt};
 pub use python_json::from_python_json;
 pub use recompute::{CutScore, Recompute, SavedPass};
 pub use reward::{
-    Completion, Reward, RewardContext, RewardError, RewardFn, RewardProgress, StepVerdict, UnfitRow,
+    CompletedTurn, Completion, Reward, RewardContext, RewardError, RewardFn, RewardProgress, StepVerdict,
+    UnfitRow,
 };
-pub use rollout::{Rollout, RolloutError, RolloutGroup, SamplingConfig, StopReason};
-pub use rollout_engine::{GroupSink, RolloutEngine, RolloutPrompt, RolloutRequest};
+pub use rollout::{AnsweredTurn, Rollout, RolloutError, RolloutGroup, SamplingConfig, Segment, StopReason};
+pub use rollout_engine::{Episode, Episodes, GroupSink, Reply, RolloutEngine, RolloutPrompt, RolloutRequest};
 pub use sample::{Origin, Part, Place, PlaceholderMismatch, Sample, prompt_parts, prompt_without_media};
 pub use seed::{Stream, stream_rng};
 pub use task::{Task, TaskError};

@@ -2,15 +2,65 @@
 
 use burn::tensor::{Device, Tensor};
 
-use crate::{Distribution, Prompt, Recompute};
+use crate::{AnsweredTurn, Distribution, Prompt, Recompute, Rollout, Segment, rollout::segments};
+
+/// A completion as a pass reads it.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedCompletion<'a> {
+    /// Tokens that the policy drew, or is to learn, end token included: what a score is of.
+    pub token_ids: &'a [u32],
+    /// What it read in between; empty for a completion of one turn.
+    pub turns: &'a [AnsweredTurn],
+}
+
+impl<'a> PackedCompletion<'a> {
+    /// Tokens that are scored.
+    pub fn len(self) -> usize {
+        self.token_ids.len()
+    }
+
+    /// Whether nothing is scored.
+    pub fn is_empty(self) -> bool {
+        self.token_ids.is_empty()
+    }
+
+    /// Who wrote what, in order.
+    pub fn segments(self) -> impl Iterator<Item = Segment<'a>> {
+        segments(self.token_ids.len(), self.turns)
+    }
+}
+
+impl<'a> From<&'a [u32]> for PackedCompletion<'a> {
+    fn from(token_ids: &'a [u32]) -> Self {
+        Self { token_ids, turns: &[] }
+    }
+}
+
+impl<'a> From<&'a Vec<u32>> for PackedCompletion<'a> {
+    fn from(token_ids: &'a Vec<u32>) -> Self {
+        token_ids.as_slice().into()
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u32; N]> for PackedCompletion<'a> {
+    fn from(token_ids: &'a [u32; N]) -> Self {
+        token_ids.as_slice().into()
+    }
+}
+
+impl<'a> From<&'a Rollout> for PackedCompletion<'a> {
+    fn from(rollout: &'a Rollout) -> Self {
+        Self { token_ids: &rollout.token_ids, turns: &rollout.turns }
+    }
+}
 
 /// A prompt with its completions: the unit of training.
 #[derive(Debug, Clone)]
 pub struct PackedGroup<'a> {
     /// The prompt, read once for all completions.
     pub prompt: &'a Prompt,
-    /// Token ids of each completion, end token included.
-    pub completions: Vec<&'a [u32]>,
+    /// The completions.
+    pub completions: Vec<PackedCompletion<'a>>,
 }
 
 /// A decoder's answer to a batch of prompts.
@@ -37,13 +87,20 @@ pub trait CausalLm: Sized {
     /// Reads the prompts.
     fn prefill(&self, prompts: &[&Prompt]) -> Prefill<Self::Cache>;
 
-    /// Opens `group_size` completions of at most `max_new_tokens` tokens over every prompt of the cache.
+    /// Opens `group_size` completions of at most `max_tokens` tokens, observations included, over every prompt of the cache.
     ///
     /// Rows are numbered group by group: row `b * group_size + g`.
-    fn branch(&self, cache: &mut Self::Cache, group_size: usize, max_new_tokens: usize);
+    fn branch(&self, cache: &mut Self::Cache, group_size: usize, max_tokens: usize);
 
     /// Appends one token to every open row and returns the logits of the next, shape `[R, V]`.
     fn decode(&self, cache: &mut Self::Cache, token_ids: &[u32]) -> Tensor<2>;
+
+    /// Appends a whole segment to each of the open `rows` (increasing), media and all, and returns the logits of the token
+    /// behind each, shape `[rows, V]`. The rows are numbered after all others from then on, in their order.
+    ///
+    /// # Panics
+    /// If a segment is empty or a row has no room for it.
+    fn extend(&self, cache: &mut Self::Cache, rows: &[usize], segments: &[&Prompt]) -> Tensor<2>;
 
     /// Keeps the rows in `rows` (increasing), drops the others; kept rows are renumbered in order.
     fn retain(&self, cache: &mut Self::Cache, rows: &[usize]);
@@ -57,8 +114,8 @@ pub trait CausalLm: Sized {
 
     /// Log-probabilities of given completions, prompt and completions in one forward pass.
     ///
-    /// Rows follow the order of groups and completions; padding holds 0. A completion with a banned token has no
-    /// finite log-probability.
+    /// Rows follow the order of groups and completions; padding holds 0. Observations are read where they stand and not
+    /// scored: columns are the tokens that the policy drew. A completion with a banned token has no finite log-probability.
     ///
     /// # Panics
     /// If a prompt or a completion is empty.

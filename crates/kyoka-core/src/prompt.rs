@@ -37,6 +37,29 @@ impl Prompt {
         self.token_ids.is_empty()
     }
 
+    /// Puts another piece behind it, media and all.
+    ///
+    /// ```
+    /// use kyoka_core::{Modality, ModalitySpan, Prompt};
+    ///
+    /// let span = ModalitySpan { modality: Modality::Image, positions: 1..3 };
+    /// let seen = Prompt { token_ids: vec![7, 0, 0], spans: vec![span], ..Prompt::default() };
+    /// let mut prompt = Prompt { token_ids: vec![1, 2], ..Prompt::default() };
+    /// prompt.append(&seen);
+    /// assert_eq!((prompt.token_ids, prompt.spans[0].positions.clone()), (vec![1, 2, 7, 0, 0], 3..5));
+    /// ```
+    pub fn append(&mut self, more: &Self) {
+        let start = self.len();
+        let moved = |span: &ModalitySpan| ModalitySpan {
+            modality: span.modality,
+            positions: span.positions.start + start..span.positions.end + start,
+        };
+        self.spans.extend(more.spans.iter().map(moved));
+        self.token_ids.extend(&more.token_ids);
+        self.images.extend(more.images.iter().cloned());
+        self.audios.extend(more.audios.iter().cloned());
+    }
+
     /// The spans of one modality.
     pub fn spans_of(&self, modality: Modality) -> impl Iterator<Item = &ModalitySpan> {
         self.spans.iter().filter(move |span| span.modality == modality)

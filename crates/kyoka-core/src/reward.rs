@@ -14,6 +14,8 @@ pub struct Completion {
     pub token_ids: Vec<u32>,
     /// Byte range of each token in `text`; special tokens have an empty range.
     pub token_spans: Vec<Range<usize>>,
+    /// The turns that an environment has answered, in order; empty without one.
+    pub turns: Vec<CompletedTurn>,
     /// Whether the prompt ended inside the reasoning: some chat templates write `<think>` themselves, and the text goes on
     /// from there.
     pub think_opened: bool,
@@ -21,6 +23,15 @@ pub struct Completion {
     pub finished: bool,
     /// The limit of tokens it was sampled under.
     pub max_new_tokens: usize,
+}
+
+/// A turn of a completion, and what an environment gave for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompletedTurn {
+    /// Its tokens, those that the policy drew in all turns counted.
+    pub tokens: Range<usize>,
+    /// What it was worth by itself, if the environment says so.
+    pub reward: Option<f32>,
 }
 
 /// What the question was, and how far training has come.

@@ -1,8 +1,10 @@
 //! Completions that a policy gives to a prompt.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Distribution, Prompt};
+use crate::{CompletedTurn, Distribution, EnvironmentError, Prompt};
 
 /// How completions are drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,26 +84,120 @@ pub enum StopReason {
     StopText,
     /// The limit of tokens was reached.
     Length,
+    /// An environment ended the episode.
+    Environment,
+    /// The limit of turns was reached.
+    Turns,
 }
 
-/// One completion.
+/// A turn that an environment has answered.
+#[derive(Debug, Clone)]
+pub struct AnsweredTurn {
+    /// Tokens drawn up to its end, in all turns.
+    pub end: usize,
+    /// What it was worth by itself, if the environment says so.
+    pub reward: Option<f32>,
+    /// What the policy read before it went on, laid out as its family does: seen, never learned. `None` for the last turn.
+    pub observation: Option<Prompt>,
+}
+
+/// One completion: a turn of the policy, or several with an environment's answers in between.
+///
+/// What the policy drew stands in a row of its own, as what the environment said has no probability, no credit and no loss.
 #[derive(Debug, Clone)]
 pub struct Rollout {
-    /// Tokens drawn, end token included.
+    /// Tokens drawn, in all turns, end tokens included.
     pub token_ids: Vec<u32>,
     /// Log-probability of each token in [`SamplingConfig::distribution`]: before top-k, top-p and min-p.
     pub logprobs: Vec<f32>,
     /// Entropy of that distribution where each token was drawn, in nats; empty from an engine that cannot tell.
     pub entropies: Vec<f32>,
+    /// Turns that an environment has answered, in order; empty without one.
+    pub turns: Vec<AnsweredTurn>,
     /// Why it ended.
     pub stop_reason: StopReason,
 }
 
+/// A piece of a completion, by who wrote it.
+#[derive(Debug, Clone)]
+pub enum Segment<'a> {
+    /// The policy: which of the tokens that it drew.
+    Policy(Range<usize>),
+    /// An environment.
+    Environment(&'a Prompt),
+}
+
 impl Rollout {
+    /// Who wrote what, in order. What nothing was drawn after is left out.
+    ///
+    /// ```
+    /// use kyoka_core::{AnsweredTurn, Prompt, Rollout, Segment, StopReason};
+    ///
+    /// let observation = Prompt { token_ids: vec![9, 9], ..Prompt::default() };
+    /// let turn = AnsweredTurn { end: 2, reward: None, observation: Some(observation) };
+    /// let mut rollout = Rollout::of_turn(vec![1, 2, 3], vec![-1.0; 3], Vec::new(), StopReason::EndToken);
+    /// rollout.turns.push(turn);
+    /// let lengths = rollout.segments().map(|segment| match segment {
+    ///     Segment::Policy(tokens) => tokens.len(),
+    ///     Segment::Environment(seen) => seen.len(),
+    /// });
+    /// assert_eq!(lengths.collect::<Vec<_>>(), [2, 2, 1]);
+    /// assert_eq!(rollout.num_tokens(), 5);
+    /// ```
+    pub fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+        segments(self.token_ids.len(), &self.turns)
+    }
+
+    /// Tokens of the completion, those of observations included.
+    pub fn num_tokens(&self) -> usize {
+        self.token_ids.len() + observation_tokens(&self.turns)
+    }
+
+    /// A completion of one turn.
+    pub fn of_turn(
+        token_ids: Vec<u32>,
+        logprobs: Vec<f32>,
+        entropies: Vec<f32>,
+        stop_reason: StopReason,
+    ) -> Self {
+        Self { token_ids, logprobs, entropies, turns: Vec::new(), stop_reason }
+    }
+
+    /// The turns as rewards see them.
+    pub fn completed_turns(&self) -> Vec<CompletedTurn> {
+        let mut start = 0;
+        let turn = |turn: &AnsweredTurn| {
+            let tokens = std::mem::replace(&mut start, turn.end)..turn.end;
+            CompletedTurn { tokens, reward: turn.reward }
+        };
+        self.turns.iter().map(turn).collect()
+    }
+
     /// Whether the limit of tokens cut it off.
     pub fn is_truncated(&self) -> bool {
         self.stop_reason == StopReason::Length
     }
+}
+
+/// Tokens that a policy drew, and what it read in between; see [`Rollout::segments`].
+pub(crate) fn segments(num_drawn: usize, turns: &[AnsweredTurn]) -> impl Iterator<Item = Segment<'_>> {
+    let mut start = 0;
+    let answered = turns.iter().filter(move |turn| turn.end < num_drawn);
+    let mut pieces = Vec::with_capacity(2 * turns.len() + 1);
+    for turn in answered {
+        if let Some(seen) = &turn.observation {
+            pieces.push(Segment::Policy(start..turn.end));
+            pieces.push(Segment::Environment(seen));
+            start = turn.end;
+        }
+    }
+    pieces.push(Segment::Policy(start..num_drawn));
+    pieces.into_iter()
+}
+
+/// Tokens that a policy read between those that it drew.
+pub(crate) fn observation_tokens(turns: &[AnsweredTurn]) -> usize {
+    turns.iter().filter_map(|turn| turn.observation.as_ref()).map(Prompt::len).sum()
 }
 
 /// The completions of one prompt.
@@ -223,6 +319,24 @@ pub enum RolloutError {
     /// The engine was told to stop; what it had sampled is thrown away.
     #[error("stopped on request")]
     Interrupted,
+    /// An environment failed, or what it said cannot be laid out.
+    #[error("environment: prompt {index}: {source}")]
+    Environment {
+        /// Place in the request.
+        index: usize,
+        /// Why.
+        source: EnvironmentError,
+    },
+    /// The turns of a completion do not stand in it, one after the other.
+    #[error("prompt {index}: expected turns that end at {expected}, got {got:?}")]
+    Turns {
+        /// Place in the request.
+        index: usize,
+        /// Where they may end.
+        expected: String,
+        /// Where they do.
+        got: Vec<usize>,
+    },
     /// The model gave logits that are not finite.
     #[error("prompt {index}: the model's logits are not finite (NaN or infinite weights?)")]
     NotFinite {

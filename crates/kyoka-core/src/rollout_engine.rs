@@ -1,6 +1,6 @@
 //! Who draws completions: what it is asked, what it must give, and a look at what it gave.
 
-use crate::{Prompt, Rollout, RolloutError, RolloutGroup, Sample, SamplingConfig};
+use crate::{Prompt, Rollout, RolloutError, RolloutGroup, Sample, SamplingConfig, StopReason};
 
 /// A prompt to complete.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +24,7 @@ impl<'a> RolloutPrompt<'a> {
 }
 
 /// What is asked of an engine.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct RolloutRequest<'a> {
     /// The prompts; each becomes a group.
     pub prompts: &'a [RolloutPrompt<'a>],
@@ -34,6 +34,38 @@ pub struct RolloutRequest<'a> {
     pub sampling: &'a SamplingConfig,
     /// Same seed and keys, same completions, whatever the batching.
     pub seed: u64,
+    /// What answers the turns of each completion; `None` where a completion is one turn.
+    pub episodes: Option<&'a dyn Episodes>,
+}
+
+/// What lies between the turns of completions: an engine shows it what was drawn, and goes on behind what it says.
+pub trait Episodes: Send + Sync {
+    /// Most tokens that the observations of a completion take together.
+    fn max_observation_tokens(&self) -> usize;
+
+    /// Begins the episode of completion `place` of prompt number `index`.
+    ///
+    /// # Errors
+    /// If it cannot be played.
+    fn open(&self, index: usize, place: usize) -> Result<Box<dyn Episode + '_>, RolloutError>;
+}
+
+/// The episode of one completion.
+pub trait Episode: Send {
+    /// Answers a turn, given its tokens and how it ended. Calls may block.
+    ///
+    /// # Errors
+    /// If the environment fails.
+    fn answer(&mut self, turn: &[u32], ended: StopReason) -> Result<Reply, RolloutError>;
+}
+
+/// What follows a turn.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// What the turn was worth by itself, if that is said.
+    pub reward: Option<f32>,
+    /// What the policy reads before its next turn, at least a token; or why there is none.
+    pub next: Result<Prompt, StopReason>,
 }
 
 impl RolloutRequest<'_> {
@@ -62,7 +94,7 @@ impl RolloutRequest<'_> {
         if got != expected {
             return Err(RolloutError::Count { what: "completions of every prompt", expected, got });
         }
-        for Rollout { token_ids, logprobs, entropies, .. } in &group.rollouts {
+        for Rollout { token_ids, logprobs, entropies, turns, .. } in &group.rollouts {
             let expected = token_ids.len();
             if expected == 0 {
                 return Err(RolloutError::EmptyCompletion { index });
@@ -70,6 +102,19 @@ impl RolloutRequest<'_> {
             let most = self.sampling.max_new_tokens;
             if expected > most {
                 return Err(RolloutError::CompletionTooLong { index, expected: most, got: expected });
+            }
+            let ends: Vec<usize> = turns.iter().map(|turn| turn.end).collect();
+            let in_order =
+                ends.windows(2).all(|pair| pair[0] < pair[1]) && ends.first().is_none_or(|&end| end > 0);
+            let seen_to_the_end = turns.iter().all(|turn| turn.end < expected || turn.observation.is_none());
+            if !in_order || ends.last().is_some_and(|&end| end > expected) || !seen_to_the_end {
+                let expected = format!("rising places up to {expected}, what is read before the last token");
+                return Err(RolloutError::Turns { index, expected, got: ends });
+            }
+            if let Some(got) = turns.iter().filter_map(|turn| turn.reward).find(|reward| !reward.is_finite())
+            {
+                let source = format!("expected a finite reward of a turn, got {got}").into();
+                return Err(RolloutError::Environment { index, source });
             }
             if let Some(&token) = token_ids.iter().find(|id| banned.contains(id)) {
                 return Err(RolloutError::BannedToken { index, token });
@@ -116,8 +161,7 @@ pub type GroupSink<'a> = dyn FnMut(usize, RolloutGroup) -> Result<(), RolloutErr
 ///     }
 ///     fn generate(&self, request: RolloutRequest<'_>, sink: &mut GroupSink<'_>) -> Result<(), RolloutError> {
 ///         for (place, asked) in request.prompts.iter().enumerate() {
-///             let (token_ids, logprobs, entropies) = (vec![0], vec![0.0], Vec::new());
-///             let end = Rollout { token_ids, logprobs, entropies, stop_reason: StopReason::EndToken };
+///             let end = Rollout::of_turn(vec![0], vec![0.0], Vec::new(), StopReason::EndToken);
 ///             let rollouts = vec![end; request.group_size];
 ///             sink(place, RolloutGroup { prompt: asked.prompt.clone(), rollouts, policy_version: 0 })?;
 ///         }
@@ -179,14 +223,12 @@ pub trait RolloutEngine<M>: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::StopReason;
+    use crate::AnsweredTurn;
 
     fn group(completions: &[(usize, usize)]) -> RolloutGroup {
-        let rollout = |&(tokens, logprobs): &(usize, usize)| Rollout {
-            token_ids: vec![1; tokens],
-            logprobs: vec![-1.0; logprobs],
-            entropies: Vec::new(),
-            stop_reason: StopReason::EndToken,
+        let rollout = |&(tokens, logprobs): &(usize, usize)| {
+            let (token_ids, logprobs) = (vec![1; tokens], vec![-1.0; logprobs]);
+            Rollout::of_turn(token_ids, logprobs, Vec::new(), StopReason::EndToken)
         };
         RolloutGroup {
             prompt: Prompt::default(),
@@ -218,7 +260,8 @@ mod tests {
     fn what_an_engine_gives_is_what_was_asked_for() {
         let (prompts, sampling) = ([Prompt::default(), Prompt::default()], SamplingConfig::default());
         let asked = RolloutPrompt::numbered(&prompts);
-        let request = RolloutRequest { prompts: &asked, group_size: 2, sampling: &sampling, seed: 0 };
+        let request =
+            RolloutRequest { prompts: &asked, group_size: 2, sampling: &sampling, seed: 0, episodes: None };
         let given = |groups| Canned(groups).generate_all(request).map_err(|error| error.to_string());
         let whole = || group(&[(2, 2), (1, 1)]);
         let lengths = |group: &RolloutGroup| group.rollouts[0].token_ids.len();
@@ -244,6 +287,19 @@ mod tests {
         assert_eq!(again, "prompt 0: expected its group once, got it twice");
         let banned = request.check(1, &whole(), &[7, 1], &mut seen).unwrap_err().to_string();
         assert_eq!(banned, "prompt 1: expected completions without banned tokens, got one with token 1");
+        let turned = |ends: &[usize], observed: bool| {
+            let observation = observed.then(|| Prompt { token_ids: vec![3], ..Prompt::default() });
+            let turn =
+                |&end: &usize| AnsweredTurn { end, reward: Some(1.0), observation: observation.clone() };
+            let mut group = whole();
+            group.rollouts[0].turns = ends.iter().map(turn).collect();
+            given(vec![whole(), group]).map(drop)
+        };
+        assert_eq!([turned(&[1], true), turned(&[1, 2], false)], [Ok(()), Ok(())]);
+        for (ends, observed) in [(&[2][..], true), (&[3], false), (&[2, 1], false), (&[0], false)] {
+            let said = turned(ends, observed).unwrap_err();
+            assert!(said.starts_with("prompt 1: expected turns that end at rising places up to 2"), "{said}");
+        }
         for (groups, message) in [
             (vec![whole()], "expected 2 groups, one a prompt, got 1"),
             (vec![whole(), whole(), whole()], "expected 2 groups, one a prompt, got 3"),

@@ -23,6 +23,8 @@ pub enum Stream {
     Replay = 6,
     /// What adapters drop in training.
     Dropout = 7,
+    /// Episodes of environments.
+    Environment = 8,
 }
 
 /// A generator for one purpose at one place.

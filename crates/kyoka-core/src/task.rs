@@ -1,6 +1,6 @@
 //! What the training loops ask of a dataset and its text.
 
-use crate::{Completion, Prompt, Rollout, Sample};
+use crate::{Completion, Part, Prompt, Rollout, Sample, StopReason};
 
 /// Anything that can be wrong with a row's text or media.
 pub type TaskError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,6 +34,15 @@ pub trait Task: Send + Sync {
     fn target(&self, sample: &Sample) -> Result<Vec<u32>, TaskError> {
         let text = sample.completion.as_deref();
         self.encode(text.ok_or("the row has no worked completion, which SFT needs")?)
+    }
+
+    /// What an environment says after a turn of the policy, laid out as the policy's family does, up to where its next turn
+    /// begins. `ended` says how the turn ended: behind an end token, or without one.
+    ///
+    /// # Errors
+    /// If the parts cannot be laid out. By default nothing can: such a task has one turn.
+    fn observation(&self, _parts: &[Part], _ended: StopReason) -> Result<Prompt, TaskError> {
+        Err("this task has one turn: it cannot lay out what an environment says".into())
     }
 
     /// A completion as rewards see it.

@@ -3,6 +3,8 @@
 use burn::tensor::Device;
 use kyoka_nn::{CompletionKv, HostKv, Position, PrefixKv, StepRow, indices};
 
+use crate::packing::PromptPlaces;
+
 /// Keys and values of a batch of prompts and of the completions under way.
 pub enum DecoderCache {
     /// In host memory, for the CPU: rows come and go one by one.
@@ -59,27 +61,78 @@ fn retain_in_cohorts(cohorts: &mut Vec<DeviceCache>, rows: &[usize], device: &De
     });
 }
 
+/// Takes the given open rows out of their rectangles, each into one of its own behind all others; gives the number of
+/// rectangles before them.
+pub(crate) fn split_off(cohorts: &mut Vec<DeviceCache>, rows: &[usize], device: &Device) -> usize {
+    let (mut alone, mut kept, mut first) = (Vec::with_capacity(rows.len()), Vec::new(), 0);
+    for cohort in cohorts.iter() {
+        for row in first..first + cohort.slots.len() {
+            match rows.binary_search(&row) {
+                Ok(_) => alone.push(cohort.alone(row - first, device)),
+                Err(_) => kept.push(row),
+            }
+        }
+        first += cohort.slots.len();
+    }
+    retain_in_cohorts(cohorts, &kept, device);
+    let others = cohorts.len();
+    cohorts.extend(alone);
+    others
+}
+
 /// Every prompt once, a slot for every completion, nothing padded.
 pub struct HostCache {
     pub(crate) layers: Vec<HostKv>,
     /// Position of the first completion token of each prompt.
     pub(crate) starts: Vec<usize>,
-    /// Open rows; those of a prompt stand together.
+    /// Open rows; those of a prompt stand together, unless segments were appended to some.
     pub(crate) rows: Vec<StepRow>,
+    /// Position of each row's next token.
+    pub(crate) next: Vec<usize>,
     /// Slots opened so far.
     pub(crate) num_slots: usize,
 }
 
 impl HostCache {
-    pub(crate) fn branch(&mut self, group_size: usize, max_new_tokens: usize) {
+    pub(crate) fn branch(&mut self, group_size: usize, max_tokens: usize) {
         let slots = self.starts.len() * group_size;
-        self.layers.iter_mut().for_each(|layer| layer.open(slots, max_new_tokens));
+        self.layers.iter_mut().for_each(|layer| layer.open(slots, max_tokens));
         self.rows = (0..slots).map(|slot| StepRow { prompt: slot / group_size, slot, len: 0 }).collect();
+        self.next = self.rows.iter().map(|row| self.starts[row.prompt]).collect();
         self.num_slots = slots;
+    }
+
+    /// Puts the given rows, in increasing order, behind all others.
+    fn move_to_end(&mut self, rows: &[usize]) {
+        let others = (0..self.rows.len()).filter(|row| rows.binary_search(row).is_err());
+        let order: Vec<usize> = others.chain(rows.iter().copied()).collect();
+        self.rows = order.iter().map(|&row| self.rows[row]).collect();
+        self.next = order.iter().map(|&row| self.next[row]).collect();
+    }
+
+    /// Makes room in the rows for segments of which `places` tells, behind all other rows: where each of their tokens goes,
+    /// and its position.
+    pub(crate) fn extend(&mut self, rows: &[usize], places: &PromptPlaces) -> (Vec<StepRow>, Vec<Position>) {
+        self.move_to_end(rows);
+        let first = self.rows.len() - rows.len();
+        let (mut steps, mut positions) = (Vec::new(), Vec::with_capacity(places.positions.len()));
+        let own = places.lengths.iter().zip(&places.next);
+        for ((row, next), (&length, &taken)) in
+            self.rows[first..].iter_mut().zip(&mut self.next[first..]).zip(own)
+        {
+            let start = positions.len();
+            let tokens = &places.positions[start..start + length];
+            positions.extend(tokens.iter().map(|place| place.map(|axis| axis + *next)));
+            steps.extend((0..length).map(|t| StepRow { len: row.len + t, ..*row }));
+            row.len += length;
+            *next += taken;
+        }
+        (steps, positions)
     }
 
     pub(crate) fn retain(&mut self, rows: &[usize]) {
         self.rows = rows.iter().map(|&row| self.rows[row]).collect();
+        self.next = rows.iter().map(|&row| self.next[row]).collect();
         self.layers.iter_mut().for_each(|layer| layer.retain(&self.rows));
     }
 
@@ -90,6 +143,7 @@ impl HostCache {
             |row: &StepRow| StepRow { prompt: row.prompt + prompts, slot: row.slot + slots, len: row.len };
         self.rows.extend(more.rows.iter().map(renumbered));
         self.layers.iter_mut().zip(more.layers).for_each(|(layer, more)| layer.append(more));
+        self.next.extend(more.next);
         self.starts.extend(more.starts);
         self.num_slots += more.num_slots;
     }
@@ -128,15 +182,29 @@ impl DeviceCache {
         (&self.prefix[index], &mut self.completion[index], self.t)
     }
 
-    pub(crate) fn branch(&mut self, group_size: usize, max_new_tokens: usize, device: &Device) {
+    pub(crate) fn branch(&mut self, group_size: usize, max_tokens: usize, device: &Device) {
         let slots = |layer: &PrefixKv| {
             let [b, h, _, d] = layer.key.dims();
-            CompletionKv::new([b, h, group_size, max_new_tokens, d], device)
+            CompletionKv::new([b, h, group_size, max_tokens, d], device)
         };
         self.completion = self.prefix.iter().map(slots).collect();
         self.group_size = group_size;
         self.t = 0;
         self.slots = (0..self.starts.len() * group_size).collect();
+    }
+
+    /// Open row number `row` as a rectangle of its own: what it has read so far is its prompt, what is left of its room its
+    /// completion's.
+    pub(crate) fn alone(&self, row: usize, device: &Device) -> Self {
+        let slot = self.slots[row];
+        let (b, g) = (slot / self.group_size, slot % self.group_size);
+        let layers = self.prefix.iter().zip(&self.completion);
+        let prefix: Vec<PrefixKv> =
+            layers.clone().map(|(prefix, own)| own.behind(prefix, b, g..g + 1, self.t)).collect();
+        let slots = |(_, own): (&PrefixKv, &CompletionKv)| own.alone(self.t, device);
+        let completion = layers.map(slots).collect();
+        let starts = vec![self.starts[b] + self.t];
+        Self { prefix, completion, starts, group_size: 1, t: 0, slots: vec![0] }
     }
 
     /// Keeps the given open rows.

@@ -9,13 +9,13 @@ use burn::{
 use kyoka_core::Distribution;
 use kyoka_nn::{
     AttentionLayout, HeadConfig, HostKv, Linear, Linears, NamedLinears, Norm, NormKind, Position,
-    RopeScaling, Rotary, RotaryAxes, RotaryConfig, StepRow, WeightInit, WeightRule, caches_on_host, fused,
-    indices, packed_attention,
+    RopeScaling, Rotary, RotaryAxes, RotaryConfig, WeightInit, WeightRule, caches_on_host, fused, indices,
+    packed_attention,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cache::{DecoderCache, DeviceCache, HostCache},
+    cache::{DecoderCache, DeviceCache, HostCache, split_off},
     decoder_layer::DecoderLayer,
     packing::{Packing, PromptPlaces},
 };
@@ -291,7 +291,13 @@ impl Decoder {
             let hidden = self.prefill_into(input, places, |_, qkv, layout| {
                 layers.push(HostKv::of_prompts(qkv, layout));
             });
-            let cache = HostCache { layers, starts: places.next.clone(), rows: Vec::new(), num_slots: 0 };
+            let cache = HostCache {
+                layers,
+                starts: places.next.clone(),
+                rows: Vec::new(),
+                next: Vec::new(),
+                num_slots: 0,
+            };
             return (DecoderCache::Host(cache), hidden);
         }
         let (cache, hidden) = self.prefill_on_device(input, places);
@@ -345,12 +351,12 @@ impl Decoder {
     }
 
     /// Opens `group_size` slots a prompt.
-    pub(crate) fn branch(&self, cache: &mut DecoderCache, group_size: usize, max_new_tokens: usize) {
+    pub(crate) fn branch(&self, cache: &mut DecoderCache, group_size: usize, max_tokens: usize) {
         match cache {
-            DecoderCache::Host(cache) => cache.branch(group_size, max_new_tokens),
+            DecoderCache::Host(cache) => cache.branch(group_size, max_tokens),
             DecoderCache::Device(cohorts) => {
                 let device = self.device();
-                cohorts.iter_mut().for_each(|cohort| cohort.branch(group_size, max_new_tokens, &device));
+                cohorts.iter_mut().for_each(|cohort| cohort.branch(group_size, max_tokens, &device));
             }
         }
     }
@@ -364,16 +370,85 @@ impl Decoder {
         }
     }
 
+    /// Appends a segment to each of the given open rows, which go behind all others; returns the hidden rows of their last
+    /// tokens.
+    ///
+    /// # Shapes
+    /// - input: `[N, D]`, the segments' embeddings one after the other
+    /// - output: `[rows, D]`
+    pub(crate) fn extend(
+        &self,
+        cache: &mut DecoderCache,
+        rows: &[usize],
+        (input, places): (Tensor<2>, &PromptPlaces),
+    ) -> Tensor<2> {
+        assert_eq!(rows.len(), places.lengths.len(), "extend: expected a segment for each row");
+        assert!(places.lengths.iter().all(|&length| length > 0), "extend: a segment is empty");
+        match cache {
+            DecoderCache::Host(cache) => self.extend_on_host(cache, rows, (input, places)),
+            DecoderCache::Device(cohorts) => self.extend_on_device(cohorts, rows, (input, places)),
+        }
+    }
+
+    fn extend_on_host(
+        &self,
+        cache: &mut HostCache,
+        rows: &[usize],
+        (input, places): (Tensor<2>, &PromptPlaces),
+    ) -> Tensor<2> {
+        let (steps, positions) = cache.extend(rows, places);
+        let rotary = self.rotary(&positions, &self.device());
+        let ends = places.lengths.iter().scan(0, |end, length| {
+            *end += length;
+            Some(*end - 1)
+        });
+        let mut layers = cache.layers.iter_mut();
+        // Keys of all tokens are in place before the first is attended, and each looks at those up to its own.
+        self.run(input, &ends.collect::<Vec<_>>(), |_, qkv| {
+            let kv = layers.next().expect("a cache a layer");
+            kv.attend(qkv, &rotary, &steps)
+        })
+    }
+
+    /// Each row goes into a rectangle of its own, reads its segment token by token there, and has it in its prompt from then on.
+    fn extend_on_device(
+        &self,
+        cohorts: &mut Vec<DeviceCache>,
+        rows: &[usize],
+        (input, places): (Tensor<2>, &PromptPlaces),
+    ) -> Tensor<2> {
+        let device = self.device();
+        let others = split_off(cohorts, rows, &device);
+        let (mut start, mut last) = (0, Vec::with_capacity(rows.len()));
+        for (cohort, (&length, &taken)) in
+            cohorts[others..].iter_mut().zip(places.lengths.iter().zip(&places.next))
+        {
+            let first = cohort.starts[0];
+            let mut hidden = input.clone().narrow(0, start, 1);
+            for t in start..start + length {
+                let position = places.positions[t].map(|axis| axis + first);
+                let rotaries = [self.rotary(&[position], &device)];
+                let row = input.clone().narrow(0, t, 1);
+                hidden = self.step_on_device(std::slice::from_mut(cohort), row, &rotaries);
+            }
+            last.push(hidden);
+            start += length;
+            *cohort = cohort.alone(0, &device);
+            cohort.starts[0] = first + taken;
+        }
+        Tensor::cat(last, 0)
+    }
+
     fn decode_on_host(&self, cache: &mut HostCache, token_ids: &[u32]) -> Tensor<2> {
         let ids: Vec<usize> = token_ids.iter().map(|&id| id as usize).collect();
-        let position = |row: &StepRow| [cache.starts[row.prompt] + row.len; 3];
-        let positions: Vec<Position> = cache.rows.iter().map(position).collect();
+        let positions: Vec<Position> = cache.next.iter().map(|&position| [position; 3]).collect();
         let rotary = self.rotary(&positions, &self.device());
         let mut hidden = self.embed(&ids);
         for (layer, kv) in self.layers.iter().zip(&mut cache.layers) {
             hidden = layer.forward(hidden, |_, qkv| kv.attend(qkv, &rotary, &cache.rows), |input| input);
         }
         cache.rows.iter_mut().for_each(|row| row.len += 1);
+        cache.next.iter_mut().for_each(|position| *position += 1);
         hidden
     }
 
@@ -391,11 +466,21 @@ impl Decoder {
             }
             rotaries.push(self.rotary(&cohort.positions(), &device));
         }
-        let mut hidden = self.embed(&ids);
+        let hidden = self.step_on_device(cohorts, self.embed(&ids), &rotaries);
+        if open.len() == ids.len() { hidden } else { hidden.select(0, indices(&open, &device)) }
+    }
+
+    /// A token in every slot of all cohorts, through all layers.
+    fn step_on_device(
+        &self,
+        cohorts: &mut [DeviceCache],
+        mut hidden: Tensor<2>,
+        rotaries: &[Rotary],
+    ) -> Tensor<2> {
         for (index, layer) in self.layers.iter().enumerate() {
             let attention = |layer: &DecoderLayer, qkv: Tensor<2>| {
                 let mut start = 0;
-                let mixed = cohorts.iter_mut().zip(&rotaries).map(|(cohort, rotary)| {
+                let mixed = cohorts.iter_mut().zip(rotaries).map(|(cohort, rotary)| {
                     let count = cohort.num_slots();
                     let rows = qkv.clone().narrow(0, start, count);
                     start += count;
@@ -407,7 +492,7 @@ impl Decoder {
             hidden = layer.forward(hidden, attention, |input| input);
         }
         cohorts.iter_mut().for_each(|cohort| cohort.t += 1);
-        if open.len() == ids.len() { hidden } else { hidden.select(0, indices(&open, &device)) }
+        hidden
     }
 }
 
@@ -438,7 +523,7 @@ mod tests {
         let got = decoder.prefill_into(prompts(), &places, |_, qkv, layout| {
             layers.push(HostKv::of_prompts(qkv, layout));
         });
-        let host = HostCache { layers, starts: vec![4, 2], rows: Vec::new(), num_slots: 0 };
+        let host = HostCache { layers, starts: vec![4, 2], rows: Vec::new(), next: Vec::new(), num_slots: 0 };
         let near = |a: Tensor<2>, b: Tensor<2>| {
             a.into_data().assert_approx_eq::<f32>(&b.into_data(), Tolerance::absolute(1e-5));
         };
@@ -454,6 +539,58 @@ mod tests {
             let [host, device_rows] = caches.each_mut().map(|cache| decoder.decode(cache, &token_ids));
             near(host, device_rows);
             caches.iter_mut().for_each(|cache| cache.retain(&kept, &device));
+        }
+    }
+
+    /// Segments of three and of one token between the decoded ones of four rows: appended at once, they give what token by token
+    /// gives, in either cache.
+    #[test]
+    fn segments_are_read_as_their_tokens_would_be() {
+        let device = Device::default();
+        let decoder = Decoder::new(&DecoderConfig::tiny(11), &mut WeightInit::new(1, &device));
+        let prompts = || decoder.embed(&[1, 2, 3, 4, 5, 6]);
+        let places = PromptPlaces::text(&[4, 2]);
+        let host = || {
+            let mut layers = Vec::new();
+            decoder.prefill_into(prompts(), &places, |_, qkv, layout| {
+                layers.push(HostKv::of_prompts(qkv, layout));
+            });
+            let (starts, rows, next) = (vec![4, 2], Vec::new(), Vec::new());
+            DecoderCache::Host(HostCache { layers, starts, rows, next, num_slots: 0 })
+        };
+        let on_device = || DecoderCache::Device(vec![decoder.prefill_on_device(prompts(), &places).0]);
+        let near = |a: Tensor<2>, b: &Tensor<2>| {
+            a.into_data().assert_approx_eq::<f32>(&b.clone().into_data(), Tolerance::absolute(1e-5));
+        };
+        let mut plain = host();
+        decoder.branch(&mut plain, 2, 6);
+        // Rows 0 and 3 read longer segments; the others stand still meanwhile, which a cache of rows of their own shows.
+        let first = decoder.decode(&mut plain, &[7, 8, 9, 10]);
+        for mut cache in [host(), on_device()] {
+            decoder.branch(&mut cache, 2, 6);
+            near(decoder.decode(&mut cache, &[7, 8, 9, 10]), &first);
+            let segments = decoder.embed(&[5, 4, 3, 2]);
+            let ends = decoder.extend(&mut cache, &[0, 3], (segments, &PromptPlaces::text(&[3, 1])));
+            // Now the rows are 1, 2, 0, 3.
+            let after = decoder.decode(&mut cache, &[1, 2, 3, 4]);
+            let alone = |kept: usize, tokens: &[u32]| {
+                let mut cache = host();
+                decoder.branch(&mut cache, 2, 6);
+                drop(decoder.decode(&mut cache, &[7, 8, 9, 10]));
+                cache.retain(&[kept], &device);
+                let rows: Vec<_> = tokens.iter().map(|&token| decoder.decode(&mut cache, &[token])).collect();
+                rows
+            };
+            let (longer, shorter) = (alone(0, &[5, 4, 3, 3]), alone(3, &[2, 4]));
+            near(ends, &Tensor::cat(vec![longer[2].clone(), shorter[0].clone()], 0));
+            let others = [alone(1, &[1])[0].clone(), alone(2, &[2])[0].clone()];
+            let expected =
+                Tensor::cat([others.to_vec(), vec![longer[3].clone(), shorter[1].clone()]].concat(), 0);
+            near(after, &expected);
+            // A row leaves, and one that has read a segment reads another.
+            cache.retain(&[0, 2], &device);
+            let again = decoder.extend(&mut cache, &[1], (decoder.embed(&[6]), &PromptPlaces::text(&[1])));
+            near(again, &alone(0, &[5, 4, 3, 3, 6])[4]);
         }
     }
 

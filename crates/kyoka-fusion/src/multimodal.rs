@@ -8,7 +8,7 @@ use burn::{
 };
 use kyoka_core::{
     AudioInput, CausalLm, Distribution, ImageInput, Modality, ModalityEncoder, ModalityFeatures, PackedGroup,
-    Prefill, Prompt, Recompute,
+    Prefill, Prompt, Recompute, Segment,
 };
 use kyoka_nn::{Linears, NamedLinears, caches_on_host, indices};
 
@@ -178,7 +178,7 @@ where
     /// The rows of a pass over groups.
     pub(crate) fn packing(&self, groups: &[PackedGroup<'_>]) -> Packing {
         let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
-        Packing::new(groups, self.places(&prompts))
+        Packing::new(groups, self.places(&prompts), &self.places(&observations(groups)))
     }
 
     /// Positions of a batch of prompts by time, row and column, prompt after prompt, and of each one's first
@@ -197,12 +197,18 @@ where
 
     /// Embeddings of a pass over groups: those of the prompts, then those of the completions' rows.
     pub(crate) fn pass_input(&self, groups: &[PackedGroup<'_>], packing: &Packing) -> Tensor<2> {
-        let prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
+        let mut prompts: Vec<&Prompt> = groups.iter().map(|group| group.prompt).collect();
+        prompts.extend(observations(groups));
         let input = self.embed_prompts(&prompts);
         if packing.completion_ids.is_empty() {
             return input;
         }
-        Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0)
+        let rows = Tensor::cat(vec![input, self.decoder.embed(&packing.completion_ids)], 0);
+        if packing.sources.is_empty() {
+            return rows;
+        }
+        let sources = indices(&packing.sources, &rows.device());
+        rows.select(0, sources)
     }
 
     /// Hidden rows of the positions that predict, one a target, not normed.
@@ -221,6 +227,16 @@ impl<I: Module + Linears, A: Module + Linears> Linears for MultimodalLm<I, A> {
         }
         self.decoder.linears(&format!("{prefix}decoder."), found);
     }
+}
+
+/// What was observed in the completions of groups, in their order.
+fn observations<'a>(groups: &[PackedGroup<'a>]) -> Vec<&'a Prompt> {
+    let segments = groups.iter().flat_map(|group| &group.completions).flat_map(|&rows| rows.segments());
+    let seen = segments.filter_map(|segment| match segment {
+        Segment::Environment(seen) => Some(seen),
+        Segment::Policy(_) => None,
+    });
+    seen.collect()
 }
 
 /// What names an input's features in the cache.
@@ -269,8 +285,13 @@ where
         Prefill { cache, logits: self.decoder.logits(last) }
     }
 
-    fn branch(&self, cache: &mut DecoderCache, group_size: usize, max_new_tokens: usize) {
-        self.decoder.branch(cache, group_size, max_new_tokens);
+    fn branch(&self, cache: &mut DecoderCache, group_size: usize, max_tokens: usize) {
+        self.decoder.branch(cache, group_size, max_tokens);
+    }
+
+    fn extend(&self, cache: &mut DecoderCache, rows: &[usize], segments: &[&Prompt]) -> Tensor<2> {
+        let hidden = self.decoder.extend(cache, rows, (self.embed_prompts(segments), &self.places(segments)));
+        self.decoder.logits(hidden)
     }
 
     fn decode(&self, cache: &mut DecoderCache, token_ids: &[u32]) -> Tensor<2> {

@@ -1,6 +1,10 @@
 //! Keys and values of completions under way.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Int, Tensor};
+
+use crate::PrefixKv;
 
 /// Keys and values of one layer, allocated once and written in place.
 ///
@@ -30,6 +34,26 @@ impl CompletionKv {
         self.key.inplace(|all| all.slice_assign(place.clone(), key));
         self.value.inplace(|all| all.slice_assign(place, value));
         (self.key.clone().narrow(3, 0, t + 1), self.value.clone().narrow(3, 0, t + 1))
+    }
+
+    /// A prompt's keys and values with the first `t` of slot `slot` behind them, as the prompt of that slot alone.
+    pub fn behind(&self, prefix: &PrefixKv, group: usize, slot: Range<usize>, t: usize) -> PrefixKv {
+        let joined = |prompt: &Tensor<4>, own: &Tensor<5>| -> Tensor<4> {
+            let [_, h, _, _, d] = own.dims();
+            let own = own.clone().slice([group..group + 1, 0..h, slot.clone(), 0..t, 0..d]);
+            Tensor::cat(vec![prompt.clone().narrow(0, group, 1), own.reshape([1, h, t, d])], 2)
+        };
+        let bias = prefix.bias.as_ref().map(|bias| {
+            let own = Tensor::zeros([1, 1, 1, t], (&bias.device(), bias.dtype()));
+            Tensor::cat(vec![bias.clone().narrow(0, group, 1), own], 3)
+        });
+        PrefixKv { key: joined(&prefix.key, &self.key), value: joined(&prefix.value, &self.value), bias }
+    }
+
+    /// An empty cache for one slot, with the room that is left behind `t` tokens.
+    pub fn alone(&self, t: usize, device: &Device) -> Self {
+        let [_, h, _, capacity, d] = self.key.dims();
+        Self::new([1, h, 1, capacity - t, d], device)
     }
 
     /// Keeps groups and slots: slot `g` of new group `b` is old flat slot `slots[b * G' + g]` (`old_b * G + old_g`).

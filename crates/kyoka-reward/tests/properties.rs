@@ -1,6 +1,6 @@
 //! What must hold for any completion.
 
-use kyoka_core::{Completion, RewardContext, RewardFn, Sample};
+use kyoka_core::{CompletedTurn, Completion, RewardContext, RewardFn, Sample};
 use kyoka_reward::{
     CosineLength, ExactAnswer, Format, NumericAnswer, RULES, RunningCount, SoftOverlong, StepAccuracy,
     WeightedSum,
@@ -13,6 +13,7 @@ fn completion(text: &str) -> Completion {
     Completion {
         text: text.to_owned(),
         token_ids: vec![0; token_spans.len()],
+        turns: vec![CompletedTurn { tokens: 0..token_spans.len(), reward: Some(0.5) }],
         token_spans,
         max_new_tokens: 64,
         finished: true,

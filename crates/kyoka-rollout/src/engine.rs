@@ -1,14 +1,17 @@
 //! Sampling in this process.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::ScopedJoinHandle,
 };
 
 use burn::{module::Module, tensor::Tensor};
 use kyoka_core::{
-    CausalLm, GroupSink, Prompt, Rollout, RolloutEngine, RolloutError, RolloutGroup, RolloutRequest,
-    SamplingConfig, StopReason, Stream, stream_rng,
+    AnsweredTurn, CausalLm, Episode, Episodes, GroupSink, Prompt, Reply, Rollout, RolloutEngine,
+    RolloutError, RolloutGroup, RolloutRequest, SamplingConfig, StopReason, Stream, stream_rng,
 };
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -43,13 +46,32 @@ pub struct LocalEngine<M> {
 }
 
 /// A completion under way.
-struct Row {
+struct Row<'a> {
     prompt: usize,
     place: usize,
     rng: ChaCha8Rng,
-    token_ids: Vec<u32>,
-    logprobs: Vec<f32>,
-    entropies: Vec<f32>,
+    drawn: Rollout,
+    /// What answers its turns.
+    episode: Option<Box<dyn Episode + 'a>>,
+    /// Tokens that it has read between turns.
+    observed: usize,
+}
+
+impl Row<'_> {
+    /// The tokens of the turn under way.
+    fn turn(&self) -> &[u32] {
+        &self.drawn.token_ids[self.drawn.turns.last().map_or(0, |turn| turn.end)..]
+    }
+}
+
+/// What becomes of a row behind a token.
+enum Next {
+    /// Another token is drawn.
+    Token,
+    /// It goes on behind the last token and what an environment said.
+    Segment(Prompt),
+    /// It has ended.
+    End(StopReason),
 }
 
 impl<M: CausalLm + Module> LocalEngine<M> {
@@ -86,7 +108,7 @@ impl<M: CausalLm + Module> LocalEngine<M> {
             request.sampling.stop.is_empty() || self.decode_text.is_some(),
             "rollout: stop texts need `decode_text`"
         );
-        let (new_tokens, max_positions) = (request.sampling.max_new_tokens, model.max_positions());
+        let (new_tokens, max_positions) = (most_tokens(request), model.max_positions());
         for (index, asked) in request.prompts.iter().enumerate() {
             let prompt = asked.prompt;
             if prompt.is_empty() {
@@ -99,6 +121,12 @@ impl<M: CausalLm + Module> LocalEngine<M> {
         }
         Ok(())
     }
+}
+
+/// Most tokens of a completion, what is read between its turns included.
+fn most_tokens(request: &RolloutRequest<'_>) -> usize {
+    let observed = request.episodes.map_or(0, Episodes::max_observation_tokens);
+    request.sampling.max_new_tokens + observed
 }
 
 /// What drawing a token needs of an engine, for all threads.
@@ -116,27 +144,27 @@ impl<'a> Stepper<'a> {
     }
 
     /// Draws the next token of a row from its logits.
-    fn draw(&self, row: &mut Row, logits: &[f32]) -> Option<Drawn> {
+    fn draw(&self, row: &mut Row<'_>, logits: &[f32]) -> Option<Drawn> {
         draw(logits, self.sampling, self.banned_ids, &mut row.rng)
     }
 
-    /// Adds the next token to a row; the reason if it ends the row.
-    fn push(&self, row: &mut Row, drawn: Option<Drawn>) -> Result<Option<StopReason>, RolloutError> {
+    /// Adds the next token to a row; the reason if it ends the turn.
+    fn push(&self, row: &mut Row<'_>, drawn: Option<Drawn>) -> Result<Option<StopReason>, RolloutError> {
         let sampling = self.sampling;
         let Drawn { token, logprob, entropy } = drawn.ok_or(RolloutError::NotFinite { index: row.prompt })?;
-        row.token_ids.push(token);
-        row.logprobs.push(logprob);
-        row.entropies.push(entropy);
+        row.drawn.token_ids.push(token);
+        row.drawn.logprobs.push(logprob);
+        row.drawn.entropies.push(entropy);
         if self.end_ids.contains(&token) {
             return Ok(Some(StopReason::EndToken));
         }
         if let (false, Some(decode)) = (sampling.stop.is_empty(), self.decode_text) {
-            let text = decode(&row.token_ids);
+            let text = decode(row.turn());
             if sampling.stop.iter().any(|stop| text.contains(stop)) {
                 return Ok(Some(StopReason::StopText));
             }
         }
-        Ok((row.token_ids.len() >= sampling.max_new_tokens).then_some(StopReason::Length))
+        Ok((row.drawn.token_ids.len() >= sampling.max_new_tokens).then_some(StopReason::Length))
     }
 }
 
@@ -151,13 +179,13 @@ struct Generation<'a, M: CausalLm> {
     read: usize,
     cache: Option<M::Cache>,
     /// Open rows, in the order of the cache.
-    open: Vec<Row>,
+    open: Vec<Row<'a>>,
     done: Vec<Vec<Option<Rollout>>>,
     /// Prompts whose completions have all ended, not given to the sink yet.
     whole: Vec<usize>,
 }
 
-impl<M: CausalLm> Generation<'_, M> {
+impl<'a, M: CausalLm> Generation<'a, M> {
     /// Reads the next `count` prompts and draws the first token of their completions, which join the others.
     fn admit(&mut self, count: usize) -> Result<(), RolloutError> {
         let (model, group_size) = (self.model, self.request.group_size);
@@ -167,15 +195,16 @@ impl<M: CausalLm> Generation<'_, M> {
         self.read += count;
         let prefill = model.prefill(&prompts);
         let mut cache = prefill.cache;
-        model.branch(&mut cache, group_size, self.request.sampling.max_new_tokens);
+        model.branch(&mut cache, group_size, most_tokens(self.request));
         let row = |index: usize| {
             let (prompt, place) = (first + index / group_size, index % group_size);
             let key = self.request.prompts[prompt].key;
             let rng = stream_rng(self.request.seed, Stream::Rollout, &[key, place as u64]);
-            let (token_ids, logprobs, entropies) = Default::default();
-            Row { prompt, place, rng, token_ids, logprobs, entropies }
+            let drawn = Rollout::of_turn(Vec::new(), Vec::new(), Vec::new(), StopReason::Length);
+            let episode = self.request.episodes.map(|episodes| episodes.open(prompt, place)).transpose()?;
+            Ok(Row { prompt, place, rng, drawn, episode, observed: 0 })
         };
-        let rows = (0..count * group_size).map(row).collect();
+        let rows = (0..count * group_size).map(row).collect::<Result<_, RolloutError>>()?;
         // The first tokens of a group come from the prompt's last position.
         let rows = self.draw(rows, (&mut cache, prefill.logits), group_size)?;
         // Where every completion ended at its first token, nothing joins: the cache still has their rows.
@@ -197,7 +226,7 @@ impl<M: CausalLm> Generation<'_, M> {
         if open.is_empty() {
             return Ok(());
         }
-        let last = |row: &Row| *row.token_ids.last().expect("an open row has a token");
+        let last = |row: &Row<'_>| *row.drawn.token_ids.last().expect("an open row has a token");
         let token_ids: Vec<u32> = open.iter().map(last).collect();
         let logits = self.model.decode(&mut cache, &token_ids);
         self.open = self.draw(open, (&mut cache, logits), 1)?;
@@ -210,7 +239,7 @@ impl<M: CausalLm> Generation<'_, M> {
     fn drawn(
         &self,
         stepper: &Stepper<'_>,
-        rows: &mut [Row],
+        rows: &mut [Row<'_>],
         logits: Tensor<2>,
         rows_per_logits: usize,
     ) -> Result<Vec<Option<Drawn>>, RolloutError> {
@@ -226,43 +255,122 @@ impl<M: CausalLm> Generation<'_, M> {
         Ok(rows.par_iter_mut().enumerate().map(|(index, row)| stepper.draw(row, of_row(index))).collect())
     }
 
-    /// Draws a token for every row of `cache`, keeps what has ended, and returns the rows that go on. One row of logits
+    /// Draws a token for every row of `cache`, keeps what has ended, and returns the rows that go on, in the order of the cache.
+    /// Rows whose turn was answered read the answer and draw the first token of their next turn as well. One row of logits
     /// serves `rows_per_logits` rows.
     fn draw(
         &mut self,
-        mut rows: Vec<Row>,
-        (cache, logits): (&mut M::Cache, Tensor<2>),
-        rows_per_logits: usize,
-    ) -> Result<Vec<Row>, RolloutError> {
-        let stepper = Stepper::new(self.engine, self.request.sampling);
-        let drawn = self.drawn(&stepper, &mut rows, logits, rows_per_logits)?;
-        let stopped: Vec<Option<StopReason>> = rows
-            .par_iter_mut()
-            .zip(drawn)
-            .map(|(row, drawn)| stepper.push(row, drawn))
-            .collect::<Result<_, _>>()?;
-        let num_rows = rows.len();
-        let (mut kept, mut open) = (Vec::with_capacity(num_rows), Vec::with_capacity(num_rows));
-        for (index, (row, stopped)) in rows.into_iter().zip(stopped).enumerate() {
-            match stopped {
-                None => {
-                    kept.push(index);
-                    open.push(row);
-                }
-                Some(stop_reason) => {
-                    let Row { prompt, place, token_ids, logprobs, entropies, .. } = row;
-                    self.done[prompt][place] = Some(Rollout { token_ids, logprobs, entropies, stop_reason });
-                    if self.done[prompt].iter().all(Option::is_some) {
-                        self.whole.push(prompt);
+        mut rows: Vec<Row<'a>>,
+        (cache, mut logits): (&mut M::Cache, Tensor<2>),
+        mut rows_per_logits: usize,
+    ) -> Result<Vec<Row<'a>>, RolloutError> {
+        // Rows that have drawn stand before those that are to draw.
+        let mut settled: Vec<Row<'a>> = Vec::with_capacity(rows.len());
+        loop {
+            let next = self.next_of(&mut rows, logits, rows_per_logits)?;
+            let (first, num_rows) = (settled.len(), settled.len() + rows.len());
+            let mut kept: Vec<usize> = (0..first).collect();
+            let (mut waiting, mut segments) = (Vec::new(), Vec::new());
+            for (index, (row, next)) in (first..).zip(rows.into_iter().zip(next)) {
+                match next {
+                    Next::Token => settled.push(row),
+                    Next::Segment(segment) => {
+                        segments.push(segment);
+                        waiting.push((kept.len(), row));
+                    }
+                    Next::End(stop_reason) => {
+                        self.finish(row, stop_reason);
+                        continue;
                     }
                 }
+                kept.push(index);
             }
+            if kept.len() < num_rows && !kept.is_empty() {
+                self.model.retain(cache, &kept);
+            }
+            if waiting.is_empty() {
+                return Ok(settled);
+            }
+            let (places, goes_on): (Vec<usize>, Vec<Row<'a>>) = waiting.into_iter().unzip();
+            logits = self.model.extend(cache, &places, &segments.iter().collect::<Vec<_>>());
+            (rows, rows_per_logits) = (goes_on, 1);
         }
-        if kept.len() < num_rows && !kept.is_empty() {
-            self.model.retain(cache, &kept);
-        }
-        Ok(open)
     }
+
+    /// Draws a token for every row, and says what follows behind it.
+    fn next_of(
+        &self,
+        rows: &mut [Row<'a>],
+        logits: Tensor<2>,
+        rows_per_logits: usize,
+    ) -> Result<Vec<Next>, RolloutError> {
+        let stepper = Stepper::new(self.engine, self.request.sampling);
+        let drawn = self.drawn(&stepper, rows, logits, rows_per_logits)?;
+        let stopped = rows.par_iter_mut().zip(drawn).map(|(row, drawn)| stepper.push(row, drawn));
+        let stopped = stopped.collect::<Result<Vec<_>, _>>()?;
+        let Some(episodes) = self.request.episodes else {
+            return Ok(stopped.into_iter().map(|stopped| stopped.map_or(Next::Token, Next::End)).collect());
+        };
+        let room =
+            Room { observed: episodes.max_observation_tokens(), drawn: self.request.sampling.max_new_tokens };
+        // Environments may wait for something: each has a thread while it answers.
+        std::thread::scope(|scope| {
+            let answers: Vec<_> = rows
+                .iter_mut()
+                .zip(stopped)
+                .map(|(row, stopped)| stopped.map(|ended| scope.spawn(move || answered(row, ended, room))))
+                .collect();
+            let next = answers.into_iter().map(|answer| match answer.map(ScopedJoinHandle::join) {
+                None => Ok(Next::Token),
+                Some(Ok(next)) => next,
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+            });
+            next.collect()
+        })
+    }
+
+    /// Keeps a completion that has ended.
+    fn finish(&mut self, row: Row<'_>, stop_reason: StopReason) {
+        let Row { prompt, place, drawn, .. } = row;
+        self.done[prompt][place] = Some(Rollout { stop_reason, ..drawn });
+        if self.done[prompt].iter().all(Option::is_some) {
+            self.whole.push(prompt);
+        }
+    }
+}
+
+/// Most tokens of a completion, by who writes them.
+#[derive(Clone, Copy)]
+struct Room {
+    observed: usize,
+    drawn: usize,
+}
+
+/// Shows an environment the turn that has `ended`.
+fn answered(row: &mut Row<'_>, ended: StopReason, room: Room) -> Result<Next, RolloutError> {
+    let turn = row.turn().to_vec();
+    let Some(episode) = &mut row.episode else { return Ok(Next::End(ended)) };
+    let Reply { reward, next } = episode.answer(&turn, ended)?;
+    let end = row.drawn.token_ids.len();
+    let mut answered = AnsweredTurn { end, reward, observation: None };
+    // A turn that a limit cut off is judged as it stands; and one that has no room is not begun.
+    let next = match next {
+        Err(stop_reason) => Next::End(stop_reason),
+        Ok(seen) if end >= room.drawn || row.observed + seen.len() > room.observed => {
+            Next::End(StopReason::Length)
+        }
+        Ok(seen) => {
+            row.observed += seen.len();
+            let last = *turn.last().expect("a turn has a token");
+            // The last token was drawn and not read yet.
+            let mut segment = Prompt { token_ids: vec![last], ..Prompt::default() };
+            segment.append(&seen);
+            answered.observation = Some(seen);
+            Next::Segment(segment)
+        }
+    };
+    row.drawn.turns.push(answered);
+    Ok(next)
 }
 
 /// Every row `count` times in a row.

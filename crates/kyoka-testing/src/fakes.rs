@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kyoka_core::{
-    Completion, GroupSink, Part, Prompt, Reward, RewardContext, RewardError, RewardFn, Rollout,
-    RolloutEngine, RolloutError, RolloutGroup, RolloutRequest, Sample, StopReason, Task, TaskError,
+    Action, Answer, Completion, Environment, EnvironmentError, EnvironmentFactory, GroupSink, Part, Prompt,
+    Reward, RewardContext, RewardError, RewardFn, Rollout, RolloutEngine, RolloutError, RolloutGroup,
+    RolloutRequest, Sample, StopReason, Task, TaskError,
 };
 
 /// A row with a prompt of text.
@@ -29,6 +30,16 @@ impl Task for Echo {
         ids(text)
     }
 
+    /// What is said, token by token.
+    fn observation(&self, parts: &[Part], _: StopReason) -> Result<Prompt, TaskError> {
+        let texts = parts.iter().map(|part| match part {
+            Part::Text(text) => ids(text),
+            Part::Media(_) => Err("expected text, got a medium".into()),
+        });
+        let token_ids = texts.collect::<Result<Vec<_>, _>>()?.concat();
+        Ok(Prompt { token_ids, ..Prompt::default() })
+    }
+
     fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion {
         let token_ids = rollout.token_ids.clone();
         let text = token_ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
@@ -39,7 +50,8 @@ impl Task for Echo {
             start..end - 1
         };
         let token_spans = token_ids.iter().map(span).collect();
-        Completion { text, token_ids, token_spans, finished: true, max_new_tokens, ..Completion::default() }
+        let (turns, finished) = (rollout.completed_turns(), true);
+        Completion { text, token_ids, token_spans, turns, finished, max_new_tokens, ..Completion::default() }
     }
 }
 
@@ -53,6 +65,40 @@ impl<F: Fn(&str) -> Option<f32> + Send + Sync> RewardFn for Scored<F> {
 
     fn score(&self, _: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
         Ok(Reward { total: (self.0)(&completion.text), ..Reward::default() })
+    }
+}
+
+/// An environment that says a word behind the first turn, and gives 1 where the second turn repeats it, else 0. The word is one of
+/// the tokens `0..words` and follows from the seed alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Tells {
+    /// How many words there are.
+    pub words: u64,
+}
+
+struct Telling {
+    words: u64,
+    word: String,
+}
+
+impl EnvironmentFactory for Tells {
+    fn open(&self) -> Result<Box<dyn Environment>, EnvironmentError> {
+        Ok(Box::new(Telling { words: self.words, word: String::new() }))
+    }
+}
+
+impl Environment for Telling {
+    fn reset(&mut self, _: &Sample, seed: u64) -> Result<Vec<Part>, EnvironmentError> {
+        self.word = (seed % self.words).to_string();
+        Ok(Vec::new())
+    }
+
+    fn step(&mut self, action: &Action<'_>) -> Result<Answer, EnvironmentError> {
+        if action.turn == 0 {
+            return Ok(Answer { parts: vec![Part::Text(self.word.clone())], ..Answer::default() });
+        }
+        let right = f32::from(action.text == self.word);
+        Ok(Answer { reward: Some(right), done: true, ..Answer::default() })
     }
 }
 
@@ -99,7 +145,7 @@ impl<M, F: Fn(u64, usize) -> Vec<u32> + Send + Sync> RolloutEngine<M> for Script
             let rollout = |place: usize| {
                 let token_ids = (self.script)(asked.key, place);
                 let logprobs = vec![-1.0; token_ids.len()];
-                Rollout { token_ids, logprobs, entropies: Vec::new(), stop_reason: StopReason::EndToken }
+                Rollout::of_turn(token_ids, logprobs, Vec::new(), StopReason::EndToken)
             };
             let rollouts = (0..request.group_size).map(rollout).collect();
             let policy_version = self.published.load(Ordering::SeqCst);

@@ -4,7 +4,7 @@ mod fakes;
 
 use std::path::Path;
 
-pub use fakes::{Echo, Scored, Scripted, sample};
+pub use fakes::{Echo, Scored, Scripted, Tells, sample};
 pub use hound;
 
 /// The sampling settings of test sounds.

@@ -9,6 +9,8 @@ use crate::{MediumTokens, TextError, Tokenizer};
 /// Spans are counted here, before anything is sampled: a medium's positions can neither be cut nor produced by text.
 pub struct PromptLayout<'a> {
     tokenizer: &'a Tokenizer,
+    /// Tokens before the text.
+    opening: &'a [u32],
     text: String,
     media: Vec<MediumTokens>,
 }
@@ -16,7 +18,12 @@ pub struct PromptLayout<'a> {
 impl<'a> PromptLayout<'a> {
     /// An empty prompt.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, text: String::new(), media: Vec::new() }
+        Self { opening: tokenizer.opening_ids(), ..Self::following(tokenizer) }
+    }
+
+    /// What stands behind other tokens: nothing is put before it.
+    pub fn following(tokenizer: &'a Tokenizer) -> Self {
+        Self { tokenizer, opening: &[], text: String::new(), media: Vec::new() }
     }
 
     /// Appends text; a placeholder in it is its letters.
@@ -36,12 +43,12 @@ impl<'a> PromptLayout<'a> {
         Ok(())
     }
 
-    /// The token ids, behind those that the tokenizer puts before every text, and the spans of the media.
+    /// The token ids, behind those that the tokenizer puts before a text that begins, and the spans of the media.
     ///
     /// # Errors
     /// If the tokenizer does not keep placeholders apart from text.
     pub fn finish(self) -> Result<(Vec<u32>, Vec<ModalitySpan>), TextError> {
-        let Self { tokenizer, text, media } = self;
-        tokenizer.encode_marked(tokenizer.opening_ids(), &text, &media)
+        let Self { tokenizer, opening, text, media } = self;
+        tokenizer.encode_marked(opening, &text, &media)
     }
 }

@@ -149,6 +149,11 @@ impl Tokenizer {
         &self.end_ids
     }
 
+    /// The tokens of [`end_ids`](Self::end_ids), as they are written.
+    pub fn end_texts(&self) -> impl Iterator<Item = String> + '_ {
+        self.end_ids.iter().filter_map(|&id| self.inner.id_to_token(id))
+    }
+
     /// The ids that stand before every text that no chat template wrote, such as that of `<s>`.
     pub fn opening_ids(&self) -> &[u32] {
         &self.opening.ids
@@ -215,6 +220,18 @@ impl Tokenizer {
         let due = self.opening.unless_written.as_ref().is_some_and(|written| !text.starts_with(written));
         let opening = if due { self.opening_ids() } else { &[] };
         self.encode_marked(opening, text, media)
+    }
+
+    /// [`encode_prompt`](Self::encode_prompt) of what stands behind other tokens: nothing is put before it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn encode_following(
+        &self,
+        text: &str,
+        media: &[MediumTokens],
+    ) -> Result<(Vec<u32>, Vec<ModalitySpan>), TextError> {
+        self.encode_marked(&[], text, media)
     }
 
     pub(crate) fn encode_marked(

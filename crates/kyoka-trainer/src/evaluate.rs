@@ -4,12 +4,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kyoka_algorithms::advantage::pass_at_k;
 use kyoka_core::{
-    Completion, Prompt, Reward, RewardContext, RewardFn, Rollout, RolloutEngine, RolloutError, RolloutGroup,
+    Completion, Reward, RewardContext, RewardFn, Rollout, RolloutEngine, RolloutError, RolloutGroup,
     RolloutPrompt, RolloutRequest, Sample, SamplingConfig, Task,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{SampleRecord, TrainError, part_means::PartMeans};
+use crate::{
+    EpisodeRules, SampleRecord, TrainError,
+    episodes::{AskedRow, LaidOut},
+    part_means::PartMeans,
+};
 
 /// Mean of every reward part over a split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,7 +23,8 @@ pub struct EvalSummary {
     /// Rows judged.
     pub num_rows: usize,
     /// Means by part over all completions that were judged: the rewards' parts, `total` (what training would use),
-    /// `length` (tokens), `truncated_share` (completions that the limit of tokens cut off), and with several completions
+    /// `length` (tokens), `truncated_share` (completions that the limit of tokens cut off), `turns` where an environment
+    /// answers, and with several completions
     /// a row `pass@k` for the powers of two up to their number, and that number: the chance that one of `k` is right
     /// ([`pass_at_k`]), where a reward can tell what is right.
     pub parts: Vec<(String, f64)>,
@@ -51,6 +56,8 @@ pub struct Evaluation<'a, M> {
     pub engine: &'a dyn RolloutEngine<M>,
     /// How completions are drawn: greedily at temperature 0.
     pub sampling: SamplingConfig,
+    /// What answers the policy between its turns; `None` where a completion is one turn.
+    pub episodes: Option<EpisodeRules<'a>>,
     /// Completions a row.
     pub num_samples: usize,
     /// Seed of the draws; unused at temperature 0.
@@ -82,13 +89,14 @@ pub fn evaluate<M>(
         if evaluation.interrupt.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return Err(failed(RolloutError::Interrupted));
         }
-        let prompts: Vec<Prompt> = chunk
-            .iter()
-            .map(|sample| evaluation.task.prompt(sample, None).map_err(TrainError::row(sample)))
-            .collect::<Result<_, _>>()?;
+        // Episodes follow from the row's number in the split.
+        let places: Vec<[u64; 1]> = (0..chunk.len()).map(|row| [(index * CHUNK + row) as u64]).collect();
+        let rows = chunk.iter().zip(&places);
+        let rows = rows.map(|(sample, place)| AskedRow { sample, augment: None, place });
+        let laid_out = LaidOut::new(evaluation.task, evaluation.episodes, evaluation.seed, rows.collect())?;
         let asked: Vec<RolloutPrompt<'_>> = chunk
             .iter()
-            .zip(&prompts)
+            .zip(&laid_out.prompts)
             .zip(0..)
             .map(|((sample, prompt), key)| RolloutPrompt { prompt, sample: Some(sample), key })
             .collect();
@@ -98,6 +106,7 @@ pub fn evaluate<M>(
             sampling: &evaluation.sampling,
             // Rows are numbered within a request, so requests draw apart.
             seed: evaluation.seed ^ ((index as u64) << 32),
+            episodes: laid_out.episodes(),
         };
         let groups = evaluation.engine.generate_all(request).map_err(failed)?;
         for (sample, group) in chunk.iter().zip(groups) {
@@ -140,6 +149,9 @@ impl Tally {
             graded += 1;
             self.means.add("length", rollout.token_ids.len() as f64);
             self.means.add("truncated_share", f64::from(u8::from(rollout.is_truncated())));
+            if !rollout.turns.is_empty() {
+                self.means.add("turns", rollout.turns.len() as f64);
+            }
             self.means.add("total", f64::from(total));
             reward.parts.iter().for_each(|(name, value)| self.means.add(name, f64::from(*value)));
             right = reward.right.map(|now| right.unwrap_or(0) + usize::from(now)).or(right);
@@ -177,12 +189,7 @@ mod tests {
 
     #[test]
     fn several_completions_a_row_give_their_mean_and_whether_one_is_right() {
-        let rollout = |stop_reason| Rollout {
-            token_ids: vec![1, 2],
-            logprobs: Vec::new(),
-            entropies: Vec::new(),
-            stop_reason,
-        };
+        let rollout = |stop_reason| Rollout::of_turn(vec![1, 2], Vec::new(), Vec::new(), stop_reason);
         let rollouts = [rollout(StopReason::EndToken), rollout(StopReason::Length)];
         let judged = |values: [Option<bool>; 2]| {
             values.map(|value| {
@@ -207,12 +214,7 @@ mod tests {
     fn chances_are_told_for_powers_of_two_and_for_all_completions() {
         let told = |num_samples| passes(num_samples).collect::<Vec<_>>();
         assert_eq!([told(1), told(2), told(6), told(8)], [vec![], vec![2], vec![2, 4, 6], vec![2, 4, 8]]);
-        let rollout = Rollout {
-            token_ids: vec![1],
-            logprobs: Vec::new(),
-            entropies: Vec::new(),
-            stop_reason: StopReason::EndToken,
-        };
+        let rollout = Rollout::of_turn(vec![1], Vec::new(), Vec::new(), StopReason::EndToken);
         let judged = [true, false, false, false, false, false]
             .map(|right| (Completion::default(), Reward::answered("accuracy", right)));
         let mut tally = Tally { num_samples: 6, ..Tally::default() };

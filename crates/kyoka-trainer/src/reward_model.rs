@@ -105,7 +105,8 @@ impl<M: TrainableLm> Critic<M> {
     /// # Panics
     /// If the critic has no trunk of its own, or a completion is empty.
     pub fn rewards(&self, prompt: &Prompt, completions: &[&[u32]]) -> Vec<f32> {
-        let group = PackedGroup { prompt, completions: completions.to_vec() };
+        let completions = completions.iter().map(|&ids| ids.into()).collect();
+        let group = PackedGroup { prompt, completions };
         numbers(self.last_values(&[group]))
     }
 

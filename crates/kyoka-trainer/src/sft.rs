@@ -178,7 +178,10 @@ pub(crate) fn nll_gradients<M: TrainableLm>(
     for micro_batch in plan_micro_batches(&items, token_budget) {
         let groups: Vec<PackedGroup<'_>> = micro_batch
             .iter()
-            .map(|&(item, _)| PackedGroup { prompt: &batch[item].0, completions: vec![&batch[item].1] })
+            .map(|&(item, _)| PackedGroup {
+                prompt: &batch[item].0,
+                completions: vec![(&batch[item].1).into()],
+            })
             .collect();
         let pass = Pass::new(model, &groups, PassKind { recompute, ..PassKind::default() });
         let loss = pass.logprobs.clone().sum() * (-1.0 / num_tokens as f64);

@@ -226,7 +226,7 @@ pub fn bench_step(options: &BenchOptions) -> Result<StepTimes, Error> {
     let engine = bench.engine();
     let algorithm = config.algorithm.build(config.group_size).map_err(TrainError::algorithm("rl"))?;
     let (task, reward, samples) = (&bench.task, &EvenShare, bench.samples.as_slice());
-    let parts = RlParts { algorithm, task, reward, engine: &engine, samples };
+    let parts = RlParts { algorithm, task, reward, engine: &engine, episodes: None, samples };
     let mut state = bench.state(optimizer, options);
     let mut stage = RlStage::new("rl", &config, parts, 1)?;
     let mut times: [Vec<f64>; 3] = Default::default();
@@ -282,6 +282,7 @@ pub fn bench_decode(options: &BenchOptions) -> Result<DecodeTimes, Error> {
             group_size: options.group,
             sampling: &sampling,
             seed: step as u64,
+            episodes: None,
         };
         engine.generate_all(request).map_err(|error| Error::unanswered("random prompts", error))?;
         if step > 0 {

@@ -96,6 +96,7 @@ impl Chat {
             group_size: 1,
             sampling: &self.sampling,
             seed: self.seed + self.turns.len() as u64,
+            episodes: None,
         };
         let groups =
             self.engine.generate_all(request).map_err(|error| Error::unanswered("message", error))?;

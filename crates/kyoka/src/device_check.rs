@@ -168,7 +168,7 @@ impl Subject {
     }
 
     fn groups(&self) -> Vec<PackedGroup<'_>> {
-        let completions = || self.completions.iter().map(Vec::as_slice).collect();
+        let completions = || self.completions.iter().map(Into::into).collect();
         self.prompts.iter().map(|prompt| PackedGroup { prompt, completions: completions() }).collect()
     }
 
@@ -231,7 +231,8 @@ impl Subject {
             engine.draw_on_device = Some(true);
         }
         let prompts = RolloutPrompt::numbered(&self.prompts);
-        let request = RolloutRequest { prompts: &prompts, group_size: GROUP, sampling, seed: 11 };
+        let request =
+            RolloutRequest { prompts: &prompts, group_size: GROUP, sampling, seed: 11, episodes: None };
         engine.generate_all(request).map_err(|error| Error::unanswered("device check", error))
     }
 
@@ -245,7 +246,7 @@ impl Subject {
         let mut scores = Vec::new();
         for group in groups {
             for ids in ids(group) {
-                let group = PackedGroup { prompt: &group.prompt, completions: vec![&ids] };
+                let group = PackedGroup { prompt: &group.prompt, completions: vec![(&ids).into()] };
                 scores.extend(values(policy.score(&[group], &distribution)));
             }
         }
@@ -270,7 +271,7 @@ impl Subject {
         let (engine, samples) = (Self::engine(), RandomTask::samples(PROMPTS));
         let algorithm = config.algorithm.build(config.group_size).map_err(TrainError::algorithm("rl"))?;
         let (task, reward) = (&self.task, &EvenShare);
-        let parts = RlParts { algorithm, task, reward, engine: &engine, samples: &samples };
+        let parts = RlParts { algorithm, task, reward, engine: &engine, episodes: None, samples: &samples };
         let mut stage = RlStage::new("rl", &config, parts, 1)?;
         let mut state = TrainState::new(policy, 1);
         state.optimizer = kyoka_trainer::AdamW::new(optimizer);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use kyoka_algorithms::OwnParts;
-use kyoka_core::{PartError, RewardFn, RolloutEngine};
+use kyoka_core::{EnvironmentFactory, PartError, RewardFn, RolloutEngine};
 use kyoka_rollout::LocalEngine;
 use kyoka_text::Tokenizer;
 use toml::Table;
@@ -21,6 +21,10 @@ pub type RewardDoor = Arc<dyn Fn(Table) -> Result<Box<dyn RewardFn>, PartError> 
 /// Makes an engine from the settings that a recipe gives it, once a run, after the data are read.
 pub type EngineDoor =
     Arc<dyn Fn(EngineContext<'_>, Table) -> Result<Box<dyn RolloutEngine<Policy>>, PartError> + Send + Sync>;
+
+/// Makes what opens environments from the settings that a recipe gives it. It is asked whenever a recipe is checked, planned or
+/// run, so it reads settings and opens what takes long when the first episode begins.
+pub type EnvironmentDoor = Arc<dyn Fn(Table) -> Result<Box<dyn EnvironmentFactory>, PartError> + Send + Sync>;
 
 /// What an engine is told of the run that holds it.
 #[derive(Clone)]
@@ -57,6 +61,7 @@ pub(crate) struct Doors {
     pub algorithm: OwnParts,
     pub rewards: BTreeMap<String, RewardDoor>,
     pub engines: BTreeMap<String, EngineDoor>,
+    pub environments: BTreeMap<String, EnvironmentDoor>,
 }
 
 impl fmt::Debug for Doors {
@@ -65,6 +70,7 @@ impl fmt::Debug for Doors {
             .field("algorithm", &self.algorithm)
             .field("rewards", &self.rewards.keys())
             .field("engines", &self.engines.keys())
+            .field("environments", &self.environments.keys())
             .finish()
     }
 }

@@ -89,6 +89,7 @@ pub fn evaluate_checkpoint(options: &EvalOptions, warn: &mut dyn FnMut(&str)) ->
         task: &task,
         reward: &reward as &dyn RewardFn,
         engine: &engine,
+        episodes: None,
         sampling: terms.eval.sampling(&terms.stop),
         num_samples: terms.eval.samples,
         seed: options.seed,
@@ -139,6 +140,9 @@ impl Terms {
     fn of(recipe: &Recipe) -> Result<Self, Error> {
         // How the model was trained is of no matter here: rewards and evaluation are checked below.
         let settings = recipe.settings()?;
+        if let Some(environment) = &settings.environment {
+            environment.make(&Doors::default()).map_err(|fault| recipe.refused(&fault))?;
+        }
         Ok(Self {
             stop: settings.stop_texts().to_vec(),
             data: settings.data,

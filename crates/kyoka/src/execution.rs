@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fs, path::Path, sync::atomic::Ordering};
 use kyoka_core::{RewardFn, RolloutEngine};
 use kyoka_reward::WeightedSum;
 use kyoka_trainer::{
-    AdamWConfig, CheckpointStore, EvalReport, EvalRules, EvalSummary, Evaluation, Observer, PreferenceStage,
-    Progress, Resumed, RewardModelStage, RlParts, RlStage, Session, SftStage, Stage, TrainError, TrainState,
-    TrainableFn, evaluate,
+    AdamWConfig, CheckpointStore, EpisodeRules, EvalReport, EvalRules, EvalSummary, Evaluation, Observer,
+    PreferenceStage, Progress, Resumed, RewardModelStage, RlParts, RlStage, Session, SftStage, Stage,
+    TrainError, TrainState, TrainableFn, evaluate,
 };
 use serde_json::json;
 
@@ -34,6 +34,8 @@ pub(crate) struct Execution<'a> {
     pub prepared: &'a Prepared,
     pub reward: &'a WeightedSum,
     pub engine: &'a dyn RolloutEngine<Policy>,
+    /// What answers the policy between its turns.
+    pub episodes: Option<EpisodeRules<'a>>,
 }
 
 impl Execution<'_> {
@@ -60,6 +62,7 @@ impl Execution<'_> {
             task,
             reward: self.reward,
             engine: self.engine,
+            episodes: self.episodes,
             sampling: settings.eval.sampling(settings.stop_texts()),
             num_samples: settings.eval.samples,
             seed: self.options.seed,
@@ -129,7 +132,8 @@ impl Execution<'_> {
                     let algorithm = config.algorithm.build_with(config.group_size, &parts);
                     let algorithm = algorithm.map_err(TrainError::algorithm(name))?;
                     let (reward, samples) = (self.reward as &dyn RewardFn, splits[&config.data].as_slice());
-                    let parts = RlParts { algorithm, task, reward, engine: self.engine, samples };
+                    let (engine, episodes) = (self.engine, self.episodes);
+                    let parts = RlParts { algorithm, task, reward, engine, episodes, samples };
                     Box::new(RlStage::new(name, config, parts, seed)?)
                 }
             });

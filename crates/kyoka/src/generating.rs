@@ -58,6 +58,7 @@ pub fn generate(options: &GenerateOptions) -> Result<Vec<String>, Error> {
         group_size: options.count.max(1),
         sampling: &options.sampling,
         seed: options.seed,
+        episodes: None,
     };
     let groups = engine.generate_all(request).map_err(|error| Error::unanswered("prompt", error))?;
     Ok(groups[0].rollouts.iter().map(|rollout| task.tokenizer().decode(&rollout.token_ids).text).collect())

@@ -100,20 +100,21 @@ pub(crate) fn check_media(prepared: &Prepared) -> Result<(), Error> {
 pub(crate) enum Addition {
     /// The row's worked completion.
     Worked,
-    /// Up to so many tokens of the policy, which are judged.
+    /// Up to so many tokens of the policy, which are judged, and of what it reads between turns.
     Sampled(usize),
 }
 
 /// The splits that a recipe reads rows of, and what its stages and evaluations add to them.
 fn uses(settings: &Settings) -> Vec<(&str, Vec<Addition>)> {
+    let observed = settings.observation_tokens();
     let stages = settings.stage.iter().filter_map(|stage| {
         let addition = match stage.rl() {
-            Some(rl) => Addition::Sampled(rl.sampling.max_new_tokens),
+            Some(rl) => Addition::Sampled(rl.sampling.max_new_tokens + observed),
             None => Addition::Worked,
         };
         Some((stage.rows()?, addition))
     });
-    let longest = Addition::Sampled(settings.eval.max_new_tokens);
+    let longest = Addition::Sampled(settings.eval.max_new_tokens + observed);
     let eval = settings.eval.all_splits().map(|split| (split.as_str(), longest));
     let mut uses: Vec<(&str, Vec<Addition>)> = Vec::new();
     for (split, addition) in stages.chain(eval) {

@@ -11,6 +11,7 @@ use toml::{Table, Value};
 use crate::{
     Error, MediaAugment, Precision, RewardConfig,
     engine::EngineKind,
+    environment::EnvironmentConfig,
     eval_settings::EvalSettings,
     model::ModelSettings,
     reading::{self, Fault, Places},
@@ -60,6 +61,9 @@ pub(crate) struct Settings {
     /// Read apart, as its kind.
     #[serde(skip_deserializing, skip_serializing_if = "EngineKind::is_local")]
     pub engine: EngineKind,
+    /// Read apart, as its kind; none where completions are one turn.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentConfig>,
     /// Read apart, each as its kind.
     #[serde(skip_deserializing)]
     pub reward: Vec<RewardConfig>,
@@ -190,9 +194,10 @@ impl Settings {
             Some(rewards) => Fault::reading::<Vec<Table>>(rewards).map_err(|fault| fault.below("reward"))?,
         };
         let engine = EngineKind::take(&mut table)?;
+        let environment = EnvironmentConfig::take(&mut table)?;
         let stages = StageConfig::take_all(&mut table)?;
         let mut settings: Self = Fault::reading(table.into())?;
-        (settings.stage, settings.engine) = (stages, engine);
+        (settings.stage, settings.engine, settings.environment) = (stages, engine, environment);
         let read = |(index, table): (usize, Table)| {
             RewardConfig::read(table).map_err(|fault| fault.below(&index.to_string()).below("reward"))
         };
@@ -216,6 +221,11 @@ impl Settings {
         self.stage.iter().filter_map(StageConfig::rl)
     }
 
+    /// Most tokens that a completion reads between its turns.
+    pub(crate) fn observation_tokens(&self) -> usize {
+        self.environment.as_ref().map_or(0, |environment| environment.max_observation_tokens)
+    }
+
     /// Texts that end a completion.
     pub(crate) fn stop_texts(&self) -> &[String] {
         self.rl().last().map_or(&[], |rl| &rl.sampling.stop)
@@ -229,7 +239,7 @@ impl Settings {
 
 /// Whether a name is that of a table of a recipe, and so none for a stage.
 pub(crate) fn is_table(name: &str) -> bool {
-    const TABLES: [&str; 13] = [
+    const TABLES: [&str; 14] = [
         "recipe",
         "seed",
         "description",
@@ -241,6 +251,7 @@ pub(crate) fn is_table(name: &str) -> bool {
         "stage",
         "reward",
         "engine",
+        "environment",
         "eval",
         "checkpoints",
     ];

@@ -79,6 +79,9 @@ impl Settings {
         if let EngineKind::Custom(engine) = &self.engine {
             brought(&doors.engines, "engine", &engine.name).map_err(|fault| fault.below("engine"))?;
         }
+        if let Some(environment) = &self.environment {
+            environment.make(doors)?;
+        }
         Rewards::make(&self.reward, doors)?;
         self.check_media()?;
         let dropout = self.model.lora.as_ref().map_or(0.0, |lora| lora.dropout);

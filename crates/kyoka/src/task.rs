@@ -203,9 +203,18 @@ impl MultimodalTask {
         if sample.system.is_some() {
             return Err("the row has a `system` text, for which the policy needs a chat template".into());
         }
-        let mut layout = PromptLayout::new(&self.tokenizer);
+        self.encode_parts(PromptLayout::new(&self.tokenizer), &sample.parts, media)
+    }
+
+    /// Parts one after the other, as no template writes them.
+    fn encode_parts(
+        &self,
+        mut layout: PromptLayout<'_>,
+        parts: &[Part],
+        media: Vec<MediumTokens>,
+    ) -> Result<Prompt, TaskError> {
         let mut media = media.into_iter();
-        for part in &sample.parts {
+        for part in parts {
             match part {
                 Part::Text(text) => layout.text(text),
                 Part::Media(_) => layout.media(media.next().expect("one a medium"))?,
@@ -354,6 +363,15 @@ impl Task for MultimodalTask {
         Ok(ids)
     }
 
+    fn observation(&self, parts: &[Part], ended: StopReason) -> Result<Prompt, TaskError> {
+        let (inputs, media) = self.inputs(parts.iter(), None)?;
+        let laid_out = match &self.template {
+            Some(template) => self.encode_answer(template, (parts, &media), ended)?,
+            None => self.encode_parts(PromptLayout::following(&self.tokenizer), parts, media)?,
+        };
+        Ok(filled(laid_out, inputs))
+    }
+
     fn read(&self, rollout: &Rollout, max_new_tokens: usize) -> Completion {
         let decoded = self.tokenizer.decode(&rollout.token_ids);
         Completion {
@@ -361,7 +379,8 @@ impl Task for MultimodalTask {
             token_ids: rollout.token_ids.clone(),
             token_spans: decoded.token_spans,
             think_opened: self.think_opened,
-            finished: rollout.stop_reason != StopReason::Length,
+            turns: rollout.completed_turns(),
+            finished: !matches!(rollout.stop_reason, StopReason::Length | StopReason::Turns),
             max_new_tokens,
         }
     }

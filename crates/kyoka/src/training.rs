@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use kyoka_core::{AdvantageEstimator, CausalLm, PartError, PolicyLoss, RewardFn, RolloutEngine};
+use kyoka_core::{
+    AdvantageEstimator, CausalLm, EnvironmentFactory, PartError, PolicyLoss, RewardFn, RolloutEngine,
+};
 use kyoka_trainer::{EvalReport, Observer, StepReport, TrainError};
 use toml::Table;
 
@@ -13,6 +15,7 @@ use crate::{
     Error, Plan, PlanOptions, Policy, Recipe, choose_device,
     doors::{Doors, EngineContext, brought},
     engine::{CustomEngine, EngineKind},
+    environment::Environments,
     execution::Execution,
     freezing::Frozen,
     open_device_with,
@@ -166,6 +169,16 @@ impl Run {
         self
     }
 
+    /// Brings an environment: `[environment] kind = "custom", name = "NAME"`; `make` gets its `settings`.
+    pub fn with_environment(
+        mut self,
+        name: &str,
+        make: impl Fn(Table) -> Result<Box<dyn EnvironmentFactory>, PartError> + Send + Sync + 'static,
+    ) -> Self {
+        self.doors.environments.insert(name.to_owned(), Arc::new(make));
+        self
+    }
+
     /// Checks every setting of the recipe, and that the program brings what it names.
     ///
     /// # Errors
@@ -227,9 +240,18 @@ impl Run {
             false => model,
         };
         let reward = rewards.sum(&CausalLm::device(&model).without_autodiff())?;
-        let (engine, reward) = (engine.as_ref(), &reward);
-        let execution =
-            Execution { recipe, options, doors, device: chosen.name, prepared: &prepared, reward, engine };
+        let environments = prepared.settings.environment.as_ref().map(|environment| environment.make(doors));
+        let environments = environments.transpose().map_err(|fault| recipe.refused(&fault))?;
+        let execution = Execution {
+            recipe,
+            options,
+            doors,
+            device: chosen.name,
+            prepared: &prepared,
+            reward: &reward,
+            engine: engine.as_ref(),
+            episodes: environments.as_ref().map(Environments::rules),
+        };
         execution.execute(model, reopened, observer)
     }
 

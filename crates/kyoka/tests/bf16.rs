@@ -33,7 +33,7 @@ fn a_policy_in_bf16_learns_a_completion_and_samples_as_it_scores() {
     let mut policy = Policy::text_only(Decoder::new(&DecoderConfig::tiny(VOCAB), &mut init));
     let prompt = Prompt { token_ids: vec![3, 1, 4, 1, 5], ..Prompt::default() };
     let completion = [9, 2, 6, 5];
-    let groups = [PackedGroup { prompt: &prompt, completions: vec![&completion] }];
+    let groups = [PackedGroup { prompt: &prompt, completions: vec![(&completion).into()] }];
     // Bans and temperature act on widened logits.
     let distribution = Distribution { temperature: 0.7, banned: &[0, 1, 31] };
     let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });

@@ -41,7 +41,8 @@ fn sampled(policy: &Policy, temperature: f32, draw_on_device: bool) -> Vec<Rollo
     let sampling = SamplingConfig { temperature, max_new_tokens: 9, ..SamplingConfig::default() };
     let prompts = prompts();
     let asked = RolloutPrompt::numbered(&prompts);
-    let request = RolloutRequest { prompts: &asked, group_size: 6, sampling: &sampling, seed: 3 };
+    let request =
+        RolloutRequest { prompts: &asked, group_size: 6, sampling: &sampling, seed: 3, episodes: None };
     engine.generate_all(request).unwrap()
 }
 
@@ -50,7 +51,7 @@ fn packed(groups: &[RolloutGroup]) -> Vec<PackedGroup<'_>> {
         .iter()
         .map(|group| PackedGroup {
             prompt: &group.prompt,
-            completions: group.rollouts.iter().map(|rollout| rollout.token_ids.as_slice()).collect(),
+            completions: group.rollouts.iter().map(Into::into).collect(),
         })
         .collect()
 }
@@ -144,7 +145,7 @@ fn every_way_back_gives_the_gradients_of_the_distribution() {
         let mut targets = vec![0_i64; r * t];
         let mut counted = vec![0.0_f32; r * t];
         for (row, ids) in groups.iter().flat_map(|group| &group.completions).enumerate() {
-            for (place, &id) in ids.iter().enumerate() {
+            for (place, &id) in ids.token_ids.iter().enumerate() {
                 targets[row * t + place] = i64::from(id);
                 counted[row * t + place] = 1.0;
             }

@@ -32,7 +32,8 @@ fn generate(engine: &LocalEngine<Policy>, words: &[u32]) -> Vec<RolloutGroup> {
     let prompts: Vec<Prompt> = words.iter().map(prompt).collect();
     let sampling = SamplingConfig::greedy(NEW_TOKENS);
     let asked = RolloutPrompt::numbered(&prompts);
-    let request = RolloutRequest { prompts: &asked, group_size: 1, sampling: &sampling, seed: 1 };
+    let request =
+        RolloutRequest { prompts: &asked, group_size: 1, sampling: &sampling, seed: 1, episodes: None };
     engine.generate_all(request).unwrap()
 }
 

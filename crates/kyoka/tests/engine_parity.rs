@@ -60,6 +60,7 @@ fn sample(setup: &Setup, group_size: usize, temperature: f32) -> Vec<Vec<(Vec<u3
         group_size,
         sampling: &sampling,
         seed: 3,
+        episodes: None,
     };
     let groups = engine.generate_all(request).unwrap();
     let rows = groups.into_iter().map(|group| {
@@ -77,7 +78,7 @@ fn sample(setup: &Setup, group_size: usize, temperature: f32) -> Vec<Vec<(Vec<u3
 /// Every prompt with its completions.
 fn packed<'a>(setup: &'a Setup, sampled: &'a [Vec<(Vec<u32>, Vec<f32>)>]) -> Vec<PackedGroup<'a>> {
     let groups = setup.prompts.iter().zip(sampled);
-    let completions = |rows: &'a [(Vec<u32>, Vec<f32>)]| rows.iter().map(|(ids, _)| ids.as_slice()).collect();
+    let completions = |rows: &'a [(Vec<u32>, Vec<f32>)]| rows.iter().map(|(ids, _)| ids.into()).collect();
     groups.map(|(prompt, rows)| PackedGroup { prompt, completions: completions(rows) }).collect()
 }
 
@@ -144,6 +145,7 @@ fn completions_do_not_depend_on_how_prompts_are_batched() {
             group_size: 3,
             sampling: &sampling,
             seed: 9,
+            episodes: None,
         };
         let groups = engine.generate_all(request).unwrap();
         groups.iter().flat_map(|g| g.rollouts.iter().map(|r| r.token_ids.clone())).collect::<Vec<_>>()

@@ -64,6 +64,7 @@ fn smollm2_goes_on_as_in_transformers() {
         group_size: 1,
         sampling: &SamplingConfig::greedy(16),
         seed: 0,
+        episodes: None,
     };
     let generated = engine.generate_all(request).unwrap().remove(0).rollouts.remove(0).token_ids;
     let expected = golden.read_i64("f32.generated_ids").unwrap();

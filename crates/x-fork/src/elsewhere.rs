@@ -77,7 +77,8 @@ fn serve(engine: &LocalEngine<Policy>, messages: &mpsc::Receiver<Message>, laten
         };
         let asked: Vec<RolloutPrompt<'_>> =
             prompts.iter().map(|(prompt, key)| RolloutPrompt { prompt, sample: None, key: *key }).collect();
-        let request = RolloutRequest { prompts: &asked, group_size, sampling: &sampling, seed };
+        let request =
+            RolloutRequest { prompts: &asked, group_size, sampling: &sampling, seed, episodes: None };
         match engine.generate_all(request) {
             Err(error) => drop(answer.send(Err(error))),
             Ok(groups) => {

@@ -1,12 +1,14 @@
 #![doc = include_str!("../README.md")]
 
+mod again;
 mod elsewhere;
 mod median;
 mod short;
 mod squared;
 
-use kyoka::{Recipe, Run};
+use kyoka::{Recipe, Run, rollout::TurnByTurn};
 
+pub use again::Again;
 pub use elsewhere::Elsewhere;
 pub use median::MedianAdvantage;
 pub use short::Short;
@@ -19,6 +21,7 @@ pub fn run(recipe: Recipe) -> Run {
         .with_policy_loss("squared", |settings| Ok(Box::new(settings.try_into::<SquaredLoss>()?)))
         .with_reward("short", |settings| Ok(Box::new(settings.try_into::<Short>()?)))
         .with_engine("elsewhere", |context, settings| {
-            Ok(Box::new(Elsewhere::start(&context, settings.try_into()?)))
+            Ok(Box::new(TurnByTurn(Elsewhere::start(&context, settings.try_into()?))))
         })
+        .with_environment("again", |settings| Ok(Box::new(settings.try_into::<Again>()?)))
 }

@@ -27,6 +27,11 @@ fn a_recipe_that_names_the_forks_parts_trains_and_goes_on() {
     assert_eq!(outcome.summary.rl_steps, 3);
     let log = steps(&whole).join("\n");
     assert!(log.contains("\"reward/short\":"), "the fork's reward is in the log: {log}");
+    let all = fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
+    let turns = all.split("\"turns\":").skip(1).filter_map(|rest| rest.split([',', '}']).next());
+    let turns: Vec<f64> = turns.map(|mean| mean.parse().unwrap()).collect();
+    assert_eq!(turns.len(), 3);
+    assert!(turns.iter().all(|&mean| mean > 1.0), "the fork's environment answers: {turns:?}");
     assert!(log.contains("\"entropy_estimate\":"), "the fork's engine cannot tell entropies: {log}");
     // Stopped after its first step of reinforcement learning, it goes on as if it had not been.
     let mut short = recipe();
@@ -54,6 +59,10 @@ fn a_program_without_the_parts_refuses_the_recipe_by_name() {
     recipe.set("rl.algorithm.loss=clipped").unwrap();
     assert!(refused(&recipe).contains("engine.name: this program brings no engine called \"elsewhere\""));
     recipe.set("engine={ kind = \"local\" }").unwrap();
+    assert!(
+        refused(&recipe).contains("environment.name: this program brings no environment called \"again\"")
+    );
+    recipe.set("environment={ kind = \"none\" }").unwrap();
     assert!(refused(&recipe).contains("no reward called \"short\""), "{}", refused(&recipe));
     recipe.set("reward=[{ kind = \"exact_answer\", weight = 1.0 }]").unwrap();
     assert_eq!(recipe.check().map_err(|error| error.to_string()), Ok(()));
@@ -109,7 +118,7 @@ fn the_page_about_extending_shows_these_sources() {
     let sources: Vec<String> =
         sources.chain([root.join("recipe.toml")]).map(|path| fs::read_to_string(path).unwrap()).collect();
     let blocks: Vec<&str> = page.split("```").skip(1).step_by(2).collect();
-    assert_eq!(blocks.len(), 6);
+    assert_eq!(blocks.len(), 7);
     for block in blocks {
         let (_, shown) = block.split_once('\n').unwrap();
         assert!(sources.iter().any(|source| source.contains(shown.trim_end())), "no source has\n{shown}");

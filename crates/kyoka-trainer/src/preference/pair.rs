@@ -57,7 +57,7 @@ pub(crate) fn micro_batches(batch: &[Comparison], token_budget: usize) -> Vec<Ve
 pub(crate) fn pair_groups<'a>(batch: &'a [Comparison], places: &[usize]) -> Vec<PackedGroup<'a>> {
     let group = |&place: &usize| {
         let Comparison { prompt, chosen, rejected, .. } = &batch[place];
-        PackedGroup { prompt, completions: vec![chosen.as_slice(), rejected.as_slice()] }
+        PackedGroup { prompt, completions: vec![chosen.into(), rejected.into()] }
     };
     places.iter().map(group).collect()
 }
@@ -87,7 +87,7 @@ pub(crate) fn score_pairs<M: CausalLm>(
 pub(crate) fn score_mismatched<M: CausalLm>(model: &M, batch: &[Comparison], places: &[usize]) -> Vec<f32> {
     let group = |&place: &usize| {
         let completion = batch[place].mismatched.as_deref()?;
-        Some(PackedGroup { prompt: &batch[place].prompt, completions: vec![completion] })
+        Some(PackedGroup { prompt: &batch[place].prompt, completions: vec![completion.into()] })
     };
     let groups: Vec<PackedGroup<'_>> = places.iter().filter_map(group).collect();
     if groups.is_empty() {

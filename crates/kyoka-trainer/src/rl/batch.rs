@@ -73,7 +73,7 @@ impl<'a> Rows<'a> {
             .iter()
             .map(|(group, places)| PackItem {
                 prompt_len: self.groups[*group].prompt.len(),
-                completion_lens: places.iter().map(|&place| rollout(*group, place).token_ids.len()).collect(),
+                completion_lens: places.iter().map(|&place| rollout(*group, place).num_tokens()).collect(),
             })
             .collect();
         let micro_batch = |parts: Vec<(usize, Vec<usize>)>| {
@@ -86,7 +86,7 @@ impl<'a> Rows<'a> {
                     number: self.first_row[*group] + places[at],
                 });
                 let rows: Vec<Row<'a>> = rows.collect();
-                let completions = rows.iter().map(|row| row.rollout.token_ids.as_slice()).collect();
+                let completions = rows.iter().map(|row| row.rollout.into()).collect();
                 batch.packed.push(PackedGroup { prompt: &self.groups[*group].prompt, completions });
                 batch.rows.extend(rows);
             }

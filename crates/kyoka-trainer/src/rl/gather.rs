@@ -20,7 +20,10 @@ use super::{
     groups::{JudgedGroup, Place},
     stats::GatherStats,
 };
-use crate::{TrainError, TrainState, TrainableLm};
+use crate::{
+    EpisodeRules, TrainError, TrainState, TrainableLm,
+    episodes::{AskedRow, LaidOut},
+};
 
 /// Where groups come from: rows in their order, an engine, a judge.
 pub(super) struct Gatherer<'a, M> {
@@ -30,6 +33,7 @@ pub(super) struct Gatherer<'a, M> {
     pub task: &'a dyn Task,
     pub reward: &'a dyn RewardFn,
     pub engine: &'a dyn RolloutEngine<M>,
+    pub episodes: Option<EpisodeRules<'a>>,
     pub samples: &'a [Sample],
     pub order: Shuffled,
 }
@@ -96,11 +100,15 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
             |slot: u64| Asked { row: self.order.row(position + slot), place: [1, stage, position, slot] };
         let asked: Vec<Asked> = (0..count as u64).map(asked).collect();
         state.progress.position += count as u64;
-        let prompts = asked.iter().map(|Asked { row, place }| self.prompt(*row, place));
-        let prompts = prompts.collect::<Result<Vec<Prompt>, _>>()?;
+        let rows = asked.iter().map(|Asked { row, place }| AskedRow {
+            sample: &self.samples[*row],
+            augment: self.config.augment.then_some(place.as_slice()),
+            place,
+        });
+        let laid_out = LaidOut::new(self.task, self.episodes, state.seed, rows.collect())?;
         let wanted: Vec<RolloutPrompt<'_>> = asked
             .iter()
-            .zip(&prompts)
+            .zip(&laid_out.prompts)
             .zip(0..)
             .map(|((asked, prompt), key)| RolloutPrompt {
                 prompt,
@@ -113,6 +121,7 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
             group_size: self.config.group_size,
             sampling: &self.config.sampling,
             seed: state.seed ^ ((step as u64) << 8 | round as u64) << 16,
+            episodes: laid_out.episodes(),
         };
         let groups = self.sample(&asked, request, step + 1, stats)?;
         let greedy = algorithm.advantage.needs_greedy_rollout();
@@ -133,7 +142,7 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
         let mut judged = Vec::with_capacity(groups.len());
         // The prompts are those that were asked, whatever an engine hands back with its group.
         for (((asked, prompt), group), greedy_total) in
-            asked.iter().zip(prompts).zip(groups).zip(greedy_totals)
+            asked.iter().zip(laid_out.prompts).zip(groups).zip(greedy_totals)
         {
             judged.push(self.graded((*asked, prompt), group, greedy_total, stats));
         }
@@ -294,6 +303,7 @@ mod tests {
             task: &Echo,
             reward: &reward,
             engine: &engine as &dyn RolloutEngine<Policy>,
+            episodes: None,
             samples: &samples,
             order: Shuffled::new(samples.len(), 1),
         };

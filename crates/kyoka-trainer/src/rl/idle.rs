@@ -52,12 +52,7 @@ mod tests {
     use super::*;
 
     fn group(sample: &Sample, totals: [f32; 2], stop_reason: StopReason) -> JudgedGroup<'_> {
-        let rollout = || Rollout {
-            token_ids: vec![1; 5],
-            logprobs: vec![0.0; 5],
-            entropies: vec![0.0; 5],
-            stop_reason,
-        };
+        let rollout = || Rollout::of_turn(vec![1; 5], vec![0.0; 5], vec![0.0; 5], stop_reason);
         JudgedGroup {
             sample,
             row: 0,

@@ -32,8 +32,8 @@ use self::{
     stats::UpdateStats,
 };
 use crate::{
-    AdamWConfig, LearningRate, PhaseSeconds, Progress, SampleRecord, Stage, StageKind, StepReport,
-    TrainError, TrainState, TrainableLm, averaged, state::ScalarHead,
+    AdamWConfig, EpisodeRules, LearningRate, PhaseSeconds, Progress, SampleRecord, SettingError, Stage,
+    StageKind, StepReport, TrainError, TrainState, TrainableLm, averaged, state::ScalarHead,
 };
 
 /// What the stage is put together of.
@@ -46,6 +46,8 @@ pub struct RlParts<'a, M> {
     pub reward: &'a dyn RewardFn,
     /// Draws them.
     pub engine: &'a dyn RolloutEngine<M>,
+    /// What answers the policy between its turns; `None` where a completion is one turn.
+    pub episodes: Option<EpisodeRules<'a>>,
     /// The rows.
     pub samples: &'a [Sample],
 }
@@ -70,13 +72,28 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
         seed: u64,
     ) -> Result<Self, TrainError> {
         config.check_ranges(name)?;
-        let RlParts { algorithm, task, reward, engine, samples } = parts;
+        let RlParts { algorithm, task, reward, engine, episodes, samples } = parts;
+        if episodes.is_some() && algorithm.filters.replay.is_some() {
+            let key = format!("{name}.algorithm.replay_share");
+            let expected = "0 with an environment, whose answers are not kept";
+            let got = algorithm.filters.replay.map_or(0.0, |replay| replay.share);
+            return Err(SettingError::range(key, expected, got).into());
+        }
         let order = Shuffled::new(samples.len(), seed);
         Ok(Self {
             config,
             replay: algorithm.filters.replay.map(Replay::new),
             algorithm,
-            gatherer: Gatherer { stage: name.to_owned(), config, task, reward, engine, samples, order },
+            gatherer: Gatherer {
+                stage: name.to_owned(),
+                config,
+                task,
+                reward,
+                engine,
+                episodes,
+                samples,
+                order,
+            },
         })
     }
 

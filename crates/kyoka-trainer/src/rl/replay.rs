@@ -135,12 +135,8 @@ impl Replay {
                 ));
             }
             let advantages = values(item.advantage_bits);
-            let rollout = Rollout {
-                token_ids: item.token_ids,
-                logprobs: values(item.logprob_bits),
-                entropies: Vec::new(),
-                stop_reason: item.stop_reason,
-            };
+            let (logprobs, stop_reason) = (values(item.logprob_bits), item.stop_reason);
+            let rollout = Rollout::of_turn(item.token_ids, logprobs, Vec::new(), stop_reason);
             buffer.push(
                 magnitude(&advantages),
                 Replayed {
@@ -181,12 +177,8 @@ mod tests {
     use super::*;
 
     fn item(row: usize, advantage: f32) -> Replayed {
-        let rollout = Rollout {
-            token_ids: vec![3, 4],
-            logprobs: vec![-0.1, f32::MIN_POSITIVE],
-            entropies: Vec::new(),
-            stop_reason: StopReason::EndToken,
-        };
+        let logprobs = vec![-0.1, f32::MIN_POSITIVE];
+        let rollout = Rollout::of_turn(vec![3, 4], logprobs, Vec::new(), StopReason::EndToken);
         Replayed {
             row,
             place: [1, u64::MAX, 2, 3],

@@ -58,6 +58,9 @@ impl GatherStats {
                 .for_each(|(name, value)| means.add(&format!("reward/{name}"), f64::from(*value)));
             means.add("completion_length", rollout.token_ids.len() as f64);
             means.add("truncated_share", f64::from(u8::from(rollout.is_truncated())));
+            if !rollout.turns.is_empty() {
+                means.add("turns", rollout.turns.len() as f64);
+            }
         }
         self.means = means.finish();
         let told = rollouts.iter().all(|(rollout, _)| rollout.entropies.len() == rollout.token_ids.len());

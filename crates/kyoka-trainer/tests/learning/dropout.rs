@@ -98,8 +98,14 @@ fn what_learns_by_reinforcement_is_what_samples_without_dropout() {
     .unwrap();
     let (engine, samples) = (LocalEngine::new(u32::MAX, vec![11]), samples());
     let algorithm = config.algorithm.build(config.group_size).unwrap();
-    let parts =
-        RlParts { algorithm, task: &Echo, reward: &Scored(is_odd), engine: &engine, samples: &samples };
+    let parts = RlParts {
+        algorithm,
+        task: &Echo,
+        reward: &Scored(is_odd),
+        engine: &engine,
+        episodes: None,
+        samples: &samples,
+    };
     let mut stage = RlStage::new("rl", &config, parts, 1).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let drift = run_in(folder.path(), &mut stage, 1).1[0].get("ratio/max_abs_log").unwrap();

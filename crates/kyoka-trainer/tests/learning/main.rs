@@ -7,4 +7,5 @@ mod presets;
 mod refusals;
 mod resuming;
 mod steps;
+mod turns;
 mod words;

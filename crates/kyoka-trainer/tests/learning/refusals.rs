@@ -102,7 +102,14 @@ fn stopped_by_part(advantage: Option<Advantages>, loss: Option<PolicyLossOutput>
     algorithm.names = PartNames { advantage: "mine".to_owned(), loss: "ours".to_owned() };
     (algorithm.advantage, algorithm.loss) = (Box::new(Canned(advantage)), Box::new(Canned(loss)));
     let (samples, engine, folder) = (samples(), engine(), tempfile::tempdir().unwrap());
-    let parts = RlParts { algorithm, task: &Echo, reward: &Repeats, engine: &engine, samples: &samples };
+    let parts = RlParts {
+        algorithm,
+        task: &Echo,
+        reward: &Repeats,
+        engine: &engine,
+        episodes: None,
+        samples: &samples,
+    };
     let mut stage = RlStage::new("rl", &config, parts, 1).unwrap();
     let ran = run_stage((folder.path(), 0), policy(), &mut stage, 1);
     ran.err().map_or("nothing".to_owned(), |error| error.to_string())

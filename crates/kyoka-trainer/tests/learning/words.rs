@@ -103,7 +103,7 @@ pub fn stage<'a>(
     samples: &'a [Sample],
 ) -> Result<RlStage<'a, Policy>, TrainError> {
     let algorithm = config.algorithm.build(config.group_size).map_err(TrainError::algorithm("rl"))?;
-    RlStage::new("rl", config, RlParts { algorithm, task: &Echo, reward, engine, samples }, 1)
+    RlStage::new("rl", config, RlParts { algorithm, task: &Echo, reward, engine, episodes: None, samples }, 1)
 }
 
 /// What each step said.

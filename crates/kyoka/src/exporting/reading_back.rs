@@ -221,7 +221,7 @@ impl Probe {
                 prompt.map_err(|error| Error::file(&self.folder, error))?
             }
         };
-        let group = PackedGroup { prompt: &prompt, completions: vec![self.token_ids.as_slice()] };
+        let group = PackedGroup { prompt: &prompt, completions: vec![(&self.token_ids).into()] };
         let logprobs = policy.score(&[group], &Distribution::default()).into_data().convert::<f32>();
         let logprobs = logprobs.try_into_vec().expect("they were converted");
         Ok((prompt, logprobs))

@@ -78,6 +78,7 @@ impl<'a> Facts<'a> {
         let sizes = &self.sizes;
         let mut phases = Vec::new();
         let mut others = Others::default();
+        let observed = settings.observation_tokens();
         for stage in &settings.stage {
             let own = self.own_knobs(knobs, stage.token_budget());
             let name = stage.name.as_str();
@@ -109,8 +110,10 @@ impl<'a> Facts<'a> {
                         entropy: algorithm.entropy_coef > 0.0 || algorithm.entropy_target > 0.0,
                         ..others
                     };
-                    let capacity = rl.sampling.max_new_tokens;
-                    let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
+                    let drawn = rl.sampling.max_new_tokens;
+                    let drawn_now = if at_limit { drawn } else { self.expected_tokens(drawn) };
+                    // What is read between turns counts at its limit.
+                    let [capacity, new_tokens] = [drawn, drawn_now].map(|tokens| tokens + observed);
                     let asked = (rl.data.as_str(), at_limit);
                     let batch = self.sampled(asked, rl.prompts_per_step, rl.group_size, new_tokens);
                     let trained = self.trained(name, rl.augment);
@@ -124,8 +127,9 @@ impl<'a> Facts<'a> {
                 0 => self.prepared.splits[split].len(),
                 rows => rows.min(self.prepared.splits[split].len()),
             };
-            let capacity = settings.eval.max_new_tokens;
-            let new_tokens = if at_limit { capacity } else { self.expected_tokens(capacity) };
+            let drawn = settings.eval.max_new_tokens;
+            let drawn_now = if at_limit { drawn } else { self.expected_tokens(drawn) };
+            let [capacity, new_tokens] = [drawn, drawn_now].map(|tokens| tokens + observed);
             let batch =
                 self.sampled((split, at_limit), rows.min(EVAL_PROMPTS), settings.eval.samples, new_tokens);
             // Moments stand while a stage is evaluated: those of the stage that trains most.

@@ -10,8 +10,9 @@ use burn::{
 use kyoka::{
     Policy, Pretrained,
     core::{
-        AudioInput, CausalLm, Distribution, ImageInput, ModalityEncoder, PackedGroup, ParameterPath, Prompt,
-        RolloutEngine, RolloutPrompt, RolloutRequest, SamplingConfig,
+        AudioInput, CausalLm, Distribution, Episode, Episodes, ImageInput, ModalityEncoder, PackedGroup,
+        ParameterPath, Prompt, Reply, RolloutEngine, RolloutError, RolloutPrompt, RolloutRequest,
+        SamplingConfig, StopReason,
     },
     image::ImageEncoderConfig,
     load_pretrained,
@@ -31,6 +32,7 @@ pub fn run(folder: &Path, golden: &Golden, checks: &mut Checks) -> Result<()> {
     features(&plain, &batch, golden, checks)?;
     hidden_rows(&plain, &batch, golden, checks)?;
     positions(&plain, &batch, golden, checks)?;
+    turns(&plain, &batch, checks)?;
     if golden.has("out.greedy_ids") {
         greedy(plain, &batch, golden, checks)?;
     }
@@ -143,6 +145,58 @@ fn positions(model: &Pretrained, batch: &Batch, golden: &Golden, checks: &mut Ch
     Ok(())
 }
 
+/// Shows every completion the next prompt of the batch behind its first token, which ends a turn as all tokens do.
+struct ShowsNext<'a>(&'a [Prompt]);
+
+struct Shown<'a>(Option<&'a Prompt>);
+
+impl Episodes for ShowsNext<'_> {
+    fn max_observation_tokens(&self) -> usize {
+        self.0.iter().map(Prompt::len).max().unwrap_or(0)
+    }
+
+    fn open(&self, index: usize, _: usize) -> Result<Box<dyn Episode + '_>, RolloutError> {
+        Ok(Box::new(Shown(Some(&self.0[(index + 1) % self.0.len()]))))
+    }
+}
+
+impl Episode for Shown<'_> {
+    fn answer(&mut self, _: &[u32], _: StopReason) -> Result<Reply, RolloutError> {
+        Ok(Reply { reward: None, next: self.0.take().cloned().ok_or(StopReason::Turns) })
+    }
+}
+
+/// What is seen between two turns, media and all, stands for sampler and trainer where the family puts it: the probability of
+/// what is drawn behind it is the same.
+fn turns(model: &Pretrained, batch: &Batch, checks: &mut Checks) -> Result<()> {
+    let prompts = batch.prompts(&model.policy, &model.placeholders, |_, _| true)?;
+    let longest = prompts.iter().map(Prompt::len).max().unwrap_or(0);
+    if 2 * longest + 2 > model.policy.max_positions() {
+        return Ok(());
+    }
+    let mut engine = LocalEngine::new(0, Vec::new()).with_model(&model.policy);
+    engine.end_ids = (0..model.policy.vocab_size() as u32).collect();
+    let sampling = SamplingConfig::greedy(2);
+    let shown = ShowsNext(&prompts);
+    let request = RolloutRequest {
+        prompts: &RolloutPrompt::numbered(&prompts),
+        group_size: 1,
+        sampling: &sampling,
+        seed: 0,
+        episodes: Some(&shown),
+    };
+    let groups = engine.generate_all(request)?;
+    let rollouts = || groups.iter().map(|group| &group.rollouts[0]);
+    let packed: Vec<PackedGroup<'_>> = rollouts()
+        .zip(&prompts)
+        .map(|(rollout, prompt)| PackedGroup { prompt, completions: vec![rollout.into()] })
+        .collect();
+    let scored = numbers(model.policy.score(&packed, &Distribution::default()));
+    let sampled: Vec<f32> = rollouts().flat_map(|rollout| rollout.logprobs.clone()).collect();
+    checks.within("turns: logprobs", &sampled, &scored, 1e-4);
+    Ok(())
+}
+
 fn greedy(model: Pretrained, batch: &Batch, golden: &Golden, checks: &mut Checks) -> Result<()> {
     let columns =
         golden.notes["greedy_prompt_len"].as_u64().context("case.json: greedy_prompt_len")? as usize;
@@ -150,7 +204,8 @@ fn greedy(model: Pretrained, batch: &Batch, golden: &Golden, checks: &mut Checks
     let mut engine = LocalEngine::new(u32::MAX, Vec::new()).with_model(&model.policy);
     let sampling = SamplingConfig::greedy(GREEDY_TOKENS);
     let asked = RolloutPrompt::numbered(&prompts);
-    let request = RolloutRequest { prompts: &asked, group_size: 1, sampling: &sampling, seed: 0 };
+    let request =
+        RolloutRequest { prompts: &asked, group_size: 1, sampling: &sampling, seed: 0, episodes: None };
     let ids = |engine: &LocalEngine<Policy>| -> Result<Vec<f64>> {
         let groups = engine.generate_all(request)?;
         let padded = groups.iter().flat_map(|group| {
@@ -193,7 +248,7 @@ fn shared_prefix(model: &Pretrained, batch: &Batch, checks: &mut Checks) -> Resu
         .collect();
     let pairs = || prompts.iter().zip(&completions);
     let shared: Vec<PackedGroup<'_>> = pairs()
-        .map(|(prompt, rows)| PackedGroup { prompt, completions: rows.iter().map(Vec::as_slice).collect() })
+        .map(|(prompt, rows)| PackedGroup { prompt, completions: rows.iter().map(Into::into).collect() })
         .collect();
     let plain: Vec<PackedGroup<'_>> =
         pairs().flat_map(|(prompt, rows)| rows.iter().map(move |ids| group(prompt, ids))).collect();
@@ -249,7 +304,7 @@ pub fn nll(model: &Pretrained, batch: &Batch, golden: &Golden, checks: &mut Chec
 }
 
 fn group<'a>(prompt: &'a Prompt, completion: &'a [u32]) -> PackedGroup<'a> {
-    PackedGroup { prompt, completions: vec![completion] }
+    PackedGroup { prompt, completions: vec![completion.into()] }
 }
 
 /// Gradients of all parameters by name.
