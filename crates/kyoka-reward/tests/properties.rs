@@ -32,7 +32,7 @@ fn every_rule() -> Vec<(f32, Box<dyn RewardFn>)> {
         Box::new(SoftOverlong::default()),
         Box::new(CosineLength::new(ExactAnswer {})),
     ];
-    rules.extend(RULES.iter().map(|(_, make)| make(Default::default()).unwrap()));
+    rules.extend(RULES.iter().map(|(_, make)| make(Default::default()).expect("every rule has defaults")));
     rules.into_iter().map(|rule| (0.5, rule)).collect()
 }
 
