@@ -15,6 +15,8 @@ pub enum Part {
     PolicyLoss,
     /// A reward, in `kyoka-reward`
     Reward,
+    /// A source of rows, in `kyoka-data`
+    Source,
 }
 
 /// Where a part lives and what its file starts as.
@@ -66,6 +68,16 @@ impl Part {
                 shown: format!("kyoka-reward`: `{name}.rs"),
                 source: include_str!("new/reward.rs.txt"),
             },
+            Self::Source => Plan {
+                heading: None,
+                kinds: "SOURCES",
+                known: "crates/kyoka-data/src/lib.rs",
+                variants: None,
+                folder: "crates/kyoka-data/src",
+                modules: "lib.rs",
+                shown: format!("kyoka-data`: `{name}.rs"),
+                source: include_str!("new/source.rs.txt"),
+            },
         }
     }
 }
@@ -76,6 +88,7 @@ impl Plan {
         match self.kinds {
             "OWN_ADVANTAGES" => format!("advantage = {{ kind = \"{name}\", scale = 1.0 }}"),
             "OWN_LOSSES" => format!("loss = {{ kind = \"{name}\", scale = 1.0 }}"),
+            "SOURCES" => format!("[data] source = {{ kind = \"{name}\", folder = \"...\" }}"),
             _ => format!("[[reward]] kind = \"{name}\", weight = 1.0"),
         }
     }
@@ -203,6 +216,7 @@ mod tests {
             "crates/kyoka-reward/src/lib.rs",
             "crates/kyoka-algorithms/src/algorithm.rs",
             "crates/kyoka/src/rewards.rs",
+            "crates/kyoka-data/src/lib.rs",
         ] {
             fs::create_dir_all(copy.path().join(file).parent().unwrap()).unwrap();
             fs::copy(root.join(file), copy.path().join(file)).unwrap();
@@ -213,7 +227,7 @@ mod tests {
     #[test]
     fn a_part_has_a_file_a_module_line_and_a_row() {
         let root = workspace();
-        for part in [Part::Advantage, Part::PolicyLoss, Part::Reward] {
+        for part in [Part::Advantage, Part::PolicyLoss, Part::Reward, Part::Source] {
             run(root.path(), part, "new_idea").unwrap();
             let plan = part.plan("new_idea");
             let folder = root.path().join(plan.folder);
@@ -226,7 +240,7 @@ mod tests {
             let kind = "    (\"new_idea\", |settings| Ok(Box::new(own::<NewIdea>(settings)?))),\n";
             assert!(modules.contains(kind), "{modules}");
             let table = fs::read_to_string(root.path().join("docs/algorithms.md")).unwrap();
-            assert_eq!(table.contains(&format!("`{}`", plan.shown)), part != Part::Reward);
+            assert_eq!(table.contains(&format!("`{}`", plan.shown)), plan.heading.is_some());
             assert!(run(root.path(), part, "new_idea").is_err());
         }
     }
@@ -261,8 +275,10 @@ mod tests {
     }
 
     #[test]
-    fn an_estimator_or_a_loss_touches_three_files_and_a_reward_two() {
-        for (part, files) in [(Part::Advantage, 3), (Part::PolicyLoss, 3), (Part::Reward, 2)] {
+    fn an_estimator_or_a_loss_touches_three_files_and_a_reward_or_a_source_two() {
+        for (part, files) in
+            [(Part::Advantage, 3), (Part::PolicyLoss, 3), (Part::Reward, 2), (Part::Source, 2)]
+        {
             let root = workspace();
             let before = contents(root.path());
             run(root.path(), part, "new_idea").unwrap();

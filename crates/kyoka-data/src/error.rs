@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use kyoka_core::Origin;
 
+use crate::SourceError;
+
 /// One fault of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowFault {
@@ -35,6 +37,14 @@ pub enum DataError {
         path: PathBuf,
         /// The operating system's reason.
         source: std::io::Error,
+    },
+    /// A source does not give its rows.
+    #[error("dataset {path}: {source}")]
+    Source {
+        /// The source's name and the split.
+        path: PathBuf,
+        /// Why.
+        source: SourceError,
     },
     /// The file holds no row.
     #[error("dataset {path}: no rows")]

@@ -22,6 +22,12 @@ pub struct Rows<T> {
     pub warnings: Vec<String>,
 }
 
+impl<T> From<Vec<T>> for Rows<T> {
+    fn from(rows: Vec<T>) -> Self {
+        Self { rows, warnings: Vec::new() }
+    }
+}
+
 /// What a file holds, good and bad.
 #[derive(Debug, Clone)]
 pub struct Scan<T> {

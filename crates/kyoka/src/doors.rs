@@ -8,6 +8,7 @@ use std::{
 
 use kyoka_algorithms::OwnParts;
 use kyoka_core::{EnvironmentFactory, PartError, RewardFn, RolloutEngine};
+use kyoka_data::RowSource;
 use kyoka_rollout::LocalEngine;
 use kyoka_text::Tokenizer;
 use toml::Table;
@@ -25,6 +26,10 @@ pub type EngineDoor =
 /// Makes what opens environments from the settings that a recipe gives it. It is asked whenever a recipe is checked, planned or
 /// run, so it reads settings and opens what takes long when the first episode begins.
 pub type EnvironmentDoor = Arc<dyn Fn(Table) -> Result<Box<dyn EnvironmentFactory>, PartError> + Send + Sync>;
+
+/// Makes a source of rows from the settings that a recipe gives it. It is asked whenever a recipe is checked, planned or run, so
+/// it reads settings and opens what takes long when the first rows are asked for.
+pub type SourceDoor = Arc<dyn Fn(Table) -> Result<Box<dyn RowSource>, PartError> + Send + Sync>;
 
 /// What an engine is told of the run that holds it.
 #[derive(Clone)]
@@ -62,6 +67,7 @@ pub(crate) struct Doors {
     pub rewards: BTreeMap<String, RewardDoor>,
     pub engines: BTreeMap<String, EngineDoor>,
     pub environments: BTreeMap<String, EnvironmentDoor>,
+    pub sources: BTreeMap<String, SourceDoor>,
 }
 
 impl fmt::Debug for Doors {
@@ -71,6 +77,7 @@ impl fmt::Debug for Doors {
             .field("rewards", &self.rewards.keys())
             .field("engines", &self.engines.keys())
             .field("environments", &self.environments.keys())
+            .field("sources", &self.sources.keys())
             .finish()
     }
 }

@@ -6,17 +6,18 @@ use kyoka_core::{CausalLm, Modality, RewardFn};
 use kyoka_trainer::{EvalSummary, Evaluation, evaluate};
 
 use crate::{
-    Error, Recipe, RewardConfig, dataset_folder,
+    Error, Recipe, RewardConfig,
     doors::Doors,
     eval_settings::EvalSettings,
     generating::open,
     hub::checkpoint_folder,
     model_folder::{is_hugging_face, locate},
     open_device,
-    preparing::{Addition, Room, additions_to, check_judged, read_split},
+    preparing::{Addition, Room, additions_to, check_judged},
     reading::{Fault, Places},
     recipe::{DataSettings, limited},
     rewards::{Rewards, check_rewards},
+    source::Dataset,
 };
 
 /// What `kyoka eval` is asked.
@@ -73,7 +74,7 @@ pub fn evaluate_checkpoint(options: &EvalOptions, warn: &mut dyn FnMut(&str)) ->
     let refused = |fault: Fault| Error::argument("reward", fault.message(&Places::default()));
     let rewards = rewards.map_err(refused)?;
     let device = open_device(&options.device)?;
-    let read = read_split(&dataset_folder(&terms.data.dataset)?, &options.split, &terms.data)?;
+    let read = Dataset::open(&terms.data, &Doors::default())?.rows(&options.split)?;
     let (policy, task) = open(&folder, options.adapter.as_deref(), &device)?;
     let task = task.with_blank(options.blank);
     let room = Room { task: &task, limit: policy.max_positions(), data: &terms.data };
@@ -121,6 +122,7 @@ impl EvalOptions {
         };
         if let Some(dataset) = &self.dataset {
             terms.data.dataset.clone_from(dataset);
+            terms.data.source = None;
         }
         if !rewards.is_empty() {
             terms.rewards = rewards;
@@ -153,7 +155,7 @@ impl Terms {
 
     fn bare(split: &str) -> Self {
         Self {
-            data: DataSettings { dataset: String::new(), allow_outside: false, skip_long_rows: false },
+            data: DataSettings::default(),
             rewards: Vec::new(),
             eval: EvalSettings::greedy(split, MAX_NEW_TOKENS),
             stop: Vec::new(),

@@ -37,6 +37,7 @@ mod rewards;
 mod roofline;
 mod run;
 mod setting_checks;
+mod source;
 mod stages;
 mod starting;
 mod task;
@@ -74,6 +75,7 @@ pub use rewards::{
 };
 pub use roofline::{Roofline, bench_roofline};
 pub use run::{RESUMABLE, RunSummary, write_report};
+pub use source::SourceConfig;
 pub use stages::{StageConfig, StageSettings};
 pub use task::{MediaAugment, MultimodalTask};
 pub use text_side::TextSide;

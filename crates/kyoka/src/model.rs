@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AudioConfig, Error, LoraSettings, Policy, PolicyConfig, VisionConfig,
     adapters::{Adapters, ExistingAdapters},
+    dataset_folder,
     hub::checkpoint_folder,
     policy::Source,
     pretrained::{
@@ -157,11 +158,18 @@ impl ModelSettings {
         Ok(())
     }
 
-    /// Reads configuration and text side; `dataset` is the folder whose tokenizer a policy from scratch uses.
-    pub fn open(&self, dataset: &Path) -> Result<Opened, Error> {
+    /// Reads configuration and text side; `dataset` names the dataset whose tokenizer a policy from scratch uses.
+    pub fn open(&self, dataset: &str) -> Result<Opened, Error> {
         let fail = |reason: String| Error::Recipe { name: "model".to_owned(), reason };
         self.check().map_err(fail)?;
-        self.fetched()?.open_folders(dataset)
+        if self.config.is_none() {
+            return self.fetched()?.open_folders(Path::new(""));
+        }
+        if dataset.is_empty() {
+            let expected = "config: expected data.dataset beside it, a folder with the tokenizer, got none";
+            return Err(fail(expected.to_owned()));
+        }
+        self.fetched()?.open_folders(&dataset_folder(dataset)?)
     }
 
     /// The same with folders in the places of names on the hub.

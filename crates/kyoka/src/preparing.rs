@@ -7,14 +7,16 @@ use std::{
 };
 
 use kyoka_core::{Modality, Part, Sample, Task};
-use kyoka_data::{DataError, PreferenceRow, ReadOptions, RowFault, Rows, read_jsonl, read_pairs};
+use kyoka_data::{DataError, PreferenceRow, RowFault, Rows};
 use rayon::prelude::*;
 
 use crate::{
-    Error, MultimodalTask, dataset_folder,
+    Error, MultimodalTask,
+    doors::Doors,
     model::Opened,
     recipe::{DataSettings, Settings},
     rewards::Rewards,
+    source::Dataset,
     stages::StageConfig,
 };
 
@@ -33,9 +35,13 @@ pub(crate) struct Prepared {
 }
 
 /// Reads the data of checked settings, checks every row, and builds the task.
-pub(crate) fn prepare(settings: Settings, rewards: &Rewards, seed: u64) -> Result<Prepared, Error> {
-    let folder = dataset_folder(&settings.data.dataset)?;
-    let opened = settings.model.open(&folder)?;
+pub(crate) fn prepare(
+    settings: Settings,
+    (rewards, doors): (&Rewards, &Doors),
+    seed: u64,
+) -> Result<Prepared, Error> {
+    let dataset = Dataset::open(&settings.data, doors)?;
+    let opened = settings.model.open(&settings.data.dataset)?;
     let config = &opened.config;
     if let Some(adapters) = &config.adapters {
         let refused = |reason| Error::file(settings.model.adapter.clone().unwrap_or_default(), reason);
@@ -47,7 +53,7 @@ pub(crate) fn prepare(settings: Settings, rewards: &Rewards, seed: u64) -> Resul
     let (mut splits, mut pairs) = (BTreeMap::new(), BTreeMap::new());
     let mut warnings = Vec::new();
     for (name, additions) in uses(&settings) {
-        let Rows { rows, warnings: noted } = read_split(&folder, name, &settings.data)?;
+        let Rows { rows, warnings: noted } = dataset.rows(name)?;
         warnings.extend(noted);
         let rows = room.keep(rows, |row| row, |row| additions_to(row, &task, &additions), &mut warnings)?;
         if additions.iter().any(|addition| matches!(addition, Addition::Sampled(_))) {
@@ -59,8 +65,7 @@ pub(crate) fn prepare(settings: Settings, rewards: &Rewards, seed: u64) -> Resul
         if pairs.contains_key(name) {
             continue;
         }
-        let path = split_path(&folder, name)?;
-        let read = read_pairs(&path, ReadOptions { allow_outside: settings.data.allow_outside })?;
+        let read = dataset.pairs(name)?;
         warnings.extend(read.warnings);
         let rows =
             room.keep(read.rows, |row| &row.sample, |row| completions_of(row, &task), &mut warnings)?;
@@ -126,14 +131,8 @@ fn uses(settings: &Settings) -> Vec<(&str, Vec<Addition>)> {
     uses
 }
 
-/// The rows of `<folder>/<split>.jsonl`.
-pub(crate) fn read_split(folder: &Path, split: &str, data: &DataSettings) -> Result<Rows<Sample>, Error> {
-    let options = ReadOptions { allow_outside: data.allow_outside };
-    Ok(read_jsonl(&split_path(folder, split)?, options)?)
-}
-
 /// The file of a split, if there is one.
-fn split_path(folder: &Path, split: &str) -> Result<PathBuf, Error> {
+pub(crate) fn split_path(folder: &Path, split: &str) -> Result<PathBuf, Error> {
     let path = folder.join(format!("{split}.jsonl"));
     // A name, not a way out of the folder.
     if !path.is_file() || Path::new(split).components().count() != 1 {

@@ -16,6 +16,7 @@ use crate::{
     model::ModelSettings,
     reading::{self, Fault, Places},
     run::config_of,
+    source::SourceConfig,
     stages::StageConfig,
 };
 
@@ -72,11 +73,15 @@ pub(crate) struct Settings {
     pub checkpoints: CheckpointPolicy,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DataSettings {
-    /// A bundled dataset or a folder with one `<split>.jsonl` a split.
+    /// A bundled dataset or a folder with one `<split>.jsonl` a split, and the tokenizer of a policy from scratch.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub dataset: String,
+    /// What gives rows in the folder's place. Default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceConfig>,
     /// Allow media outside the folder.
     #[serde(default)]
     pub allow_outside: bool,
@@ -197,6 +202,9 @@ impl Settings {
         let environment = EnvironmentConfig::take(&mut table)?;
         let stages = StageConfig::take_all(&mut table)?;
         let mut settings: Self = Fault::reading(table.into())?;
+        if settings.data.dataset.is_empty() && settings.data.source.is_none() {
+            return Err(Fault::at("data.dataset", "missing"));
+        }
         (settings.stage, settings.engine, settings.environment) = (stages, engine, environment);
         let read = |(index, table): (usize, Table)| {
             RewardConfig::read(table).map_err(|fault| fault.below(&index.to_string()).below("reward"))

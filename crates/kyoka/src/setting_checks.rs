@@ -82,6 +82,9 @@ impl Settings {
         if let Some(environment) = &self.environment {
             environment.make(doors)?;
         }
+        if let Some(source) = &self.data.source {
+            source.make(doors)?;
+        }
         Rewards::make(&self.reward, doors)?;
         self.check_media()?;
         let dropout = self.model.lora.as_ref().map_or(0.0, |lora| lora.dropout);

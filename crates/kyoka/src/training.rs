@@ -8,6 +8,7 @@ use std::{
 use kyoka_core::{
     AdvantageEstimator, CausalLm, EnvironmentFactory, PartError, PolicyLoss, RewardFn, RolloutEngine,
 };
+use kyoka_data::RowSource;
 use kyoka_trainer::{EvalReport, Observer, StepReport, TrainError};
 use toml::Table;
 
@@ -179,6 +180,16 @@ impl Run {
         self
     }
 
+    /// Brings a source of rows: `[data] source = { kind = "custom", name = "NAME" }`; `make` gets its `settings`.
+    pub fn with_source(
+        mut self,
+        name: &str,
+        make: impl Fn(Table) -> Result<Box<dyn RowSource>, PartError> + Send + Sync + 'static,
+    ) -> Self {
+        self.doors.sources.insert(name.to_owned(), Arc::new(make));
+        self
+    }
+
     /// Checks every setting of the recipe, and that the program brings what it names.
     ///
     /// # Errors
@@ -229,7 +240,7 @@ impl Run {
             }
         };
         let rewards = Rewards::make(&settings.reward, doors).map_err(|fault| recipe.refused(&fault))?;
-        let prepared = prepare(settings, &rewards, options.seed)?;
+        let prepared = prepare(settings, (&rewards, doors), options.seed)?;
         prepared.warnings.iter().try_for_each(|warning| observer.on_warning(warning))?;
         check_media(&prepared)?;
         let engine = self.engine(&prepared)?;

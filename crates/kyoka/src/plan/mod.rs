@@ -67,7 +67,7 @@ pub(crate) fn plan_with(recipe: &Recipe, options: &PlanOptions, doors: &Doors) -
     let settings = recipe.checked(doors)?;
     let rewards = Rewards::make(&settings.reward, doors).map_err(|fault| recipe.refused(&fault))?;
     let gradient_checkpointing = settings.gradient_checkpointing;
-    let prepared = prepare(settings, &rewards, 1)?;
+    let prepared = prepare(settings, (&rewards, doors), 1)?;
     let facts = Facts::of(&prepared)?;
     let knobs = Knobs {
         tokens_per_micro_batch: facts.tokens_per_micro_batch(),
