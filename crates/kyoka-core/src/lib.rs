@@ -26,7 +26,7 @@ pub use distribution::Distribution;
 pub use encoder::{ModalityEncoder, ModalityFeatures};
 pub use environment::{Action, Answer, Environment, EnvironmentError, EnvironmentFactory};
 pub use lm::{CausalLm, PackedCompletion, PackedGroup, Prefill};
-pub use media::{AudioInput, ImageInput, MediaRef, Modality};
+pub use media::{AudioInput, Content, ImageInput, MediaRef, Modality};
 pub use metrics::Metrics;
 pub use nearest::{misspelt, nearest};
 pub use own_settings::{Maker, OwnSettings, PartError, SettingsFault, own, read_settings};

@@ -1,6 +1,11 @@
 //! Pictures and sounds: where they lie, and what an encoder receives.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,13 +37,86 @@ impl Modality {
     }
 }
 
-/// A medium on disk, as a dataset row names it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What a medium is read from; nothing is read before it is needed.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Content {
+    /// A file, resolved against the dataset's folder.
+    File(PathBuf),
+    /// The bytes of a file that lies in something else: a column of a table, an archive.
+    Bytes {
+        /// What messages call it.
+        name: Arc<str>,
+        /// The file's bytes.
+        bytes: Arc<[u8]>,
+    },
+}
+
+impl Content {
+    /// The file, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Bytes { .. } => None,
+        }
+    }
+
+    /// All bytes.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn read(&self) -> std::io::Result<Cow<'_, [u8]>> {
+        match self {
+            Self::File(path) => std::fs::read(path).map(Cow::Owned),
+            Self::Bytes { bytes, .. } => Ok(Cow::Borrowed(bytes)),
+        }
+    }
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Bytes { name, .. } => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Bytes { name, bytes } => write!(f, "Bytes({name:?}, {} bytes)", bytes.len()),
+        }
+    }
+}
+
+/// A medium as a dataset row names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MediaRef {
     /// Which sense reads it.
     pub modality: Modality,
-    /// The file, resolved against the dataset's folder.
-    pub path: PathBuf,
+    /// What it is read from.
+    pub content: Content,
+}
+
+impl MediaRef {
+    /// A medium in a file of its own.
+    pub fn file(modality: Modality, path: impl Into<PathBuf>) -> Self {
+        Self { modality, content: Content::File(path.into()) }
+    }
+
+    /// A medium whose file's bytes are at hand; messages call it `name`.
+    ///
+    /// ```
+    /// use kyoka_core::{MediaRef, Modality};
+    ///
+    /// let medium = MediaRef::bytes(Modality::Image, "rows.parquet: row 3", vec![0x89, b'P', b'N', b'G']);
+    /// assert_eq!(medium.content.to_string(), "rows.parquet: row 3");
+    /// assert_eq!(medium.content.read().unwrap().len(), 4);
+    /// ```
+    pub fn bytes(modality: Modality, name: impl Into<Arc<str>>, bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self { modality, content: Content::Bytes { name: name.into(), bytes: bytes.into() } }
+    }
 }
 
 /// A picture ready for the encoder.

@@ -152,7 +152,7 @@ pub fn prompt_parts(
         Piece::Mark(modality) => {
             let files = &mut files[usize::from(modality == Modality::Audio)];
             let path = folder.join(files.next().expect("placeholders and files were counted"));
-            Part::Media(MediaRef { modality, path })
+            Part::Media(MediaRef::file(modality, path))
         }
     };
     Ok(pieces.into_iter().map(part).collect())
@@ -234,7 +234,7 @@ mod tests {
     fn files_fill_placeholders_in_order() {
         let (images, audios) = (["a.png", "b.png"].map(PathBuf::from), [PathBuf::from("/s.wav")]);
         let parts = prompt_parts("<audio><image> or <image>?", Path::new("data"), &images, &audios).unwrap();
-        let media = |modality, path: &str| Part::Media(MediaRef { modality, path: path.into() });
+        let media = |modality, path: &str| Part::Media(MediaRef::file(modality, path));
         let expected = [
             media(Modality::Audio, "/s.wav"),
             media(Modality::Image, "data/a.png"),
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn placeholders_behind_a_backslash_are_text_and_backslashes_elsewhere_stay() {
-        let image = |path: &str| Part::Media(MediaRef { modality: Modality::Image, path: path.into() });
+        let image = |path: &str| Part::Media(MediaRef::file(Modality::Image, path));
         let text = |text: &str| Part::Text(text.to_owned());
         for (prompt, images, expected) in [
             (r"the \<image> tag", vec![], vec![text("the <image> tag")]),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use blake3::Hasher;
-use kyoka_core::{Modality, Part, Sample};
+use kyoka_core::{Content, Modality, Part, Sample};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -55,9 +55,9 @@ impl Fingerprint {
             add_extra(&mut extra, sample);
             more.iter().for_each(|text| add(&mut hasher, text.as_bytes()));
             let own = [Modality::Image, Modality::Audio].into_iter().flat_map(|sense| sample.media(sense));
-            media.extend(own.map(|medium| medium.path.as_path()).filter(|path| seen.insert(*path)));
+            media.extend(own.map(|medium| &medium.content).filter(|content| seen.insert(*content)));
         }
-        let ends: Vec<_> = media.par_iter().map(|path| ends(path).unwrap_or_default()).collect();
+        let ends: Vec<_> = media.par_iter().map(|content| print_of(content)).collect();
         let mut all = Hasher::new();
         ends.iter().for_each(|hash| add(&mut all, hash));
         let hex = |hasher: &Hasher| hasher.finalize().to_hex().to_string();
@@ -100,9 +100,14 @@ fn add_row(hasher: &mut Hasher, sample: &Sample) {
         match part {
             Part::Text(text) => add(hasher, text.as_bytes()),
             Part::Media(medium) => {
-                let path = medium.path.strip_prefix(folder).unwrap_or(&medium.path);
                 add(hasher, medium.modality.placeholder().as_bytes());
-                add(hasher, path.as_os_str().as_encoded_bytes());
+                match &medium.content {
+                    Content::File(path) => {
+                        let path = path.strip_prefix(folder).unwrap_or(path);
+                        add(hasher, path.as_os_str().as_encoded_bytes());
+                    }
+                    Content::Bytes { name, .. } => add(hasher, name.as_bytes()),
+                }
             }
         }
     }
@@ -115,6 +120,14 @@ fn add_extra(hasher: &mut Hasher, sample: &Sample) {
     for (name, value) in &sample.extra {
         add(hasher, name.as_bytes());
         add(hasher, value.to_string().as_bytes());
+    }
+}
+
+/// What a medium is known by: of a file its size and both ends, of bytes at hand all of them.
+fn print_of(content: &Content) -> Vec<u8> {
+    match content {
+        Content::File(path) => ends(path).unwrap_or_default(),
+        Content::Bytes { bytes, .. } => blake3::hash(bytes).as_bytes().to_vec(),
     }
 }
 

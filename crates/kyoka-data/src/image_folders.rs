@@ -67,7 +67,7 @@ impl RowSource for ImageFolders {
                     others.push(path);
                     continue;
                 }
-                let medium = MediaRef { modality: Modality::Image, path };
+                let medium = MediaRef::file(Modality::Image, path);
                 rows.push(Sample {
                     id: format!("{answer}/{name}"),
                     parts: vec![Part::Media(medium), Part::Text(self.question.clone())],
@@ -115,7 +115,7 @@ mod tests {
         let expected = [("good/a.JPG", "good"), ("good/b.png", "good"), ("scratch/1.tiff", "scratch")];
         assert_eq!(told.collect::<Vec<_>>(), expected);
         assert!(matches!(&rows[0].parts[..], [Part::Media(medium), Part::Text(text)]
-            if medium.path.ends_with("good/a.JPG") && text == "Which?"));
+            if medium.content.path().unwrap().ends_with("good/a.JPG") && text == "Which?"));
         assert!(warnings[0].ends_with("2 such file(s) are left out"), "{warnings:?}");
         assert!(source.rows("val").unwrap_err().to_string().contains("val: "));
         assert_eq!(source.pairs("train").unwrap_err().to_string(), "this source has no comparisons");

@@ -205,8 +205,10 @@ mod tests {
         let row = br#"{"id":"a","prompt":"<image>and<audio><image>?","images":["1.png","2.png"],"audios":["s.wav"]}"#;
         let samples = read(row, ReadOptions::default()).unwrap();
         assert_eq!(samples[0].prompt_text(), "<image>and<audio><image>?");
-        let names: Vec<_> =
-            samples[0].media(Modality::Image).map(|m| m.path.file_name().unwrap().to_owned()).collect();
+        let names: Vec<_> = samples[0]
+            .media(Modality::Image)
+            .map(|m| m.content.path().unwrap().file_name().unwrap().to_owned())
+            .collect();
         assert_eq!(names, ["1.png", "2.png"]);
     }
 
@@ -355,7 +357,10 @@ mod tests {
         let row = br#"{"id":"a","prompt":"<image>","images":["/etc/x.png"]}"#;
         assert!(matches!(read(row, ReadOptions::default()), Err(DataError::Rows(_))));
         let samples = read(row, ReadOptions { allow_outside: true }).unwrap();
-        assert_eq!(samples[0].media(Modality::Image).next().unwrap().path, Path::new("/etc/x.png"));
+        assert_eq!(
+            samples[0].media(Modality::Image).next().unwrap().content.path(),
+            Some(Path::new("/etc/x.png"))
+        );
     }
 
     #[cfg(unix)]

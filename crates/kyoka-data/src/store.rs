@@ -2,9 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
+
+use kyoka_core::Content;
 
 /// Decoded media by the hash of their bytes.
 ///
@@ -18,7 +19,7 @@ pub struct MediaStore<T> {
 
 #[derive(Debug)]
 struct State<T> {
-    hash_of_path: HashMap<PathBuf, blake3::Hash>,
+    hash_of: HashMap<Content, blake3::Hash>,
     decoded: HashMap<blake3::Hash, (Arc<T>, usize)>,
     age: VecDeque<blake3::Hash>,
     held_bytes: usize,
@@ -27,53 +28,49 @@ struct State<T> {
 impl<T> MediaStore<T> {
     /// A store that holds about `capacity_bytes` of decoded media.
     pub fn new(capacity_bytes: usize) -> Self {
-        let state = State {
-            hash_of_path: HashMap::new(),
-            decoded: HashMap::new(),
-            age: VecDeque::new(),
-            held_bytes: 0,
-        };
+        let state =
+            State { hash_of: HashMap::new(), decoded: HashMap::new(), age: VecDeque::new(), held_bytes: 0 };
         Self { capacity_bytes, state: Mutex::new(state) }
     }
 
-    /// The decoded medium at `path`; `decode` turns the file's bytes into the medium and its size in bytes.
+    /// The decoded medium; `decode` turns the file's bytes into it and its size in bytes.
     ///
     /// # Errors
     /// Whatever reading or decoding gives; nothing is kept then.
     pub fn get<E: From<std::io::Error>>(
         &self,
-        path: &Path,
+        content: &Content,
         decode: impl FnOnce(&[u8]) -> Result<(T, usize), E>,
     ) -> Result<Arc<T>, E> {
-        if let Some(found) = self.lookup(path) {
+        if let Some(found) = self.lookup(content) {
             return Ok(found);
         }
-        let bytes = std::fs::read(path)?;
+        let bytes = content.read()?;
         let hash = blake3::hash(&bytes);
-        if let Some(found) = self.adopt(path, hash) {
+        if let Some(found) = self.adopt(content, hash) {
             return Ok(found);
         }
         let (medium, size) = decode(&bytes)?;
-        Ok(self.insert(path, hash, Arc::new(medium), size))
+        Ok(self.insert(content, hash, Arc::new(medium), size))
     }
 
-    fn lookup(&self, path: &Path) -> Option<Arc<T>> {
+    fn lookup(&self, content: &Content) -> Option<Arc<T>> {
         let state = self.lock();
-        let hash = state.hash_of_path.get(path)?;
+        let hash = state.hash_of.get(content)?;
         state.decoded.get(hash).map(|(medium, _)| medium.clone())
     }
 
-    /// Lets `path` share the entry of equal bytes, if there is one.
-    fn adopt(&self, path: &Path, hash: blake3::Hash) -> Option<Arc<T>> {
+    /// Lets `content` share the entry of equal bytes, if there is one.
+    fn adopt(&self, content: &Content, hash: blake3::Hash) -> Option<Arc<T>> {
         let mut state = self.lock();
         let medium = state.decoded.get(&hash).map(|(medium, _)| medium.clone())?;
-        state.hash_of_path.insert(path.to_owned(), hash);
+        state.hash_of.insert(content.clone(), hash);
         Some(medium)
     }
 
-    fn insert(&self, path: &Path, hash: blake3::Hash, medium: Arc<T>, size: usize) -> Arc<T> {
+    fn insert(&self, content: &Content, hash: blake3::Hash, medium: Arc<T>, size: usize) -> Arc<T> {
         let mut state = self.lock();
-        state.hash_of_path.insert(path.to_owned(), hash);
+        state.hash_of.insert(content.clone(), hash);
         if state.decoded.insert(hash, (medium.clone(), size)).is_none() {
             state.age.push_back(hash);
             state.held_bytes += size;
@@ -101,22 +98,27 @@ mod tests {
     fn equal_bytes_are_decoded_once_and_shared() {
         let folder = tempfile::tempdir().unwrap();
         let paths = ["a", "b", "c"].map(|name| folder.path().join(name));
-        std::fs::write(&paths[0], "same").unwrap();
-        std::fs::write(&paths[1], "same").unwrap();
-        std::fs::write(&paths[2], "other").unwrap();
+        for (path, text) in paths.iter().zip(["same", "same", "other"]) {
+            std::fs::write(path, text).unwrap();
+        }
+        let files = paths.map(Content::File);
         let store = MediaStore::new(1 << 20);
         let decoded = Cell::new(0);
-        let get = |path: &Path| {
+        let get = |content: &Content| {
             store
-                .get::<std::io::Error>(path, |bytes| {
+                .get::<std::io::Error>(content, |bytes| {
                     decoded.set(decoded.get() + 1);
                     Ok((bytes.to_vec(), bytes.len()))
                 })
                 .unwrap()
         };
-        assert!(Arc::ptr_eq(&get(&paths[0]), &get(&paths[1])));
-        get(&paths[0]);
-        get(&paths[2]);
+        assert!(Arc::ptr_eq(&get(&files[0]), &get(&files[1])));
+        get(&files[0]);
+        get(&files[2]);
+        assert_eq!(decoded.get(), 2);
+        // Wherever the bytes lie.
+        let at_hand = Content::Bytes { name: "row 1".into(), bytes: b"other".as_slice().into() };
+        assert!(Arc::ptr_eq(&get(&at_hand), &get(&files[2])));
         assert_eq!(decoded.get(), 2);
     }
 
@@ -127,7 +129,7 @@ mod tests {
         for name in ["a", "b", "c"] {
             let path = folder.path().join(name);
             std::fs::write(&path, name).unwrap();
-            store.get::<std::io::Error>(&path, |bytes| Ok((bytes.to_vec(), 6))).unwrap();
+            store.get::<std::io::Error>(&Content::File(path), |bytes| Ok((bytes.to_vec(), 6))).unwrap();
         }
         assert_eq!(store.lock().decoded.len(), 1);
         assert_eq!(store.lock().held_bytes, 6);
@@ -136,8 +138,8 @@ mod tests {
     #[test]
     fn a_medium_that_cannot_be_read_is_an_error_and_leaves_nothing() {
         let store: MediaStore<()> = MediaStore::new(10);
-        let missing = store.get::<std::io::Error>(Path::new("no/such/file"), |_| Ok(((), 0)));
+        let missing = store.get::<std::io::Error>(&Content::File("no/such/file".into()), |_| Ok(((), 0)));
         assert_eq!(missing.unwrap_err().kind(), std::io::ErrorKind::NotFound);
-        assert!(store.lock().hash_of_path.is_empty());
+        assert!(store.lock().hash_of.is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! Completions for the log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kyoka_core::{Completion, Modality, Reward, Sample};
 use serde::Serialize;
@@ -12,9 +12,9 @@ pub struct SampleRecord {
     pub id: String,
     /// Prompt text with placeholders.
     pub prompt: String,
-    /// Files of the prompt's pictures.
+    /// Files of the prompt's pictures; those whose bytes came with the row have none.
     pub images: Vec<PathBuf>,
-    /// Files of the prompt's sounds.
+    /// Files of the prompt's sounds, likewise.
     pub audios: Vec<PathBuf>,
     /// The row's answer.
     pub answer: Option<String>,
@@ -28,7 +28,10 @@ pub struct SampleRecord {
 
 impl SampleRecord {
     pub(crate) fn new(sample: &Sample, completion: &Completion, reward: &Reward) -> Self {
-        let files = |modality| sample.media(modality).map(|media| media.path.clone()).collect();
+        let files = |modality| {
+            let media = sample.media(modality);
+            media.filter_map(|media| media.content.path().map(Path::to_owned)).collect()
+        };
         Self {
             id: sample.id.clone(),
             prompt: sample.prompt_text(),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kyoka_audio::{AudioError, SHORTEST_SOUND, Waveform};
-use kyoka_core::{Modality, Part};
+use kyoka_core::{Content, Modality, Part};
 use kyoka_data::{DataError, ReadOptions, RowFault, Scan, scan_jsonl};
 use kyoka_image::Picture;
 
@@ -38,15 +38,15 @@ pub fn check_data(file: &Path, options: ReadOptions) -> Result<CheckedData, Erro
             let (field, result) = match media.modality {
                 Modality::Image => {
                     checked.images += 1;
-                    ("images", read(&media.path, |bytes| Picture::decode(bytes).map(drop)))
+                    ("images", read(&media.content, |bytes| Picture::decode(bytes).map(drop)))
                 }
                 Modality::Audio => {
                     checked.audios += 1;
-                    ("audios", read(&media.path, heard))
+                    ("audios", read(&media.content, heard))
                 }
             };
             if let Err(reason) = result {
-                let message = format!("{}: {reason}", media.path.display());
+                let message = format!("{}: {reason}", media.content);
                 let origin = sample.origin.clone();
                 faults.push(RowFault { origin, field: Some(field.to_owned()), message });
             }
@@ -56,10 +56,10 @@ pub fn check_data(file: &Path, options: ReadOptions) -> Result<CheckedData, Erro
 }
 
 fn read<E: std::fmt::Display>(
-    path: &Path,
+    content: &Content,
     decode: impl FnOnce(&[u8]) -> Result<(), E>,
 ) -> Result<(), String> {
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let bytes = content.read().map_err(|error| error.to_string())?;
     decode(&bytes).map_err(|error| error.to_string())
 }
 

@@ -152,7 +152,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let picture = data.path().join("gradient.png");
         kyoka_testing::write_grey_png(&picture, 28, |x, y| (x * 9 + y) as u8);
-        let medium = Part::Media(MediaRef { modality: Modality::Image, path: picture });
+        let medium = Part::Media(MediaRef::file(Modality::Image, picture));
         let text = |text: &str| vec![Part::Text(text.to_owned())];
         for template in [NAMED, BRACKETED] {
             let task = task(template);

@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::BufReader,
+    io::{BufRead, BufReader, Cursor, Seek},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use kyoka_audio::Waveform;
-use kyoka_core::{MediaRef, Modality};
+use kyoka_core::{Content, MediaRef, Modality};
 use kyoka_image::Picture;
 
 /// A medium's place: the first who asks reads its head, others wait for that one.
@@ -47,8 +47,17 @@ pub(crate) enum Head {
 
 impl Head {
     fn read(media: &MediaRef) -> Result<Self, String> {
-        let file = BufReader::new(File::open(&media.path).map_err(|error| error.to_string())?);
-        match media.modality {
+        match &media.content {
+            Content::File(path) => {
+                let file = File::open(path).map_err(|error| error.to_string())?;
+                Self::of(media.modality, BufReader::new(file))
+            }
+            Content::Bytes { bytes, .. } => Self::of(media.modality, Cursor::new(bytes.clone())),
+        }
+    }
+
+    fn of(modality: Modality, file: impl BufRead + Seek + Send + Sync + 'static) -> Result<Self, String> {
+        match modality {
             Modality::Image => match Picture::probe(file) {
                 Ok((height, width)) => Ok(Self::Picture { height, width }),
                 Err(error) => Err(error.to_string()),

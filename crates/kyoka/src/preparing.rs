@@ -91,7 +91,7 @@ pub(crate) fn check_media(prepared: &Prepared) -> Result<(), Error> {
                 Modality::Image => "images",
                 Modality::Audio => "audios",
             };
-            let message = format!("row {}: {}: {reason}", sample.id, medium.path.display());
+            let message = format!("row {}: {}: {reason}", sample.id, medium.content);
             fault(sample, (field, message))
         });
         named.collect()

@@ -1,11 +1,11 @@
 //! Rows with pictures and sounds as prompts.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use kyoka_audio::{AudioAugment, AudioError, AudioSpan, LogMel, Waveform};
 use kyoka_core::{
-    AudioInput, Completion, ImageInput, MediaRef, Modality, Part, Prompt, Rollout, Sample, StopReason,
-    Stream, Task, TaskError, stream_rng,
+    AudioInput, Completion, Content, ImageInput, MediaRef, Modality, Part, Prompt, Rollout, Sample,
+    StopReason, Stream, Task, TaskError, stream_rng,
 };
 use kyoka_data::MediaStore;
 use kyoka_image::{ImageAugment, ImageError, ImageProcessor, Picture};
@@ -59,11 +59,11 @@ pub struct MultimodalTask {
     heads: Heads,
 }
 
-/// A medium that cannot be used, with its file.
+/// A medium that cannot be used, with its file or its name.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {source}")]
+#[error("{name}: {source}")]
 struct MediaFault<E: std::error::Error + 'static> {
-    path: String,
+    name: String,
     source: E,
 }
 
@@ -156,7 +156,7 @@ impl MultimodalTask {
                     },
                 };
                 let layout = image.processor.layout(size.0, size.1);
-                Ok(image.tokens_of_layout(&layout.map_err(|source| fault(&media.path, source))?))
+                Ok(image.tokens_of_layout(&layout.map_err(|source| fault(&media.content, source))?))
             }
             Modality::Audio => {
                 let audio = self.config.audio.as_ref().ok_or_else(lacks)?;
@@ -173,7 +173,7 @@ impl MultimodalTask {
     fn num_samples(&self, media: &MediaRef) -> Result<usize, TaskError> {
         match self.heads.of(media).map_err(|reason| headless(media, &reason))? {
             Head::Sound { num_samples: Some(samples) } => Ok(samples),
-            _ => Ok(self.sound(&media.path)?.samples.len()),
+            _ => Ok(self.sound(&media.content)?.samples.len()),
         }
     }
 
@@ -185,7 +185,7 @@ impl MultimodalTask {
     ) -> Result<MediumTokens, TaskError> {
         let log_mel = self.log_mel.as_ref().ok_or_else(|| self.lacks(media.modality))?;
         let tokens_per_view = audio.encoder.num_tokens(log_mel, samples, audio.projector.fold);
-        let tokens_per_view = tokens_per_view.map_err(|source| fault(&media.path, source))?;
+        let tokens_per_view = tokens_per_view.map_err(|source| fault(&media.content, source))?;
         Ok(MediumTokens { modality: Modality::Audio, tokens_per_view, split: None })
     }
 
@@ -263,22 +263,22 @@ impl MultimodalTask {
         }
     }
 
-    fn picture(&self, path: &Path) -> Result<Arc<Picture>, TaskError> {
+    fn picture(&self, content: &Content) -> Result<Arc<Picture>, TaskError> {
         let decode = |bytes: &[u8]| -> Result<(Picture, usize), ImageError> {
             let picture = Picture::decode(bytes)?;
             let size = picture.rgb.len();
             Ok((picture, size))
         };
-        Ok(self.pictures.get(path, decode).map_err(|source| fault(path, source))?)
+        Ok(self.pictures.get(content, decode).map_err(|source| fault(content, source))?)
     }
 
-    fn sound(&self, path: &Path) -> Result<Arc<Waveform>, TaskError> {
+    fn sound(&self, content: &Content) -> Result<Arc<Waveform>, TaskError> {
         let decode = |bytes: &[u8]| -> Result<(Waveform, usize), AudioError> {
             let sound = Waveform::decode(bytes)?;
             let size = 4 * sound.samples.len();
             Ok((sound, size))
         };
-        Ok(self.sounds.get(path, decode).map_err(|source| fault(path, source))?)
+        Ok(self.sounds.get(content, decode).map_err(|source| fault(content, source))?)
     }
 
     fn image_input(
@@ -287,7 +287,7 @@ impl MultimodalTask {
         media: &MediaRef,
         place: Option<&[u64]>,
     ) -> Result<ImageInput, TaskError> {
-        let picture = self.picture(&media.path)?;
+        let picture = self.picture(&media.content)?;
         let changed = match place {
             Some(_) if self.augment.image.changes_nothing() => None,
             Some(place) => {
@@ -301,13 +301,13 @@ impl MultimodalTask {
             let (height, width) = (picture.height, picture.width);
             return Ok(config.processor.process(&Picture::grey(height, width, vec![128; height * width]))?);
         }
-        Ok(config.processor.process(picture).map_err(|source| fault(&media.path, source))?)
+        Ok(config.processor.process(picture).map_err(|source| fault(&media.content, source))?)
     }
 
     /// What the encoder reads of a sound, and of how many samples.
     fn audio_input(&self, media: &MediaRef, place: Option<&[u64]>) -> Result<(AudioInput, usize), TaskError> {
         let log_mel = self.log_mel.as_ref().ok_or_else(|| self.lacks(media.modality))?;
-        let sound = self.sound(&media.path)?;
+        let sound = self.sound(&media.content)?;
         let changed = match place {
             Some(_) if self.augment.audio.changes_nothing() => None,
             Some(place) => {
@@ -344,11 +344,11 @@ pub(crate) fn filled(mut prompt: Prompt, inputs: Vec<Input>) -> Prompt {
 }
 
 fn headless(media: &MediaRef, reason: &str) -> TaskError {
-    format!("{}: {reason}", media.path.display()).into()
+    format!("{}: {reason}", media.content).into()
 }
 
-fn fault<E: std::error::Error + Send + Sync + 'static>(path: &Path, source: E) -> MediaFault<E> {
-    MediaFault { path: path.display().to_string(), source }
+fn fault<E: std::error::Error + Send + Sync + 'static>(content: &Content, source: E) -> MediaFault<E> {
+    MediaFault { name: content.to_string(), source }
 }
 
 impl Task for MultimodalTask {

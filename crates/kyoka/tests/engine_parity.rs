@@ -30,8 +30,8 @@ fn setup(device: &Device) -> Setup {
     let picture = data.path().join("gradient.png");
     kyoka_testing::write_grey_png(&picture, 28, |x, y| (x * 9 + y) as u8);
 
-    let image = || Part::Media(MediaRef { modality: Modality::Image, path: picture.clone() });
-    let audio = || Part::Media(MediaRef { modality: Modality::Audio, path: sound.clone() });
+    let image = || Part::Media(MediaRef::file(Modality::Image, &picture));
+    let audio = || Part::Media(MediaRef::file(Modality::Audio, &sound));
     let text = |words: &str| Part::Text(words.to_owned());
     let questions = [
         vec![text("How many of the pictures show the spoken item?")],

@@ -29,7 +29,7 @@ fn setup() -> Setup {
     let (sound, picture) = (files.path().join("tone.wav"), files.path().join("gradient.png"));
     kyoka_testing::write_tone(&sound, 0.3);
     kyoka_testing::write_grey_png(&picture, 28, |x, y| (x * 9 + y) as u8);
-    let medium = |modality, path: &Path| Part::Media(MediaRef { modality, path: path.to_owned() });
+    let medium = |modality, path: &Path| Part::Media(MediaRef::file(modality, path));
     let parts = vec![
         medium(Modality::Image, &picture),
         medium(Modality::Audio, &sound),

@@ -28,8 +28,8 @@ fn setup() -> Setup {
     let (sound, picture) = (data.path().join("tone.wav"), data.path().join("gradient.png"));
     kyoka_testing::write_tone(&sound, 0.3);
     kyoka_testing::write_grey_png(&picture, 28, |x, y| (x * 9 + y) as u8);
-    let image = || Part::Media(MediaRef { modality: Modality::Image, path: picture.clone() });
-    let audio = || Part::Media(MediaRef { modality: Modality::Audio, path: sound.clone() });
+    let image = || Part::Media(MediaRef::file(Modality::Image, &picture));
+    let audio = || Part::Media(MediaRef::file(Modality::Audio, &sound));
     let text = |words: &str| Part::Text(words.to_owned());
     let tokenizer =
         Tokenizer::from_bytes(include_bytes!("../../kyoka-text/tests/tiny_tokenizer.json")).unwrap();

@@ -1,8 +1,8 @@
 //! What decoded media, and the features of frozen towers, come to take in a run.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
-use kyoka_core::{Modality, Part, Sample, Task};
+use kyoka_core::{Content, Modality, Part, Sample, Task};
 
 use super::sizes::{PolicySizes, TowerSizes};
 use crate::{
@@ -28,11 +28,11 @@ struct Draw<'a> {
 }
 
 impl<'a> Draw<'a> {
-    /// The media files of the distinct rows that are seen.
-    fn media(&self, modality: Modality) -> impl Iterator<Item = &'a Path> {
+    /// The media of the distinct rows that are seen.
+    fn media(&self, modality: Modality) -> impl Iterator<Item = &'a Content> {
         let parts = spread(&self.rows, self.count).flat_map(|sample| &sample.parts);
         parts.filter_map(move |part| match part {
-            Part::Media(media) if media.modality == modality => Some(media.path.as_path()),
+            Part::Media(media) if media.modality == modality => Some(&media.content),
             _ => None,
         })
     }
@@ -63,15 +63,15 @@ pub(super) fn media_bytes(prepared: &Prepared) -> Result<usize, Error> {
     let draws = draws(prepared);
     let mut total = 0;
     for modality in [Modality::Image, Modality::Audio] {
-        let paths: BTreeSet<&Path> = draws.iter().flat_map(|draw| draw.media(modality)).collect();
-        let paths: Vec<&Path> = paths.into_iter().collect();
+        let media: BTreeSet<&Content> = draws.iter().flat_map(|draw| draw.media(modality)).collect();
+        let media: Vec<&Content> = media.into_iter().collect();
         let mut few = Vec::new();
-        for path in spread(&paths, DECODED_ROWS) {
-            let bytes = std::fs::read(path).map_err(|error| Error::file(*path, error))?;
+        for content in spread(&media, DECODED_ROWS) {
+            let bytes = content.read().map_err(|error| Error::file(content.to_string(), error))?;
             few.extend(prepared.task.decoded_bytes(modality, &bytes));
         }
         let mean = few.iter().sum::<usize>() / few.len().max(1);
-        total += (mean * paths.len()).min(STORE_BYTES);
+        total += (mean * media.len()).min(STORE_BYTES);
     }
     Ok(total)
 }
@@ -84,7 +84,7 @@ pub(super) fn feature_bytes(prepared: &Prepared, sizes: &PolicySizes) -> usize {
     let of = |modality, tower: Option<TowerSizes>, unchanged: bool| {
         let Some(tower) = tower else { return 0 };
         let changes = |draw: &&Draw<'_>| draw.augment && !unchanged;
-        let files: BTreeSet<&Path> =
+        let files: BTreeSet<&Content> =
             draws.iter().filter(|draw| !changes(draw)).flat_map(|draw| draw.media(modality)).collect();
         let changed = draws.iter().filter(changes).map(|draw| {
             let times = draw.count.div_ceil(draw.rows.len().max(1));
