@@ -17,6 +17,8 @@ pub enum Part {
     Reward,
     /// A source of rows, in `kyoka-data`
     Source,
+    /// A tool that the policy calls, in `kyoka-environment`
+    Tool,
 }
 
 /// Where a part lives and what its file starts as.
@@ -78,6 +80,16 @@ impl Part {
                 shown: format!("kyoka-data`: `{name}.rs"),
                 source: include_str!("new/source.rs.txt"),
             },
+            Self::Tool => Plan {
+                heading: None,
+                kinds: "TOOLS",
+                known: "crates/kyoka-environment/src/lib.rs",
+                variants: None,
+                folder: "crates/kyoka-environment/src",
+                modules: "lib.rs",
+                shown: format!("kyoka-environment`: `{name}.rs"),
+                source: include_str!("new/tool.rs.txt"),
+            },
         }
     }
 }
@@ -88,6 +100,9 @@ impl Plan {
         match self.kinds {
             "OWN_ADVANTAGES" => format!("advantage = {{ kind = \"{name}\", scale = 1.0 }}"),
             "OWN_LOSSES" => format!("loss = {{ kind = \"{name}\", scale = 1.0 }}"),
+            "TOOLS" => {
+                format!("[environment] kind = \"tools\", tools = [{{ kind = \"{name}\", limit = 3 }}]")
+            }
             "SOURCES" => format!("[data] source = {{ kind = \"{name}\", folder = \"...\" }}"),
             _ => format!("[[reward]] kind = \"{name}\", weight = 1.0"),
         }
@@ -217,6 +232,7 @@ mod tests {
             "crates/kyoka-algorithms/src/algorithm.rs",
             "crates/kyoka/src/rewards.rs",
             "crates/kyoka-data/src/lib.rs",
+            "crates/kyoka-environment/src/lib.rs",
         ] {
             fs::create_dir_all(copy.path().join(file).parent().unwrap()).unwrap();
             fs::copy(root.join(file), copy.path().join(file)).unwrap();
@@ -227,7 +243,7 @@ mod tests {
     #[test]
     fn a_part_has_a_file_a_module_line_and_a_row() {
         let root = workspace();
-        for part in [Part::Advantage, Part::PolicyLoss, Part::Reward, Part::Source] {
+        for part in [Part::Advantage, Part::PolicyLoss, Part::Reward, Part::Source, Part::Tool] {
             run(root.path(), part, "new_idea").unwrap();
             let plan = part.plan("new_idea");
             let folder = root.path().join(plan.folder);
@@ -275,9 +291,10 @@ mod tests {
     }
 
     #[test]
-    fn an_estimator_or_a_loss_touches_three_files_and_a_reward_or_a_source_two() {
+    fn an_estimator_or_a_loss_touches_three_files_and_a_reward_a_source_or_a_tool_two() {
+        let three = [Part::Advantage, Part::PolicyLoss].map(|part| (part, 3));
         for (part, files) in
-            [(Part::Advantage, 3), (Part::PolicyLoss, 3), (Part::Reward, 2), (Part::Source, 2)]
+            three.into_iter().chain([Part::Reward, Part::Source, Part::Tool].map(|part| (part, 2)))
         {
             let root = workspace();
             let before = contents(root.path());

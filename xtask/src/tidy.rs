@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
 /// Layer of every crate: a crate may depend on lower layers only.
-const LAYERS: [(&str, u32); 14] = [
+const LAYERS: [(&str, u32); 15] = [
     ("kyoka-core", 0),
     ("kyoka-nn", 1),
     ("kyoka-text", 1),
@@ -21,6 +21,7 @@ const LAYERS: [(&str, u32); 14] = [
     ("kyoka-rollout", 2),
     ("kyoka-reward", 2),
     ("kyoka-algorithms", 2),
+    ("kyoka-environment", 3),
     ("kyoka-trainer", 3),
     ("kyoka", 4),
     ("kyoka-cli", 5),

@@ -20,11 +20,12 @@ mod rollout_engine;
 mod sample;
 mod seed;
 mod task;
+mod threads;
 
 pub use advantage::{AdvantageError, AdvantageEstimator, Advantages, CreditedStep, GroupRewards};
 pub use distribution::Distribution;
 pub use encoder::{ModalityEncoder, ModalityFeatures};
-pub use environment::{Action, Answer, Environment, EnvironmentError, EnvironmentFactory};
+pub use environment::{Action, Answer, Environment, EnvironmentError, EnvironmentFactory, ToolSchema};
 pub use lm::{CausalLm, PackedCompletion, PackedGroup, Prefill};
 pub use media::{AudioInput, Content, ImageInput, MediaRef, Modality};
 pub use metrics::Metrics;
@@ -44,6 +45,10 @@ pub use reward::{
 };
 pub use rollout::{AnsweredTurn, Rollout, RolloutError, RolloutGroup, SamplingConfig, Segment, StopReason};
 pub use rollout_engine::{Episode, Episodes, GroupSink, Reply, RolloutEngine, RolloutPrompt, RolloutRequest};
-pub use sample::{Origin, Part, Place, PlaceholderMismatch, Sample, prompt_parts, prompt_without_media};
+pub use sample::{
+    Message, Origin, Part, Place, PlaceholderMismatch, Role, Sample, conversation_parts, prompt_parts,
+    prompt_without_media,
+};
 pub use seed::{Stream, stream_rng};
 pub use task::{Task, TaskError};
+pub use threads::on_threads;

@@ -19,10 +19,38 @@ pub struct Completion {
     /// Whether the prompt ended inside the reasoning: some chat templates write `<think>` themselves, and the text goes on
     /// from there.
     pub think_opened: bool,
-    /// Whether it ended by itself rather than at the length limit.
+    /// Whether it ended by itself rather than at a limit of tokens.
     pub finished: bool,
     /// The limit of tokens it was sampled under.
     pub max_new_tokens: usize,
+}
+
+impl Completion {
+    /// Byte ranges of the turns in `text`, in order; all of it where it is one turn.
+    pub fn turn_ranges(&self) -> Vec<Range<usize>> {
+        let mut ranges = Vec::with_capacity(self.turns.len().max(1));
+        let mut start = 0;
+        for turn in &self.turns {
+            let last = turn.tokens.end.checked_sub(1).and_then(|last| self.token_spans.get(last));
+            let end = last.map_or(self.text.len(), |span| span.end).max(start);
+            ranges.push(start..end);
+            start = end;
+        }
+        match ranges.last_mut() {
+            // What is drawn behind the last answered turn is cut off, and belongs to none.
+            Some(last) => last.end = self.text.len(),
+            None => ranges.push(0..self.text.len()),
+        }
+        // Bytes of one letter are of one turn.
+        ranges.retain(|range| self.text.get(range.clone()).is_some());
+        ranges
+    }
+
+    /// The text of the last turn: where an answer stands.
+    pub fn last_turn(&self) -> &str {
+        let last = self.turn_ranges().pop();
+        last.and_then(|range| self.text.get(range)).unwrap_or(&self.text)
+    }
 }
 
 /// A turn of a completion, and what an environment gave for it.

@@ -88,6 +88,15 @@ pub enum StopReason {
     Environment,
     /// The limit of turns was reached.
     Turns,
+    /// What the environment said had no room in the limit of observations.
+    Observations,
+}
+
+impl StopReason {
+    /// Whether a limit of tokens cut the completion off.
+    pub fn is_truncation(self) -> bool {
+        matches!(self, Self::Length | Self::Observations)
+    }
 }
 
 /// A turn that an environment has answered.
@@ -173,9 +182,9 @@ impl Rollout {
         self.turns.iter().map(turn).collect()
     }
 
-    /// Whether the limit of tokens cut it off.
+    /// Whether a limit of tokens cut it off.
     pub fn is_truncated(&self) -> bool {
-        self.stop_reason == StopReason::Length
+        self.stop_reason.is_truncation()
     }
 }
 
@@ -328,7 +337,7 @@ pub enum RolloutError {
         source: EnvironmentError,
     },
     /// The turns of a completion do not stand in it, one after the other.
-    #[error("prompt {index}: expected turns that end at {expected}, got {got:?}")]
+    #[error("prompt {index}: expected {expected}, got turns that end at {got:?}")]
     Turns {
         /// Place in the request.
         index: usize,

@@ -1,14 +1,17 @@
 //! Who draws completions: what it is asked, what it must give, and a look at what it gave.
 
-use crate::{Prompt, Rollout, RolloutError, RolloutGroup, Sample, SamplingConfig, StopReason};
+use crate::{
+    Prompt, Rollout, RolloutError, RolloutGroup, Sample, SamplingConfig, StopReason,
+    rollout::observation_tokens,
+};
 
 /// A prompt to complete.
 #[derive(Debug, Clone, Copy)]
 pub struct RolloutPrompt<'a> {
     /// The prompt as the model reads it.
     pub prompt: &'a Prompt,
-    /// The row that it was made of: what an engine elsewhere reads, which lays out the text itself. `None` where no dataset
-    /// stands behind the prompt.
+    /// The row that it was made of, with what an episode shows first: what an engine elsewhere reads, which lays out the text
+    /// itself. `None` where no dataset stands behind the prompt, and for a turn behind others, which has no row.
     pub sample: Option<&'a Sample>,
     /// What the draws of its completions follow from, beside the request's seed: the same key draws the same, whatever
     /// stands beside the prompt in the request.
@@ -70,8 +73,8 @@ pub struct Reply {
 
 impl RolloutRequest<'_> {
     /// Looks at the group of prompt number `index`, as an engine gave it: as many completions as wanted, each of at least a
-    /// token and no more than were asked for, none of them `banned`, with a log-probability for every token; each group
-    /// once. `seen` says of every prompt whether its group has come.
+    /// token and no more than were asked for, none of them `banned`, with a log-probability for every token, and with turns that
+    /// were answered exactly where there is something to answer them; each group once. `seen` says of every prompt whether its group has come.
     ///
     /// # Errors
     /// Says what is missing or too much, and of which prompt.
@@ -108,7 +111,24 @@ impl RolloutRequest<'_> {
                 ends.windows(2).all(|pair| pair[0] < pair[1]) && ends.first().is_none_or(|&end| end > 0);
             let seen_to_the_end = turns.iter().all(|turn| turn.end < expected || turn.observation.is_none());
             if !in_order || ends.last().is_some_and(|&end| end > expected) || !seen_to_the_end {
-                let expected = format!("rising places up to {expected}, what is read before the last token");
+                let expected = format!(
+                    "turns that end at rising places up to {expected}, what is read before the last token"
+                );
+                return Err(RolloutError::Turns { index, expected, got: ends });
+            }
+            let read = observation_tokens(turns);
+            let unplayed = match self.episodes {
+                None => (!turns.is_empty()).then_some("no turns, as nothing answers them".to_owned()),
+                Some(_) if turns.is_empty() => Some(
+                    "at least one turn that was answered: an engine of single turns needs `TurnByTurn`"
+                        .to_owned(),
+                ),
+                Some(episodes) => {
+                    let most = episodes.max_observation_tokens();
+                    (read > most).then(|| format!("at most {most} tokens of observations, not {read}"))
+                }
+            };
+            if let Some(expected) = unplayed {
                 return Err(RolloutError::Turns { index, expected, got: ends });
             }
             if let Some(got) = turns.iter().filter_map(|turn| turn.reward).find(|reward| !reward.is_finite())
@@ -256,6 +276,19 @@ mod tests {
         }
     }
 
+    /// Says how much may be observed, and is not asked.
+    struct Observed(usize);
+
+    impl Episodes for Observed {
+        fn max_observation_tokens(&self) -> usize {
+            self.0
+        }
+
+        fn open(&self, _: usize, _: usize) -> Result<Box<dyn Episode + '_>, RolloutError> {
+            unreachable!("nothing is sampled")
+        }
+    }
+
     #[test]
     fn what_an_engine_gives_is_what_was_asked_for() {
         let (prompts, sampling) = ([Prompt::default(), Prompt::default()], SamplingConfig::default());
@@ -293,13 +326,33 @@ mod tests {
                 |&end: &usize| AnsweredTurn { end, reward: Some(1.0), observation: observation.clone() };
             let mut group = whole();
             group.rollouts[0].turns = ends.iter().map(turn).collect();
-            given(vec![whole(), group]).map(drop)
+            group.rollouts[1].turns = vec![AnsweredTurn { end: 1, reward: None, observation: None }];
+            group
         };
+        let played = |group: RolloutGroup, most: usize| {
+            let mut seen = [true, false];
+            let request = RolloutRequest { episodes: Some(&Observed(most)), ..request };
+            request.check(1, &group, &[], &mut seen).map_err(|error| error.to_string())
+        };
+        let turned = |ends: &[usize], observed: bool| played(turned(ends, observed), 4);
         assert_eq!([turned(&[1], true), turned(&[1, 2], false)], [Ok(()), Ok(())]);
         for (ends, observed) in [(&[2][..], true), (&[3], false), (&[2, 1], false), (&[0], false)] {
             let said = turned(ends, observed).unwrap_err();
             assert!(said.starts_with("prompt 1: expected turns that end at rising places up to 2"), "{said}");
         }
+        let said = played(whole(), 4).unwrap_err();
+        assert!(
+            said.contains("at least one turn that was answered: an engine of single turns needs"),
+            "{said}"
+        );
+        let observation = Some(Prompt { token_ids: vec![3; 5], ..Prompt::default() });
+        let mut long = whole();
+        long.rollouts[0].turns = vec![AnsweredTurn { end: 1, reward: None, observation }];
+        long.rollouts[1].turns = vec![AnsweredTurn { end: 1, reward: None, observation: None }];
+        assert!(played(long.clone(), 4).unwrap_err().contains("at most 4 tokens of observations, not 5"));
+        assert_eq!(played(long.clone(), 5), Ok(()));
+        let unasked = given(vec![whole(), long]).map(drop).unwrap_err();
+        assert!(unasked.contains("no turns, as nothing answers them"), "{unasked}");
         for (groups, message) in [
             (vec![whole()], "expected 2 groups, one a prompt, got 1"),
             (vec![whole(), whole(), whole()], "expected 2 groups, one a prompt, got 3"),

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{MediaRef, Modality};
@@ -16,6 +17,53 @@ pub enum Part {
     Text(String),
     /// A picture or a sound.
     Media(MediaRef),
+}
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Says what the policy is and how it should answer.
+    System,
+    /// Asks.
+    User,
+    /// The policy.
+    Assistant,
+    /// A tool that the policy called.
+    Tool,
+}
+
+impl Role {
+    /// Its name in messages: `system`, `user`, `assistant` or `tool`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
+}
+
+/// A turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said and shown, in reading order.
+    pub parts: Vec<Part>,
+}
+
+impl Message {
+    /// What a user asks and shows.
+    pub fn user(parts: Vec<Part>) -> Self {
+        Self { role: Role::User, parts }
+    }
+
+    /// Words alone.
+    pub fn of_text(role: Role, text: impl Into<String>) -> Self {
+        Self { role, parts: vec![Part::Text(text.into())] }
+    }
 }
 
 /// Where in its file a row stands, counted from 1.
@@ -58,12 +106,11 @@ impl std::fmt::Display for Origin {
 pub struct Sample {
     /// The row's name, for logs and reports; it may stand more than once.
     pub id: String,
-    /// What the policy is told before the prompt, as a turn of its own.
-    pub system: Option<String>,
-    /// The prompt, text and media interleaved.
-    pub parts: Vec<Part>,
-    /// The reference answers, each of them right; empty when unknown.
-    pub answers: Vec<String>,
+    /// The prompt, as a conversation that the policy goes on with: mostly one message of the user, before it what the policy is
+    /// told and what was said so far.
+    pub messages: Vec<Message>,
+    /// The reference answer as the row has it; see [`answers`](Self::answers). `None` when unknown.
+    pub answer: Option<Value>,
     /// Labels of the reasoning steps, for step rewards; empty when unknown.
     pub steps: Vec<String>,
     /// A worked completion, for supervised fine-tuning.
@@ -75,22 +122,72 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The media of one modality, in prompt order.
-    pub fn media(&self, modality: Modality) -> impl Iterator<Item = &MediaRef> {
-        self.parts.iter().filter_map(move |part| match part {
-            Part::Media(media) if media.modality == modality => Some(media),
-            _ => None,
+    /// A row whose prompt is one message of a user.
+    ///
+    /// ```
+    /// use kyoka_core::{MediaRef, Modality, Part, Sample};
+    ///
+    /// let picture = Part::Media(MediaRef::file(Modality::Image, "cloth.png"));
+    /// let row = Sample {
+    ///     id: "cloth".to_owned(),
+    ///     answer: Some("pass".into()),
+    ///     ..Sample::asking(vec![picture, Part::Text("pass or reject?".to_owned())])
+    /// };
+    /// assert_eq!(row.prompt_text(), "<image>pass or reject?");
+    /// assert_eq!(row.answers(), ["pass"]);
+    /// ```
+    pub fn asking(parts: Vec<Part>) -> Self {
+        Self { messages: vec![Message::user(parts)], ..Self::default() }
+    }
+
+    /// Shows further parts at the end of the prompt.
+    pub fn append(&mut self, parts: Vec<Part>) {
+        match self.messages.last_mut() {
+            Some(last) => last.parts.extend(parts),
+            None => self.messages.push(Message::user(parts)),
+        }
+    }
+
+    /// All parts of the prompt, in reading order.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.messages.iter().flat_map(|message| &message.parts)
+    }
+
+    /// The media, in reading order.
+    pub fn media(&self) -> impl Iterator<Item = &MediaRef> {
+        self.parts().filter_map(|part| match part {
+            Part::Media(media) => Some(media),
+            Part::Text(_) => None,
         })
+    }
+
+    /// The reference answers as texts, each of them right; empty when unknown. A list is one answer an element; numbers and
+    /// booleans, and what is none of these, are as JSON writes them.
+    pub fn answers(&self) -> Vec<String> {
+        let text = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        match &self.answer {
+            None => Vec::new(),
+            Some(Value::Array(list)) => list.iter().map(text).collect(),
+            Some(one) => vec![text(one)],
+        }
     }
 
     /// The reference answers as one text, for logs: several are joined by ` | `; `None` when unknown.
     pub fn answer_text(&self) -> Option<String> {
-        (!self.answers.is_empty()).then(|| self.answers.join(" | "))
+        self.answer.as_ref().map(|_| self.answers().join(" | "))
     }
 
-    /// The prompt as text, with placeholders where the media stand, as [`prompt_parts`] reads it.
+    /// The prompt as text, with placeholders where the media stand: one message of a user as [`prompt_parts`] reads it, several
+    /// messages one below the other with the names of those who speak.
     pub fn prompt_text(&self) -> String {
-        written(&self.parts)
+        if let [Message { role: Role::User, parts }] = &self.messages[..] {
+            return written(parts);
+        }
+        let named = |message: &Message| format!("[{}] {}", message.role.name(), written(&message.parts));
+        self.messages.iter().map(named).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -129,7 +226,20 @@ pub fn prompt_parts(
     images: &[PathBuf],
     audios: &[PathBuf],
 ) -> Result<Vec<Part>, Vec<PlaceholderMismatch>> {
-    let pieces = pieces(text);
+    Ok(conversation_parts(&[text], folder, images, audios)?.concat())
+}
+
+/// [`prompt_parts`] of the texts of a conversation's messages: files fill the placeholders of all of them, in order.
+///
+/// # Errors
+/// One mismatch for every modality whose placeholders and files differ in number.
+pub fn conversation_parts(
+    texts: &[&str],
+    folder: &Path,
+    images: &[PathBuf],
+    audios: &[PathBuf],
+) -> Result<Vec<Vec<Part>>, Vec<PlaceholderMismatch>> {
+    let pieces: Vec<Vec<Piece>> = texts.iter().map(|text| pieces(text)).collect();
     let senses = [(Modality::Image, images), (Modality::Audio, audios)];
     let mismatches: Vec<PlaceholderMismatch> = senses
         .into_iter()
@@ -137,6 +247,7 @@ pub fn prompt_parts(
             modality,
             placeholders: pieces
                 .iter()
+                .flatten()
                 .filter(|piece| matches!(piece, Piece::Mark(of) if *of == modality))
                 .count(),
             files: files.len(),
@@ -147,7 +258,7 @@ pub fn prompt_parts(
         return Err(mismatches);
     }
     let mut files = senses.map(|(_, files)| files.iter());
-    let part = |piece| match piece {
+    let mut part = |piece| match piece {
         Piece::Text(text) => Part::Text(text),
         Piece::Mark(modality) => {
             let files = &mut files[usize::from(modality == Modality::Audio)];
@@ -155,7 +266,8 @@ pub fn prompt_parts(
             Part::Media(MediaRef::file(modality, path))
         }
     };
-    Ok(pieces.into_iter().map(part).collect())
+    let mut parts = |pieces: Vec<Piece>| pieces.into_iter().map(&mut part).collect();
+    Ok(pieces.into_iter().map(&mut parts).collect())
 }
 
 /// A prompt text for a policy that has no senses: placeholders are text, with a backslash before them or without.

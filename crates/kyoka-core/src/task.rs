@@ -1,6 +1,6 @@
 //! What the training loops ask of a dataset and its text.
 
-use crate::{Completion, Part, Prompt, Rollout, Sample, StopReason};
+use crate::{Completion, Part, Prompt, Rollout, Sample};
 
 /// Anything that can be wrong with a row's text or media.
 pub type TaskError = Box<dyn std::error::Error + Send + Sync>;
@@ -37,11 +37,11 @@ pub trait Task: Send + Sync {
     }
 
     /// What an environment says after a turn of the policy, laid out as the policy's family does, up to where its next turn
-    /// begins. `ended` says how the turn ended: behind an end token, or without one.
+    /// begins. `closed_by` is the end token that the policy closed the turn with, if it did.
     ///
     /// # Errors
     /// If the parts cannot be laid out. By default nothing can: such a task has one turn.
-    fn observation(&self, _parts: &[Part], _ended: StopReason) -> Result<Prompt, TaskError> {
+    fn observation(&self, _parts: &[Part], _closed_by: Option<u32>) -> Result<Prompt, TaskError> {
         Err("this task has one turn: it cannot lay out what an environment says".into())
     }
 

@@ -25,7 +25,7 @@ proptest! {
         for pair in parts.windows(2) {
             prop_assert!(!matches!(pair, [Part::Text(_), Part::Text(_)]), "two texts side by side: {parts:?}");
         }
-        let written = Sample { parts: parts.clone(), ..Sample::default() }.prompt_text();
+        let written = Sample::asking(parts.clone()).prompt_text();
         let media = |parts: &[Part]| parts.iter().filter(|part| matches!(part, Part::Media(_))).count();
         let images = parts.iter().filter(|part| matches!(part, Part::Media(medium) if medium.modality.name() == "image"));
         let (images, all) = (images.count(), media(&parts));

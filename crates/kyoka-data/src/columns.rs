@@ -2,14 +2,26 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use kyoka_core::misspelt;
+use kyoka_core::{Role, misspelt};
+use serde::Deserialize;
 use serde_json::{Number, Value};
 
 use crate::json::{RowJson, kind};
 
 /// Columns that some reader takes.
-const KNOWN: [&str; 10] =
-    ["id", "system", "prompt", "images", "audios", "answer", "steps", "completion", "chosen", "rejected"];
+const KNOWN: [&str; 11] = [
+    "id",
+    "system",
+    "prompt",
+    "messages",
+    "images",
+    "audios",
+    "answer",
+    "steps",
+    "completion",
+    "chosen",
+    "rejected",
+];
 
 /// What other formats call a column, which is taken for it where the column itself is missing.
 const ELSEWHERE: [(&str, &[&str]); 4] = [
@@ -129,14 +141,55 @@ impl Columns {
         found.unwrap_or_default()
     }
 
-    /// One right answer, or a list of them; numbers and booleans as JSON writes them.
-    pub fn answers(&mut self, name: &str) -> Vec<String> {
-        let answers = self.read(name, |value| match value {
-            Value::Array(list) if list.is_empty() => Err("expected an answer, got an empty list".to_owned()),
-            Value::Array(list) => list.into_iter().map(|answer| scalar(answer, "an answer")).collect(),
-            one => Ok(vec![scalar(one, "an answer")?]),
+    /// The prompt, each message with who speaks: `messages`, or `prompt` with a `system` before it.
+    pub fn conversation(&mut self) -> Vec<(Role, String)> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Said {
+            role: Role,
+            content: String,
+        }
+        if !self.left.iter().any(|(name, value)| name == "messages" && !value.is_null()) {
+            let system = self.text("system").filter(|text| !text.trim().is_empty());
+            let prompt = self.wanted_text("prompt", "a question");
+            return system
+                .map(|text| (Role::System, text))
+                .into_iter()
+                .chain([(Role::User, prompt)])
+                .collect();
+        }
+        for other in ["prompt", "system"] {
+            if self.take(other).is_some() {
+                self.fault(other, "stands beside messages; expected one of both");
+            }
+        }
+        let said = self.read("messages", |value| {
+            let said: Vec<Said> = serde_path_to_error::deserialize(value).map_err(|error| {
+                let (path, reason) = (error.path().to_string(), error.inner());
+                format!(
+                    "expected a list such as [{{\"role\": \"user\", \"content\": \"…\"}}]: {path}: {reason}"
+                )
+            })?;
+            let is_asked = |said: &Said| said.role == Role::User && !said.content.trim().is_empty();
+            match said.iter().any(is_asked) {
+                true => Ok(said.into_iter().map(|said| (said.role, said.content)).collect()),
+                false => Err("expected a message of the user that says something, got none".to_owned()),
+            }
         });
-        answers.unwrap_or_default()
+        said.unwrap_or_default()
+    }
+
+    /// One right answer, or a list of them; a list or an object among them is an answer for rewards that read such.
+    pub fn answer(&mut self, name: &str) -> Option<Value> {
+        let checked = |value: Value| match value {
+            compound @ (Value::Array(_) | Value::Object(_)) => Ok(compound),
+            one => scalar(one.clone(), "an answer").map(|_| one),
+        };
+        self.read(name, |value| match value {
+            Value::Array(list) if list.is_empty() => Err("expected an answer, got an empty list".to_owned()),
+            Value::Array(list) => list.into_iter().map(checked).collect(),
+            one => checked(one),
+        })
     }
 
     /// A list of texts, empty where it is missing.

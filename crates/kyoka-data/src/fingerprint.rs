@@ -8,7 +8,7 @@ use std::{
 };
 
 use blake3::Hasher;
-use kyoka_core::{Content, Modality, Part, Sample};
+use kyoka_core::{Content, Message, Modality, Part, Role, Sample};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -35,26 +35,40 @@ pub struct Fingerprint {
     extra: Option<String>,
 }
 
+/// Whether the names of media files count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaNames {
+    /// They do, below the folder of the rows.
+    Counted,
+    /// They do not: a source may put its files anywhere. What they hold counts all the same.
+    LeftOut,
+}
+
 impl Fingerprint {
     /// Of rows as a stage uses them.
-    pub fn of(samples: &[Sample]) -> Self {
-        Self::over(samples.iter().map(|sample| (sample, [""; 0])))
+    pub fn of(samples: &[Sample], names: MediaNames) -> Self {
+        Self::over(names, samples.iter().map(|sample| (sample, [""; 0])))
     }
 
     /// Of comparisons as a stage uses them.
-    pub fn of_pairs(rows: &[PreferenceRow]) -> Self {
-        Self::over(rows.iter().map(|row| (&row.sample, [row.chosen.as_str(), row.rejected.as_str()])))
+    pub fn of_pairs(rows: &[PreferenceRow], names: MediaNames) -> Self {
+        Self::over(names, rows.iter().map(|row| (&row.sample, [row.chosen.as_str(), row.rejected.as_str()])))
     }
 
-    fn over<'a, const N: usize>(rows: impl Iterator<Item = (&'a Sample, [&'a str; N])>) -> Self {
+    fn over<'a, const N: usize>(
+        names: MediaNames,
+        rows: impl Iterator<Item = (&'a Sample, [&'a str; N])>,
+    ) -> Self {
         let (mut hasher, mut extra, mut num_rows) = (Hasher::new(), Hasher::new(), 0);
         let (mut seen, mut media) = (HashSet::new(), Vec::new());
         for (sample, more) in rows {
             num_rows += 1;
-            add_row(&mut hasher, sample);
+            add_row(&mut hasher, sample, names);
             add_extra(&mut extra, sample);
             more.iter().for_each(|text| add(&mut hasher, text.as_bytes()));
-            let own = [Modality::Image, Modality::Audio].into_iter().flat_map(|sense| sample.media(sense));
+            let own = [Modality::Image, Modality::Audio]
+                .into_iter()
+                .flat_map(|sense| sample.media().filter(move |medium| medium.modality == sense));
             media.extend(own.map(|medium| &medium.content).filter(|content| seen.insert(*content)));
         }
         let ends: Vec<_> = media.par_iter().map(|content| print_of(content)).collect();
@@ -91,28 +105,55 @@ fn add_list<'a>(hasher: &mut Hasher, texts: impl ExactSizeIterator<Item = &'a St
     texts.for_each(|text| add(hasher, text.as_bytes()));
 }
 
-fn add_row(hasher: &mut Hasher, sample: &Sample) {
-    let Sample { id, system, parts, answers, steps, completion, extra: _, origin } = sample;
+fn add_row(hasher: &mut Hasher, sample: &Sample, names: MediaNames) {
+    let Sample { id, messages, answer: _, steps, completion, extra: _, origin } = sample;
     add(hasher, id.as_bytes());
-    let folder = origin.file.parent().unwrap_or(Path::new(""));
+    let folder = match names {
+        MediaNames::Counted => Some(origin.file.parent().unwrap_or(Path::new(""))),
+        MediaNames::LeftOut => None,
+    };
+    let (system, said) = match &messages[..] {
+        [Message { role: Role::System, parts }, said @ ..] if matches!(parts[..], [Part::Text(_)]) => {
+            (parts.first(), said)
+        }
+        said => (None, said),
+    };
+    match said {
+        // The prompt alone: as it was before there were conversations.
+        [Message { role: Role::User, parts }] => add_parts(hasher, parts, folder),
+        said => {
+            for Message { role, parts } in said {
+                add(hasher, role.name().as_bytes());
+                add_parts(hasher, parts, folder);
+            }
+        }
+    }
+    [&sample.answers(), steps].into_iter().for_each(|texts| add_list(hasher, texts.iter()));
+    let system = system.and_then(|part| match part {
+        Part::Text(text) => Some(text),
+        Part::Media(_) => None,
+    });
+    [system, completion.as_ref()].into_iter().for_each(|text| add_list(hasher, text.into_iter()));
+}
+
+fn add_parts(hasher: &mut Hasher, parts: &[Part], folder: Option<&Path>) {
     hasher.update(&(parts.len() as u64).to_le_bytes());
     for part in parts {
         match part {
             Part::Text(text) => add(hasher, text.as_bytes()),
             Part::Media(medium) => {
                 add(hasher, medium.modality.placeholder().as_bytes());
-                match &medium.content {
-                    Content::File(path) => {
+                match (&medium.content, folder) {
+                    (_, None) => (),
+                    (Content::File(path), Some(folder)) => {
                         let path = path.strip_prefix(folder).unwrap_or(path);
                         add(hasher, path.as_os_str().as_encoded_bytes());
                     }
-                    Content::Bytes { name, .. } => add(hasher, name.as_bytes()),
+                    (Content::Bytes { name, .. }, _) => add(hasher, name.as_bytes()),
                 }
             }
         }
     }
-    [answers, steps].into_iter().for_each(|texts| add_list(hasher, texts.iter()));
-    [system, completion].into_iter().for_each(|text| add_list(hasher, text.as_slice().iter()));
 }
 
 fn add_extra(hasher: &mut Hasher, sample: &Sample) {
@@ -155,7 +196,10 @@ mod tests {
 
     fn of(folder: &Path, text: &str) -> Fingerprint {
         fs::write(folder.join("rows.jsonl"), text).unwrap();
-        Fingerprint::of(&read_jsonl(&folder.join("rows.jsonl"), ReadOptions::default()).unwrap().rows)
+        Fingerprint::of(
+            &read_jsonl(&folder.join("rows.jsonl"), ReadOptions::default()).unwrap().rows,
+            MediaNames::Counted,
+        )
     }
 
     const ROW: &str = r#"{"id": "a", "prompt": "<image>?", "images": ["a.png"], "answer": "1"}"#;
@@ -212,6 +256,7 @@ mod tests {
             fs::write(folder.path().join("rows.jsonl"), row).unwrap();
             Fingerprint::of_pairs(
                 &read_pairs(&folder.path().join("rows.jsonl"), ReadOptions::default()).unwrap().rows,
+                MediaNames::Counted,
             )
         };
         assert_eq!(of("x", "y"), of("x", "y"));

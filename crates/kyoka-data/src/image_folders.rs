@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use kyoka_core::{MediaRef, Modality, OwnSettings, Part, Sample, SettingsFault};
@@ -56,6 +56,10 @@ fn is_picture(path: &Path) -> bool {
 
 impl RowSource for ImageFolders {
     fn rows(&self, split: &str) -> Result<Rows<Sample>, SourceError> {
+        // A name, not a way out of the folder.
+        if !matches!(Path::new(split).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
+            return Err(format!("{split:?}: expected the name of a folder").into());
+        }
         let (mut rows, mut others) = (Vec::new(), Vec::new());
         for (answer, folder) in entries(&self.folder.join(split))? {
             if !folder.is_dir() {
@@ -70,9 +74,8 @@ impl RowSource for ImageFolders {
                 let medium = MediaRef::file(Modality::Image, path);
                 rows.push(Sample {
                     id: format!("{answer}/{name}"),
-                    parts: vec![Part::Media(medium), Part::Text(self.question.clone())],
-                    answers: vec![answer.clone()],
-                    ..Sample::default()
+                    answer: Some(answer.as_str().into()),
+                    ..Sample::asking(vec![Part::Media(medium), Part::Text(self.question.clone())])
                 });
             }
         }
@@ -111,13 +114,19 @@ mod tests {
         }
         let source = made(format!("folder = {:?}\nquestion = 'Which?'", folder.path())).unwrap();
         let Rows { rows, warnings } = source.rows("train").unwrap();
-        let told = rows.iter().map(|row| (row.id.as_str(), row.answers[0].as_str()));
+        let told = rows.iter().map(|row| (row.id.as_str(), row.answer.as_ref().unwrap().as_str().unwrap()));
         let expected = [("good/a.JPG", "good"), ("good/b.png", "good"), ("scratch/1.tiff", "scratch")];
         assert_eq!(told.collect::<Vec<_>>(), expected);
-        assert!(matches!(&rows[0].parts[..], [Part::Media(medium), Part::Text(text)]
+        assert!(matches!(&rows[0].messages[0].parts[..], [Part::Media(medium), Part::Text(text)]
             if medium.content.path().unwrap().ends_with("good/a.JPG") && text == "Which?"));
         assert!(warnings[0].ends_with("2 such file(s) are left out"), "{warnings:?}");
         assert!(source.rows("val").unwrap_err().to_string().contains("val: "));
+        for odd in ["../train", "", "/", "train/good", "."] {
+            assert!(
+                source.rows(odd).unwrap_err().to_string().ends_with("expected the name of a folder"),
+                "{odd}"
+            );
+        }
         assert_eq!(source.pairs("train").unwrap_err().to_string(), "this source has no comparisons");
     }
 

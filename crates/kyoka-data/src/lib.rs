@@ -15,7 +15,7 @@ mod store;
 mod warnings;
 
 pub use error::{DataError, RowFault};
-pub use fingerprint::Fingerprint;
+pub use fingerprint::{Fingerprint, MediaNames};
 pub use image_folders::ImageFolders;
 pub use order::Shuffled;
 pub use pairs::{PreferenceRow, read_pairs};

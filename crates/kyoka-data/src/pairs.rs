@@ -61,8 +61,8 @@ mod tests {
         let rows = rows.unwrap();
         assert_eq!((rows[0].chosen.as_str(), rows[0].rejected.as_str()), ("good", "bad"));
         assert_eq!(
-            (rows[0].sample.answers.as_slice(), rows[0].sample.origin.place),
-            (["1".to_owned()].as_slice(), Place::Line(1))
+            (rows[0].sample.answers(), rows[0].sample.origin.place),
+            (vec!["1".to_owned()], Place::Line(1))
         );
     }
 

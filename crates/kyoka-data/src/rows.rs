@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use kyoka_core::{Modality, Origin, Sample, prompt_parts};
+use kyoka_core::{Message, Modality, Origin, Role, Sample, conversation_parts};
 
 use crate::{DataError, RowFault, columns::Columns, json::rows_of, warnings::Notes};
 
@@ -106,8 +106,7 @@ pub(crate) fn scan_rows<T>(
 /// The columns that every row may have; what is wrong with them becomes faults of `columns`.
 fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -> Sample {
     let id = columns.name("id", "a name");
-    let system = columns.text("system").filter(|text| !text.trim().is_empty());
-    let prompt = columns.wanted_text("prompt", "a question");
+    let mut said = columns.conversation();
     let (images, audios) = (columns.paths("images"), columns.paths("audios"));
     if !options.allow_outside {
         for (field, paths) in [("images", &images), ("audios", &audios)] {
@@ -116,8 +115,21 @@ fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -
             }
         }
     }
-    let parts = prompt_parts(&prompt, folder.path, &images, &audios).unwrap_or_else(|mismatches| {
-        for mismatch in mismatches.iter().filter(|_| !prompt.is_empty()) {
+    // A conversation that ends with the policy's words has the answer that SFT learns.
+    let ends = said.len() > 1 && said.last().is_some_and(|(role, _)| *role == Role::Assistant);
+    let last = if ends { said.pop() } else { None };
+    let completion = match (columns.text("completion"), last) {
+        (Some(_), Some(_)) => {
+            let stands = "stands beside messages that end with the policy's; expected one of both";
+            columns.fault("completion", stands);
+            None
+        }
+        (Some(completion), None) | (None, Some((_, completion))) => Some(completion),
+        (None, None) => None,
+    };
+    let texts: Vec<&str> = said.iter().map(|(_, text)| text.as_str()).collect();
+    let parts = conversation_parts(&texts, folder.path, &images, &audios).unwrap_or_else(|mismatches| {
+        for mismatch in mismatches.iter().filter(|_| texts.iter().any(|text| !text.is_empty())) {
             let field = match mismatch.modality {
                 Modality::Image => "images",
                 Modality::Audio => "audios",
@@ -128,11 +140,10 @@ fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -
     });
     Sample {
         id,
-        system,
-        parts,
-        answers: columns.answers("answer"),
+        messages: said.iter().zip(parts).map(|((role, _), parts)| Message { role: *role, parts }).collect(),
+        answer: columns.answer("answer"),
         steps: columns.labels("steps"),
-        completion: columns.text("completion"),
+        completion,
         extra: columns.unknown(),
         origin: Origin::default(),
     }
@@ -205,11 +216,50 @@ mod tests {
         let row = br#"{"id":"a","prompt":"<image>and<audio><image>?","images":["1.png","2.png"],"audios":["s.wav"]}"#;
         let samples = read(row, ReadOptions::default()).unwrap();
         assert_eq!(samples[0].prompt_text(), "<image>and<audio><image>?");
-        let names: Vec<_> = samples[0]
-            .media(Modality::Image)
-            .map(|m| m.content.path().unwrap().file_name().unwrap().to_owned())
-            .collect();
+        let images = samples[0].media().filter(|medium| medium.modality == Modality::Image);
+        let names: Vec<_> =
+            images.map(|m| m.content.path().unwrap().file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["1.png", "2.png"]);
+    }
+
+    #[test]
+    fn a_row_may_be_a_conversation_that_the_policy_goes_on_with() {
+        let row = |messages: &str, more: &str| {
+            format!("{{\"id\": 1, \"messages\": [{messages}], \"images\": [\"a.png\", \"b.png\"]{more}}}")
+        };
+        let said = |role: &str, text: &str| format!("{{\"role\": \"{role}\", \"content\": \"{text}\"}}");
+        let first = [said("system", "Be brief."), said("user", "<image> what?"), said("assistant", "a cat")];
+        let asked = [&first[..], &[said("user", "and <image>?")]].concat().join(", ");
+        let rows = good(row(&asked, "").as_bytes());
+        let text = "[system] Be brief.\n[user] <image> what?\n[assistant] a cat\n[user] and <image>?";
+        assert_eq!(
+            (rows[0].prompt_text().as_str(), rows[0].media().count(), &rows[0].completion),
+            (text, 2, &None)
+        );
+        let answered = [asked.clone(), said("assistant", "a dog")].join(", ");
+        let rows = good(row(&answered, "").as_bytes());
+        assert_eq!((rows[0].prompt_text().as_str(), rows[0].completion.as_deref()), (text, Some("a dog")));
+        for (messages, more, expected) in [
+            (asked.as_str(), ", \"prompt\": \"p\"", "1 prompt stands beside messages"),
+            (asked.as_str(), ", \"system\": \"p\"", "1 system stands beside messages"),
+            (answered.as_str(), ", \"completion\": \"p\"", "1 completion stands beside messages that end"),
+            (first[1].as_str(), "", "1 images the prompt has 1 <image> placeholder(s), but 2 file(s)"),
+            (first[0].as_str(), "", "1 messages expected a message of the user"),
+            ("{\"role\": \"human\", \"content\": \"?\"}", "", "1 messages expected a list such as"),
+            ("5", "", "1 messages expected a list such as"),
+        ] {
+            let found = faults(row(messages, more).as_bytes());
+            assert!(found[0].starts_with(expected), "{messages}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn answers_are_kept_as_they_stand() {
+        let boxes = r#"{"id": 1, "prompt": "p", "answer": {"boxes": [[1, 2, 3, 4]]}}"#;
+        let rows =
+            good([boxes, r#"{"id": 2, "prompt": "p", "answer": [[1, 2], [3, 4]]}"#].join("\n").as_bytes());
+        assert_eq!(rows[0].answer, Some(serde_json::json!({"boxes": [[1, 2, 3, 4]]})));
+        assert_eq!(rows[1].answers(), ["[1,2]", "[3,4]"]);
     }
 
     #[test]
@@ -233,11 +283,13 @@ mod tests {
             \u{feff}{\"id\": \"c\", \"prompt\": \"p\", \"answer\": [1, \"one\", true], \"system\": \"Be brief.\"}\r\n";
         let rows = good(text.as_bytes());
         assert_eq!(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["7", "true", "c"]);
-        assert_eq!(rows[0].media(Modality::Image).count(), 1);
-        assert_eq!(rows[0].answers, ["2.5"]);
-        assert_eq!((rows[1].answers.len(), rows[1].steps.len(), &rows[1].completion), (0, 0, &None));
-        assert_eq!(rows[2].answers, ["1", "one", "true"]);
-        assert_eq!((rows[1].system.as_deref(), rows[2].system.as_deref()), (None, Some("Be brief.")));
+        assert_eq!(rows[0].media().count(), 1);
+        assert_eq!(rows[0].answers(), ["2.5"]);
+        assert_eq!((rows[1].answers().len(), rows[1].steps.len(), &rows[1].completion), (0, 0, &None));
+        assert_eq!(rows[2].answers(), ["1", "one", "true"]);
+        let user = Message::of_text(Role::User, "p");
+        assert_eq!(rows[1].messages, std::slice::from_ref(&user));
+        assert_eq!(rows[2].messages, [Message::of_text(Role::System, "Be brief."), user]);
     }
 
     #[test]
@@ -287,8 +339,6 @@ mod tests {
             (r#""answer": " \n""#, "1 answer expected an answer, got an empty text"),
             (r#""answer": []"#, "1 answer expected an answer, got an empty list"),
             (r#""answer": ["a", ""]"#, "1 answer expected an answer, got an empty text"),
-            (r#""answer": {"a": 1}"#, "1 answer expected a text, a number or a boolean, got an object"),
-            (r#""answer": [["a"]]"#, "1 answer expected a text, a number or a boolean, got a list"),
             (r#""answer": 123456789012345678901"#, "1 answer 1.2345678901234568e+20 has more digits"),
             (r#""images": 3"#, "1 images expected a path or a list of paths, got a number"),
             (r#""images": [null]"#, "1 images expected texts, got null among them"),
@@ -357,10 +407,7 @@ mod tests {
         let row = br#"{"id":"a","prompt":"<image>","images":["/etc/x.png"]}"#;
         assert!(matches!(read(row, ReadOptions::default()), Err(DataError::Rows(_))));
         let samples = read(row, ReadOptions { allow_outside: true }).unwrap();
-        assert_eq!(
-            samples[0].media(Modality::Image).next().unwrap().content.path(),
-            Some(Path::new("/etc/x.png"))
-        );
+        assert_eq!(samples[0].media().next().unwrap().content.path(), Some(Path::new("/etc/x.png")));
     }
 
     #[cfg(unix)]

@@ -10,7 +10,7 @@ pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 /// Gives the rows of a dataset, split by split.
 ///
 /// A split has the same rows in the same order whenever it is asked for: a run that is resumed checks that it goes on over what it
-/// began with. Media are named by their files, which are read when a row is drawn.
+/// began with. Media are files, which are read when a row is drawn, or bytes that are at hand.
 ///
 /// ```
 /// use kyoka_core::{Part, Sample};
@@ -24,14 +24,13 @@ pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 ///         let first = if split == "train" { 0 } else { self.0 };
 ///         let row = |a: u32| Sample {
 ///             id: a.to_string(),
-///             parts: vec![Part::Text(format!("{a} + 1 ="))],
-///             answers: vec![(a + 1).to_string()],
-///             ..Sample::default()
+///             answer: Some((a + 1).into()),
+///             ..Sample::asking(vec![Part::Text(format!("{a} + 1 ="))])
 ///         };
 ///         Ok((first..first + self.0).map(row).collect::<Vec<_>>().into())
 ///     }
 /// }
-/// assert_eq!(Sums(3).rows("val").unwrap().rows[0].answers, ["4"]);
+/// assert_eq!(Sums(3).rows("val").unwrap().rows[0].answers(), ["4"]);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` gives no rows",

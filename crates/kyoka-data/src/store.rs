@@ -2,15 +2,18 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fs::Metadata,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::SystemTime,
 };
 
 use kyoka_core::Content;
 
 /// Decoded media by the hash of their bytes.
 ///
-/// A file is read and decoded on first use; files with equal bytes share one entry. When the entries outgrow the
-/// capacity, the oldest go.
+/// A file is read and decoded on first use, and again once it is another: its size or its time of change tells. Files with equal
+/// bytes share one entry. When the entries outgrow the capacity, the oldest go; nothing else is kept of bytes in memory.
 #[derive(Debug)]
 pub struct MediaStore<T> {
     capacity_bytes: usize,
@@ -19,10 +22,17 @@ pub struct MediaStore<T> {
 
 #[derive(Debug)]
 struct State<T> {
-    hash_of: HashMap<Content, blake3::Hash>,
+    hash_of: HashMap<PathBuf, (Stamp, blake3::Hash)>,
     decoded: HashMap<blake3::Hash, (Arc<T>, usize)>,
     age: VecDeque<blake3::Hash>,
     held_bytes: usize,
+}
+
+/// What a file shows when it has been written anew.
+type Stamp = (u64, Option<SystemTime>);
+
+fn stamp(file: &Metadata) -> Stamp {
+    (file.len(), file.modified().ok())
 }
 
 impl<T> MediaStore<T> {
@@ -42,35 +52,48 @@ impl<T> MediaStore<T> {
         content: &Content,
         decode: impl FnOnce(&[u8]) -> Result<(T, usize), E>,
     ) -> Result<Arc<T>, E> {
-        if let Some(found) = self.lookup(content) {
+        let file = match content.path() {
+            Some(path) => Some((path, stamp(&std::fs::metadata(path)?))),
+            None => None,
+        };
+        if let Some(found) = file.and_then(|file| self.lookup(file)) {
             return Ok(found);
         }
         let bytes = content.read()?;
         let hash = blake3::hash(&bytes);
-        if let Some(found) = self.adopt(content, hash) {
+        if let Some(found) = self.adopt(file, hash) {
             return Ok(found);
         }
         let (medium, size) = decode(&bytes)?;
-        Ok(self.insert(content, hash, Arc::new(medium), size))
+        Ok(self.insert(file, hash, (Arc::new(medium), size)))
     }
 
-    fn lookup(&self, content: &Content) -> Option<Arc<T>> {
+    fn lookup(&self, (path, stamp): (&Path, Stamp)) -> Option<Arc<T>> {
         let state = self.lock();
-        let hash = state.hash_of.get(content)?;
+        let (_, hash) = state.hash_of.get(path).filter(|(then, _)| *then == stamp)?;
         state.decoded.get(hash).map(|(medium, _)| medium.clone())
     }
 
-    /// Lets `content` share the entry of equal bytes, if there is one.
-    fn adopt(&self, content: &Content, hash: blake3::Hash) -> Option<Arc<T>> {
+    /// Lets a medium share the entry of equal bytes, if there is one.
+    fn adopt(&self, file: Option<(&Path, Stamp)>, hash: blake3::Hash) -> Option<Arc<T>> {
         let mut state = self.lock();
         let medium = state.decoded.get(&hash).map(|(medium, _)| medium.clone())?;
-        state.hash_of.insert(content.clone(), hash);
+        if let Some((path, stamp)) = file {
+            state.hash_of.insert(path.to_owned(), (stamp, hash));
+        }
         Some(medium)
     }
 
-    fn insert(&self, content: &Content, hash: blake3::Hash, medium: Arc<T>, size: usize) -> Arc<T> {
+    fn insert(
+        &self,
+        file: Option<(&Path, Stamp)>,
+        hash: blake3::Hash,
+        (medium, size): (Arc<T>, usize),
+    ) -> Arc<T> {
         let mut state = self.lock();
-        state.hash_of.insert(content.clone(), hash);
+        if let Some((path, stamp)) = file {
+            state.hash_of.insert(path.to_owned(), (stamp, hash));
+        }
         if state.decoded.insert(hash, (medium.clone(), size)).is_none() {
             state.age.push_back(hash);
             state.held_bytes += size;
@@ -93,6 +116,27 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+
+    #[test]
+    fn a_file_that_is_written_anew_is_read_anew_and_bytes_leave_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let frame = folder.path().join("frame");
+        let store = MediaStore::new(8);
+        let read = |content: &Content| {
+            store.get(content, |bytes| Ok::<_, std::io::Error>((bytes.to_vec(), bytes.len()))).unwrap()
+        };
+        let content = Content::File(frame.clone());
+        for text in ["a", "bb", "ccc"] {
+            std::fs::write(&frame, text).unwrap();
+            assert_eq!(*read(&content), text.as_bytes());
+        }
+        for frame in 0..100_u8 {
+            let content = Content::Bytes { name: "frame".into(), bytes: [frame; 4].into() };
+            assert_eq!(*read(&content), [frame; 4]);
+        }
+        let state = store.lock();
+        assert!(state.held_bytes <= 8 && state.decoded.len() <= 2 && state.hash_of.len() == 1);
+    }
 
     #[test]
     fn equal_bytes_are_decoded_once_and_shared() {

@@ -15,14 +15,46 @@ pub enum ImageEncoderConfig {
     Vit(VitConfig),
     /// Qwen2-VL and its kin.
     Qwen(QwenVisionConfig),
+    /// One that a program brings: what others need to know of it.
+    Own(OwnImageEncoder),
+}
+
+/// An image encoder of another crate, as the configuration of a policy tells of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnImageEncoder {
+    /// What the program calls it.
+    pub name: String,
+    /// What the encoder itself reads.
+    pub settings: serde_json::Value,
+    /// Positions of a picture.
+    pub num_positions: usize,
+    /// Width of a position's vector.
+    pub d_output: usize,
+    /// Its parameters.
+    pub num_params: usize,
 }
 
 impl ImageEncoderConfig {
-    /// An encoder with seeded weights.
-    pub fn build(&self, init: &mut WeightInit) -> ImageEncoder {
+    /// An encoder with seeded weights; `None` for one that only the program that brings it can build.
+    pub fn build(&self, init: &mut WeightInit) -> Option<ImageEncoder> {
         match self {
-            Self::Vit(config) => ImageEncoder::Vit(VitEncoder::new(config, init)),
-            Self::Qwen(config) => ImageEncoder::Qwen(QwenVisionEncoder::new(config, init)),
+            Self::Vit(config) => Some(ImageEncoder::Vit(VitEncoder::new(config, init))),
+            Self::Qwen(config) => Some(ImageEncoder::Qwen(QwenVisionEncoder::new(config, init))),
+            Self::Own(_) => None,
+        }
+    }
+
+    /// Positions of so many views of a picture, each of so many pixels; a class token is none.
+    pub fn num_positions(&self, num_views: usize, height: usize, width: usize) -> usize {
+        match self {
+            Self::Vit(VitConfig { patch_size, .. }) => {
+                num_views * (height / patch_size) * (width / patch_size)
+            }
+            Self::Qwen(QwenVisionConfig { patch_size, temporal_patch_size, .. }) => {
+                num_views.div_ceil(*temporal_patch_size) * (height / patch_size) * (width / patch_size)
+            }
+            Self::Own(own) => own.num_positions,
         }
     }
 

@@ -17,7 +17,7 @@ mod tiff;
 mod vit;
 
 pub use augment::ImageAugment;
-pub use encoder::{ImageEncoder, ImageEncoderConfig};
+pub use encoder::{ImageEncoder, ImageEncoderConfig, OwnImageEncoder};
 pub use error::ImageError;
 pub use kyoka_nn::ConfigError;
 pub use picture::Picture;

@@ -2,6 +2,7 @@
 
 use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sample, UnfitRow};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     answer,
@@ -13,17 +14,36 @@ use crate::{
 /// Refuses rows without an answer.
 fn has_answer(rule: &str, sample: &Sample) -> Result<(), UnfitRow> {
     let unfit = |reason| Err(UnfitRow { field: "answer", reason });
-    match sample.answers.iter().find(|answer| answer.trim().is_empty()) {
-        _ if sample.answers.is_empty() => unfit(format!("missing, which the reward {rule} needs")),
+    let answers = sample.answers();
+    match answers.iter().find(|answer| answer.trim().is_empty()) {
+        _ if answers.is_empty() => unfit(format!("missing, which the reward {rule} needs")),
         Some(_) => unfit(format!("expected an answer for the reward {rule}, got an empty text")),
-        None => Ok(()),
+        None => match sample.answer.iter().find_map(compound) {
+            Some(got) => {
+                unfit(format!("expected a text, a number or a boolean for the reward {rule}, got {got}"))
+            }
+            None => Ok(()),
+        },
     }
 }
 
-fn golds<'a>(reward: &str, context: &RewardContext<'a>) -> Result<&'a [String], RewardError> {
-    let Sample { answers, id, .. } = context.sample;
+/// What stands where a text or a number should; one list of answers may be.
+fn compound(answer: &Value) -> Option<&'static str> {
+    let word = |value: &Value| match value {
+        Value::Array(_) => Some("a list"),
+        Value::Object(_) => Some("an object"),
+        _ => None,
+    };
+    match answer {
+        Value::Array(answers) => answers.iter().find_map(word),
+        one => word(one),
+    }
+}
+
+fn golds(reward: &str, context: &RewardContext<'_>) -> Result<Vec<String>, RewardError> {
+    let answers = context.sample.answers();
     if answers.is_empty() {
-        let (reward, id) = (reward.to_owned(), id.clone());
+        let (reward, id) = (reward.to_owned(), context.sample.id.clone());
         return Err(RewardError::MissingField { reward, id, field: "answer" });
     }
     Ok(answers)
@@ -102,7 +122,7 @@ impl RewardFn for NumericAnswer {
 
     fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {
         has_answer("numeric_answer", sample)?;
-        match sample.answers.iter().find(|answer| Quantity::read(answer).is_none()) {
+        match sample.answers().iter().find(|answer| Quantity::read(answer).is_none()) {
             None => Ok(()),
             Some(answer) => Err(UnfitRow {
                 field: "answer",
@@ -112,8 +132,8 @@ impl RewardFn for NumericAnswer {
     }
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let golds = golds(self.name(), context)?.iter();
-        let golds: Vec<Quantity> = golds.filter_map(|gold| Quantity::read(gold)).collect();
+        let golds = golds(self.name(), context)?;
+        let golds: Vec<Quantity> = golds.iter().filter_map(|gold| Quantity::read(gold)).collect();
         if golds.is_empty() {
             return Ok(Reward::ungraded());
         }
@@ -130,8 +150,7 @@ mod tests {
     use crate::sections::tests_support::{completion, sample};
 
     fn total(rule: &dyn RewardFn, golds: &[&str], text: &str) -> Option<f32> {
-        let answers = golds.iter().map(|&gold| gold.to_owned()).collect();
-        let sample = Sample { answers, ..sample(None, &[]) };
+        let sample = Sample { answer: Some(golds.into()), ..sample(None, &[]) };
         rule.score(&RewardContext::of(&sample), &completion(text)).unwrap().total
     }
 
@@ -172,6 +191,9 @@ mod tests {
         let word = r#"answer: expected a number for the reward numeric_answer, got "two""#;
         assert_eq!(reason(&rule, Some("two")), Err(word.to_owned()));
         assert!(reason(&rule, Some("inf")).is_err() && reason(&rule, None).is_err());
+        let boxes = Sample { answer: Some(serde_json::json!([[1, 2], [3, 4]])), ..Sample::default() };
+        let list = "answer: expected a text, a number or a boolean for the reward exact_answer, got a list";
+        assert_eq!(ExactAnswer {}.check_sample(&boxes).unwrap_err().to_string(), list);
     }
 
     #[test]

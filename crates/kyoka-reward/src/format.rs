@@ -8,7 +8,8 @@ use crate::sections::{ANSWER, THINK};
 /// 1 if the completion is exactly `<think> … </think> <answer> … </answer>` and ended by itself; else 0.
 ///
 /// Each tag stands once, and nothing but white space outside the two sections, of which neither is empty; any other text
-/// may stand inside, `<` too. The first `<think>` may be left out, and must be where the prompt ends with it already.
+/// may stand inside, `<` too. The first `<think>` may be left out, and must be where the prompt ends with it already. Of several
+/// turns the last one is looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Format {}
@@ -19,7 +20,7 @@ impl RewardFn for Format {
     }
 
     fn score(&self, _: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let kept = completion.finished && keeps_form(&completion.text, completion.think_opened);
+        let kept = completion.finished && keeps_form(completion.last_turn(), completion.think_opened);
         Ok(Reward::graded(self.name(), f32::from(kept)))
     }
 }

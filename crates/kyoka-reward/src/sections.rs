@@ -10,7 +10,7 @@ pub(crate) const ANSWER: [&str; 2] = ["<answer>", "</answer>"];
 /// The trimmed text of the last `<answer>` section that stands after the reasoning; where no such section is begun, what
 /// the last `\boxed{…}` there holds.
 ///
-/// An answer inside an unclosed or open `<think>` does not count.
+/// An answer inside an unclosed or open `<think>` does not count. Of several turns the last one answers.
 ///
 /// ```
 /// use kyoka_core::Completion;
@@ -26,7 +26,7 @@ pub(crate) const ANSWER: [&str; 2] = ["<answer>", "</answer>"];
 /// assert_eq!(of("<answer> 2"), None);
 /// ```
 pub fn answer(completion: &Completion) -> Option<&str> {
-    let text = completion.text.as_str();
+    let text = completion.last_turn();
     let after_think = match text.rfind(THINK[1]) {
         Some(end) => &text[end + THINK[1].len()..],
         None if completion.think_opened || text.contains(THINK[0]) => return None,
@@ -64,26 +64,28 @@ pub(crate) fn unboxed(text: &str) -> &str {
     }
 }
 
-/// Byte range of the reasoning: what stands between `<think>` and `</think>`, or the end if it is never closed. Where the
-/// prompt opened it, or `<think>` was left out before a `</think>`, it begins with the completion.
-pub fn think(completion: &Completion) -> Option<Range<usize>> {
-    let text = completion.text.as_str();
-    let start = match text.find(THINK[0]) {
-        _ if completion.think_opened => 0,
-        Some(at) => at + THINK[0].len(),
-        None if text.contains(THINK[1]) => 0,
-        None => return None,
+/// Byte ranges of the reasoning, one a turn that reasons: what stands between `<think>` and `</think>`, or the turn's end if it is
+/// never closed. Where the prompt opened it, or `<think>` was left out before a `</think>`, it begins with the turn.
+pub fn think(completion: &Completion) -> Vec<Range<usize>> {
+    let in_turn = |turn: Range<usize>| {
+        let text = &completion.text[turn.clone()];
+        let start = match text.find(THINK[0]) {
+            _ if completion.think_opened => 0,
+            Some(at) => at + THINK[0].len(),
+            None if text.contains(THINK[1]) => 0,
+            None => return None,
+        };
+        let length = text[start..].find(THINK[1]).unwrap_or(text.len() - start);
+        Some(turn.start + start..turn.start + start + length)
     };
-    let length = text[start..].find(THINK[1]).unwrap_or(text.len() - start);
-    Some(start..start + length)
+    completion.turn_ranges().into_iter().filter_map(in_turn).collect()
 }
 
 /// The words of the reasoning with the tokens that state each; none where no token does.
 pub(crate) fn reasoning_words(completion: &Completion) -> Vec<(&str, Option<Range<usize>>)> {
     let text = completion.text.as_str();
-    let Some(range) = think(completion) else { return Vec::new() };
     let base = text.as_ptr() as usize;
-    let words = text[range].split_whitespace().map(|word| {
+    let words = think(completion).into_iter().flat_map(|range| text[range].split_whitespace()).map(|word| {
         let start = word.as_ptr() as usize - base;
         let token_of = |byte: usize| completion.token_spans.iter().position(|span| span.contains(&byte));
         let tokens = token_of(start).zip(token_of(start + word.len() - 1));
@@ -99,7 +101,7 @@ pub(crate) mod tests_support {
     pub fn sample(answer: Option<&str>, steps: &[&str]) -> Sample {
         Sample {
             id: "r1".into(),
-            answers: answer.into_iter().map(str::to_owned).collect(),
+            answer: answer.map(Into::into),
             steps: steps.iter().map(|&step| step.to_owned()).collect(),
             origin: Origin { file: "rows.jsonl".into(), place: Place::Line(1) },
             ..Sample::default()
@@ -140,7 +142,7 @@ mod tests {
     };
 
     fn reasoning(completion: &Completion) -> Option<&str> {
-        think(completion).map(|range| completion.text[range].trim())
+        think(completion).pop().map(|range| completion.text[range].trim())
     }
 
     #[test]
@@ -152,6 +154,25 @@ mod tests {
         assert_eq!(answer(&completion("a <answer> 2 </answer>")), Some("2"));
         assert_eq!(reasoning(&completion("a <answer> 2 </answer>")), None);
         assert_eq!(reasoning(&completion("a b </think> <answer> 2 </answer>")), Some("a b"));
+    }
+
+    #[test]
+    fn every_turn_reasons_and_the_last_one_answers() {
+        let mut told =
+            completion("<think> a b </think> <answer> 1 </answer> <think> c </think> <answer> 2 </answer>");
+        let turn = |tokens| kyoka_core::CompletedTurn { tokens, reward: None };
+        told.turns = vec![turn(0..7), turn(7..13)];
+        let words: Vec<&str> = reasoning_words(&told).into_iter().map(|(word, _)| word).collect();
+        assert_eq!((words, answer(&told)), (vec!["a", "b", "c"], Some("2")));
+        let context = kyoka_core::Sample::default();
+        let context = kyoka_core::RewardContext::of(&context);
+        let form =
+            |told: &Completion| kyoka_core::RewardFn::score(&crate::Format {}, &context, told).unwrap().total;
+        assert_eq!(form(&told), Some(1.0));
+        told.turns.clear();
+        assert_eq!(form(&told), Some(0.0), "twice in one turn");
+        told.turns = vec![turn(0..7), turn(7..9)];
+        assert_eq!((told.last_turn(), answer(&told)), (&told.text[told.token_spans[7].start..], Some("2")));
     }
 
     #[test]

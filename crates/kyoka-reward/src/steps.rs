@@ -103,7 +103,7 @@ fn statements(completion: &Completion) -> Vec<(&str, Option<Range<usize>>)> {
 
 /// The token where `</think>` begins, or the last one if the reasoning is never closed; and whether it is.
 fn end_of_reasoning(completion: &Completion) -> (Option<usize>, bool) {
-    match think(completion).map(|range| range.end).filter(|&end| end < completion.text.len()) {
+    match think(completion).last().map(|range| range.end).filter(|&end| end < completion.text.len()) {
         Some(at) => (completion.token_spans.iter().position(|span| span.contains(&at)), true),
         None => (completion.token_spans.iter().rposition(|span| !span.is_empty()), false),
     }

@@ -64,7 +64,7 @@ fn text() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn every_rule_gives_a_finite_number_whatever_is_written(text in text(), gold in "[0-9]{1,4}") {
-        let sample = Sample { answers: vec![gold.clone()], steps: vec![gold; 2], ..Sample::default() };
+        let sample = Sample { answer: Some(gold.clone().into()), steps: vec![gold; 2], ..Sample::default() };
         let completion = completion(&text);
         let rewards = WeightedSum::new(every_rule()).judge(&RewardContext::of(&sample), &[completion]).unwrap();
         prop_assert!(rewards[0].total.unwrap().is_finite());
@@ -73,7 +73,7 @@ proptest! {
     #[test]
     fn a_gold_answers_itself(gold in "[A-Za-z0-9 ]{1,12}") {
         prop_assume!(!gold.trim().is_empty());
-        let sample = Sample { answers: vec![gold.clone()], ..Sample::default() };
+        let sample = Sample { answer: Some(gold.clone().into()), ..Sample::default() };
         let given = completion(&format!("<think>so</think> <answer>{gold}</answer>"));
         let reward = ExactAnswer {}.score(&RewardContext::of(&sample), &given).unwrap();
         prop_assert_eq!((reward.right, reward.total), (Some(true), Some(1.0)));

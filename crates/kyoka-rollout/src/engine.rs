@@ -1,17 +1,14 @@
 //! Sampling in this process.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::ScopedJoinHandle,
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
 };
 
 use burn::{module::Module, tensor::Tensor};
 use kyoka_core::{
     AnsweredTurn, CausalLm, Episode, Episodes, GroupSink, Prompt, Reply, Rollout, RolloutEngine,
-    RolloutError, RolloutGroup, RolloutRequest, SamplingConfig, StopReason, Stream, stream_rng,
+    RolloutError, RolloutGroup, RolloutRequest, SamplingConfig, StopReason, Stream, on_threads, stream_rng,
 };
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -204,7 +201,13 @@ impl<'a, M: CausalLm> Generation<'a, M> {
             let episode = self.request.episodes.map(|episodes| episodes.open(prompt, place)).transpose()?;
             Ok(Row { prompt, place, rng, drawn, episode, observed: 0 })
         };
-        let rows = (0..count * group_size).map(row).collect::<Result<_, RolloutError>>()?;
+        let rows = match self.request.episodes {
+            None => (0..count * group_size).map(row).collect::<Result<_, RolloutError>>()?,
+            Some(_) => {
+                let opened = on_threads((0..count * group_size).collect(), row);
+                opened.into_iter().collect::<Result<_, RolloutError>>()?
+            }
+        };
         // The first tokens of a group come from the prompt's last position.
         let rows = self.draw(rows, (&mut cache, prefill.logits), group_size)?;
         // Where every completion ended at its first token, nothing joins: the cache still has their rows.
@@ -314,19 +317,15 @@ impl<'a, M: CausalLm> Generation<'a, M> {
         let room =
             Room { observed: episodes.max_observation_tokens(), drawn: self.request.sampling.max_new_tokens };
         // Environments may wait for something: each has a thread while it answers.
-        std::thread::scope(|scope| {
-            let answers: Vec<_> = rows
-                .iter_mut()
-                .zip(stopped)
-                .map(|(row, stopped)| stopped.map(|ended| scope.spawn(move || answered(row, ended, room))))
-                .collect();
-            let next = answers.into_iter().map(|answer| match answer.map(ScopedJoinHandle::join) {
-                None => Ok(Next::Token),
-                Some(Ok(next)) => next,
-                Some(Err(panic)) => std::panic::resume_unwind(panic),
-            });
-            next.collect()
-        })
+        let mut next: Vec<Next> = stopped.iter().map(|_| Next::Token).collect();
+        let ended = rows.iter_mut().zip(stopped).zip(&mut next);
+        let ended = ended.filter_map(|((row, stopped), next)| Some((row, stopped?, next))).collect();
+        let told = on_threads(ended, |(row, ended, next)| {
+            *next = answered(row, ended, room)?;
+            Ok(())
+        });
+        told.into_iter().collect::<Result<(), RolloutError>>()?;
+        Ok(next)
     }
 
     /// Keeps a completion that has ended.
@@ -356,9 +355,8 @@ fn answered(row: &mut Row<'_>, ended: StopReason, room: Room) -> Result<Next, Ro
     // A turn that a limit cut off is judged as it stands; and one that has no room is not begun.
     let next = match next {
         Err(stop_reason) => Next::End(stop_reason),
-        Ok(seen) if end >= room.drawn || row.observed + seen.len() > room.observed => {
-            Next::End(StopReason::Length)
-        }
+        Ok(_) if end >= room.drawn => Next::End(StopReason::Length),
+        Ok(seen) if row.observed + seen.len() > room.observed => Next::End(StopReason::Observations),
         Ok(seen) => {
             row.observed += seen.len();
             let last = *turn.last().expect("a turn has a token");

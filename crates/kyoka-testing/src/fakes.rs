@@ -10,7 +10,7 @@ use kyoka_core::{
 
 /// A row with a prompt of text.
 pub fn sample(id: &str, prompt: &str) -> Sample {
-    Sample { id: id.to_owned(), parts: vec![Part::Text(prompt.to_owned())], ..Sample::default() }
+    Sample { id: id.to_owned(), ..Sample::asking(vec![Part::Text(prompt.to_owned())]) }
 }
 
 /// A task whose texts are token ids with spaces between them: a row's prompt is its id, a completion its tokens.
@@ -31,7 +31,7 @@ impl Task for Echo {
     }
 
     /// What is said, token by token.
-    fn observation(&self, parts: &[Part], _: StopReason) -> Result<Prompt, TaskError> {
+    fn observation(&self, parts: &[Part], _: Option<u32>) -> Result<Prompt, TaskError> {
         let texts = parts.iter().map(|part| match part {
             Part::Text(text) => ids(text),
             Part::Media(_) => Err("expected text, got a medium".into()),

@@ -11,6 +11,8 @@ pub struct PromptLayout<'a> {
     tokenizer: &'a Tokenizer,
     /// Tokens before the text.
     opening: &'a [u32],
+    /// Whether it stands behind other tokens.
+    behind: bool,
     text: String,
     media: Vec<MediumTokens>,
 }
@@ -18,12 +20,12 @@ pub struct PromptLayout<'a> {
 impl<'a> PromptLayout<'a> {
     /// An empty prompt.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { opening: tokenizer.opening_ids(), ..Self::following(tokenizer) }
+        Self { opening: tokenizer.opening_ids(), behind: false, ..Self::following(tokenizer) }
     }
 
     /// What stands behind other tokens: nothing is put before it.
     pub fn following(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, opening: &[], text: String::new(), media: Vec::new() }
+        Self { tokenizer, opening: &[], behind: true, text: String::new(), media: Vec::new() }
     }
 
     /// Appends text; a placeholder in it is its letters.
@@ -48,7 +50,7 @@ impl<'a> PromptLayout<'a> {
     /// # Errors
     /// If the tokenizer does not keep placeholders apart from text.
     pub fn finish(self) -> Result<(Vec<u32>, Vec<ModalitySpan>), TextError> {
-        let Self { tokenizer, opening, text, media } = self;
-        tokenizer.encode_marked(opening, &text, &media)
+        let Self { tokenizer, opening, behind, text, media } = self;
+        tokenizer.encode_marked(opening, (&text, behind), &media)
     }
 }

@@ -16,15 +16,16 @@ impl Tokenizer {
     }
 
     /// Token ids of a text in which shielded placeholders are letters, and others what they are.
-    pub(crate) fn encode_shielded(&self, text: &str) -> Result<Vec<u32>, TextError> {
+    /// Behind other tokens no blank is put before it.
+    pub(crate) fn encode_shielded(&self, text: &str, behind: bool) -> Result<Vec<u32>, TextError> {
         let mut ids: Vec<u32> = Vec::new();
         let mut rest = text;
         while let Some((at, mark)) = self.next_shielded(rest) {
-            ids.extend(self.piece(&self.inner, &rest[..at], !ids.is_empty())?);
-            ids.extend(self.spelled(mark, !ids.is_empty())?);
+            ids.extend(self.piece(&self.inner, &rest[..at], behind || !ids.is_empty())?);
+            ids.extend(self.spelled(mark, behind || !ids.is_empty())?);
             rest = &rest[at + shielded(mark).len()..];
         }
-        ids.extend(self.piece(&self.inner, rest, !ids.is_empty())?);
+        ids.extend(self.piece(&self.inner, rest, behind || !ids.is_empty())?);
         Ok(ids)
     }
 

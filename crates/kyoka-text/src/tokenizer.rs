@@ -149,9 +149,9 @@ impl Tokenizer {
         &self.end_ids
     }
 
-    /// The tokens of [`end_ids`](Self::end_ids), as they are written.
-    pub fn end_texts(&self) -> impl Iterator<Item = String> + '_ {
-        self.end_ids.iter().filter_map(|&id| self.inner.id_to_token(id))
+    /// The tokens of [`end_ids`](Self::end_ids), and how they are written.
+    pub fn end_texts(&self) -> impl Iterator<Item = (u32, String)> + '_ {
+        self.end_ids.iter().filter_map(|&id| Some((id, self.inner.id_to_token(id)?)))
     }
 
     /// The ids that stand before every text that no chat template wrote, such as that of `<s>`.
@@ -204,7 +204,7 @@ impl Tokenizer {
     /// # Errors
     /// If the vocabulary cannot write the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        self.encode_shielded(&self.shielded(text))
+        self.encode_shielded(&self.shielded(text), false)
     }
 
     /// Token ids and spans of a prompt in which each medium has its placeholder, as chat templates write them;
@@ -219,10 +219,10 @@ impl Tokenizer {
     ) -> Result<(Vec<u32>, Vec<ModalitySpan>), TextError> {
         let due = self.opening.unless_written.as_ref().is_some_and(|written| !text.starts_with(written));
         let opening = if due { self.opening_ids() } else { &[] };
-        self.encode_marked(opening, text, media)
+        self.encode_marked(opening, (text, false), media)
     }
 
-    /// [`encode_prompt`](Self::encode_prompt) of what stands behind other tokens: nothing is put before it.
+    /// [`encode_prompt`](Self::encode_prompt) of what stands behind other tokens: nothing is put before it, no blank either.
     ///
     /// # Errors
     /// As there.
@@ -231,17 +231,17 @@ impl Tokenizer {
         text: &str,
         media: &[MediumTokens],
     ) -> Result<(Vec<u32>, Vec<ModalitySpan>), TextError> {
-        self.encode_marked(&[], text, media)
+        self.encode_marked(&[], (text, true), media)
     }
 
     pub(crate) fn encode_marked(
         &self,
         opening: &[u32],
-        text: &str,
+        (text, behind): (&str, bool),
         media: &[MediumTokens],
     ) -> Result<(Vec<u32>, Vec<ModalitySpan>), TextError> {
         let (text, order) = self.marks.expand_in_order(text, media)?;
-        let token_ids = [opening, &self.encode_shielded(&text)?].concat();
+        let token_ids = [opening, &self.encode_shielded(&text, behind)?].concat();
         let spans = self.marks.spans(&token_ids, &order)?;
         Ok((token_ids, spans))
     }

@@ -1,8 +1,11 @@
 //! Completions of several turns: environments as an engine meets them.
 
+use std::borrow::Cow;
+
 use kyoka_core::{
     Action, Environment, EnvironmentError, EnvironmentFactory, Episode, Episodes, Part, Prompt, Reply,
-    Rollout, RolloutError, Sample, StopReason, Stream, Task, TaskError, stream_rng,
+    Rollout, RolloutError, RolloutPrompt, Sample, StopReason, Stream, Task, TaskError, on_threads,
+    stream_rng,
 };
 use rand::Rng;
 
@@ -23,8 +26,9 @@ impl EpisodeRules<'_> {
     /// The row with what its episode shows first behind it: the same for all completions.
     fn opened(&self, sample: &Sample, seed: u64) -> Result<Sample, EnvironmentError> {
         let shown = self.environments.open()?.reset(sample, seed)?;
-        let parts = [sample.parts.clone(), shown].concat();
-        Ok(Sample { parts, ..sample.clone() })
+        let mut opened = sample.clone();
+        opened.append(shown);
+        Ok(opened)
     }
 }
 
@@ -32,6 +36,8 @@ impl EpisodeRules<'_> {
 pub(crate) struct LaidOut<'a> {
     /// The prompts, with what episodes show first.
     pub prompts: Vec<Prompt>,
+    /// Their rows, with that behind them.
+    pub samples: Vec<Cow<'a, Sample>>,
     episodes: Option<TaskEpisodes<'a>>,
 }
 
@@ -46,19 +52,35 @@ impl<'a> LaidOut<'a> {
         seed: u64,
         rows: Vec<AskedRow<'a>>,
     ) -> Result<Self, TrainError> {
-        let mut prompts = Vec::with_capacity(rows.len());
-        let mut played = Vec::with_capacity(rows.len());
-        for AskedRow { sample, augment, place } in rows {
-            let seed = stream_rng(seed, Stream::Environment, place).next_u64();
-            let prompt = match rules {
-                None => task.prompt(sample, augment),
-                Some(rules) => rules.opened(sample, seed).and_then(|opened| task.prompt(&opened, augment)),
-            };
-            prompts.push(prompt.map_err(TrainError::row(sample))?);
-            played.push((sample, seed));
-        }
+        let seeds: Vec<u64> =
+            rows.iter().map(|row| stream_rng(seed, Stream::Environment, row.place).next_u64()).collect();
+        let played: Vec<(&Sample, u64)> = rows.iter().map(|row| row.sample).zip(seeds).collect();
+        let samples: Vec<Cow<'_, Sample>> = match rules {
+            None => played.iter().map(|(sample, _)| Cow::Borrowed(*sample)).collect(),
+            Some(rules) => {
+                let opened = on_threads(played.clone(), |(sample, seed)| {
+                    let failed = |error| format!("the environment cannot begin: {error}").into();
+                    rules
+                        .opened(sample, seed)
+                        .map(Cow::Owned)
+                        .map_err(failed)
+                        .map_err(TrainError::row(sample))
+                });
+                opened.into_iter().collect::<Result<_, TrainError>>()?
+            }
+        };
+        let prompt = |(row, shown): (&AskedRow<'_>, &Cow<'_, Sample>)| {
+            task.prompt(shown, row.augment).map_err(TrainError::row(row.sample))
+        };
+        let prompts = rows.iter().zip(&samples).map(prompt).collect::<Result<_, TrainError>>()?;
         let episodes = rules.map(|rules| TaskEpisodes { rules, task, rows: played });
-        Ok(Self { prompts, episodes })
+        Ok(Self { prompts, samples, episodes })
+    }
+
+    /// What an engine is asked: each prompt with its place as key.
+    pub fn asked(&self) -> Vec<RolloutPrompt<'_>> {
+        let rows = self.prompts.iter().zip(&self.samples).zip(0..);
+        rows.map(|((prompt, sample), key)| RolloutPrompt { prompt, sample: Some(sample), key }).collect()
     }
 
     /// What an engine is told of the turns.
@@ -90,13 +112,19 @@ impl Episodes for TaskEpisodes<'_> {
     }
 
     fn open(&self, index: usize, _place: usize) -> Result<Box<dyn Episode + '_>, RolloutError> {
-        let failed = |source| RolloutError::Environment { index, source };
         let (sample, seed) = self.rows[index];
+        let failed = |source| failed(index, sample, source);
         let mut environment = self.rules.environments.open().map_err(failed)?;
         // What it shows first is in the prompt.
         drop(environment.reset(sample, seed).map_err(failed)?);
         Ok(Box::new(TaskEpisode { episodes: self, index, environment, turn: 0 }))
     }
+}
+
+/// An environment's failure, with the row that it was about.
+fn failed(index: usize, sample: &Sample, source: EnvironmentError) -> RolloutError {
+    let source = format!("{}: row {}: {source}", sample.origin, sample.id).into();
+    RolloutError::Environment { index, source }
 }
 
 struct TaskEpisode<'a> {
@@ -107,8 +135,11 @@ struct TaskEpisode<'a> {
 }
 
 impl TaskEpisode<'_> {
-    fn observation(&self, parts: &[Part], ended: StopReason) -> Result<Prompt, TaskError> {
-        let seen = self.episodes.task.observation(parts, ended)?;
+    fn observation(&self, parts: &[Part], closed_by: Option<u32>) -> Result<Prompt, TaskError> {
+        if parts.is_empty() {
+            return Err("expected an answer of at least one part where the episode goes on, got none".into());
+        }
+        let seen = self.episodes.task.observation(parts, closed_by)?;
         if seen.is_empty() {
             Err("expected an observation of at least one token, got none".into())
         } else {
@@ -119,17 +150,19 @@ impl TaskEpisode<'_> {
 
 impl Episode for TaskEpisode<'_> {
     fn answer(&mut self, turn: &[u32], ended: StopReason) -> Result<Reply, RolloutError> {
-        let failed = |source| RolloutError::Environment { index: self.index, source };
-        let TaskEpisodes { task, rules, .. } = self.episodes;
+        let TaskEpisodes { task, rules, rows } = self.episodes;
+        let failed = |source| failed(self.index, rows[self.index].0, source);
         let drawn = Rollout::of_turn(turn.to_vec(), Vec::new(), Vec::new(), ended);
         let text = task.read(&drawn, turn.len()).text;
-        let answer = self.environment.step(&Action { text: &text, turn: self.turn }).map_err(failed)?;
+        let action = Action { text: &text, turn: self.turn, ended };
+        let answer = self.environment.step(&action).map_err(failed)?;
+        let closed_by = turn.last().copied().filter(|_| ended == StopReason::EndToken);
         self.turn += 1;
         let next = match () {
             () if answer.done => Err(StopReason::Environment),
             () if ended == StopReason::Length => Err(StopReason::Length),
             () if self.turn >= rules.max_turns => Err(StopReason::Turns),
-            () => Ok(self.observation(&answer.parts, ended).map_err(failed)?),
+            () => Ok(self.observation(&answer.parts, closed_by).map_err(failed)?),
         };
         Ok(Reply { reward: answer.reward, next })
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kyoka_algorithms::advantage::pass_at_k;
 use kyoka_core::{
     Completion, Reward, RewardContext, RewardFn, Rollout, RolloutEngine, RolloutError, RolloutGroup,
-    RolloutPrompt, RolloutRequest, Sample, SamplingConfig, Task,
+    RolloutRequest, Sample, SamplingConfig, Task,
 };
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +60,7 @@ pub struct Evaluation<'a, M> {
     pub episodes: Option<EpisodeRules<'a>>,
     /// Completions a row.
     pub num_samples: usize,
-    /// Seed of the draws; unused at temperature 0.
+    /// Seed of the draws, and of the episodes of an environment.
     pub seed: u64,
     /// Looked at between batches of rows: once it is set, the evaluation ends with
     /// [`RolloutError::Interrupted`].
@@ -94,12 +94,7 @@ pub fn evaluate<M>(
         let rows = chunk.iter().zip(&places);
         let rows = rows.map(|(sample, place)| AskedRow { sample, augment: None, place });
         let laid_out = LaidOut::new(evaluation.task, evaluation.episodes, evaluation.seed, rows.collect())?;
-        let asked: Vec<RolloutPrompt<'_>> = chunk
-            .iter()
-            .zip(&laid_out.prompts)
-            .zip(0..)
-            .map(|((sample, prompt), key)| RolloutPrompt { prompt, sample: Some(sample), key })
-            .collect();
+        let asked = laid_out.asked();
         let request = RolloutRequest {
             prompts: &asked,
             group_size: evaluation.num_samples,
@@ -158,8 +153,9 @@ impl Tally {
         }
         self.num_rows += usize::from(graded > 0);
         let Some(right) = right else { return };
-        for k in passes(self.num_samples) {
-            self.passed.add(&pass_at(k), pass_at_k(graded, right, k.min(graded)));
+        // A row of which fewer completions could be judged says nothing of more tries.
+        for k in passes(self.num_samples).filter(|&k| k <= graded) {
+            self.passed.add(&pass_at(k), pass_at_k(graded, right, k));
         }
     }
 
@@ -203,11 +199,13 @@ mod tests {
         tally.add(&rollouts, &judged([Some(true), Some(false)]));
         tally.add(&rollouts, &judged([Some(false), Some(false)]));
         tally.add(&rollouts, &judged([None, None]));
+        // One judged completion says nothing of two tries.
+        tally.add(&rollouts, &judged([Some(true), None]));
         let summary = tally.summary("test");
-        assert_eq!(summary.num_rows, 2);
+        assert_eq!(summary.num_rows, 3);
         let part = |name| summary.part(name);
-        assert_eq!([part("accuracy"), part("total"), part("pass@2")], [Some(0.25), Some(0.25), Some(0.5)]);
-        assert_eq!([part("truncated_share"), part("length")], [Some(0.5), Some(2.0)]);
+        assert_eq!([part("accuracy"), part("total"), part("pass@2")], [Some(0.4), Some(0.4), Some(0.5)]);
+        assert_eq!([part("truncated_share"), part("length")], [Some(0.4), Some(2.0)]);
     }
 
     #[test]

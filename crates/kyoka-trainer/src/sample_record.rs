@@ -29,7 +29,7 @@ pub struct SampleRecord {
 impl SampleRecord {
     pub(crate) fn new(sample: &Sample, completion: &Completion, reward: &Reward) -> Self {
         let files = |modality| {
-            let media = sample.media(modality);
+            let media = sample.media().filter(|medium| medium.modality == modality);
             media.filter_map(|media| media.content.path().map(Path::to_owned)).collect()
         };
         Self {

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use kyoka_core::{Part, RolloutEngine, RolloutPrompt, RolloutRequest, SamplingConfig};
+use kyoka_core::{Message, Role, RolloutEngine, RolloutPrompt, RolloutRequest, SamplingConfig};
 use kyoka_rollout::LocalEngine;
 
 use crate::{
     Error, MultimodalTask, Policy,
-    conversation::Turn,
     generating::{open, parts},
     open_device,
 };
@@ -16,7 +15,7 @@ use crate::{
 pub struct Chat {
     engine: LocalEngine<Policy>,
     task: MultimodalTask,
-    turns: Vec<Turn>,
+    messages: Vec<Message>,
     images: Vec<PathBuf>,
     audios: Vec<PathBuf>,
     sampling: SamplingConfig,
@@ -44,7 +43,7 @@ impl Chat {
         }
         let engine = task.engine().with_model(&policy);
         let (images, audios) = (Vec::new(), Vec::new());
-        Ok(Self { engine, task, turns: Vec::new(), images, audios, sampling, seed })
+        Ok(Self { engine, task, messages: Vec::new(), images, audios, sampling, seed })
     }
 
     /// Puts a picture before the next message.
@@ -59,13 +58,13 @@ impl Chat {
 
     /// Sets the first turn: what the policy is told about itself.
     pub fn system(&mut self, text: &str) {
-        self.turns.retain(|turn| turn.role != "system");
-        self.turns.insert(0, Turn::of_text("system", text));
+        self.messages.retain(|message| message.role != Role::System);
+        self.messages.insert(0, Message::of_text(Role::System, text));
     }
 
     /// Forgets everything said.
     pub fn forget(&mut self) {
-        self.turns.retain(|turn| turn.role == "system");
+        self.messages.retain(|message| message.role == Role::System);
         (self.images, self.audios) = (Vec::new(), Vec::new());
     }
 
@@ -77,25 +76,23 @@ impl Chat {
         let fail = |reason: String| Error::unanswered("message", reason);
         let parts = parts(&self.task, text, [&self.images, &self.audios]).map_err(fail)?;
         (self.images, self.audios) = (Vec::new(), Vec::new());
-        self.turns.push(Turn { role: "user", parts });
+        self.messages.push(Message::user(parts));
         let answer = self.answer();
         match &answer {
-            Ok(text) => {
-                self.turns.push(Turn { role: "assistant", parts: vec![Part::Text(text.clone())] });
-            }
-            Err(_) => drop(self.turns.pop()),
+            Ok(text) => self.messages.push(Message::of_text(Role::Assistant, text)),
+            Err(_) => drop(self.messages.pop()),
         }
         answer
     }
 
     fn answer(&self) -> Result<String, Error> {
         let prompt =
-            self.task.conversation(&self.turns).map_err(|error| Error::unanswered("message", error))?;
+            self.task.conversation(&self.messages).map_err(|error| Error::unanswered("message", error))?;
         let request = RolloutRequest {
             prompts: &RolloutPrompt::numbered(std::slice::from_ref(&prompt)),
             group_size: 1,
             sampling: &self.sampling,
-            seed: self.seed + self.turns.len() as u64,
+            seed: self.seed + self.messages.len() as u64,
             episodes: None,
         };
         let groups =

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kyoka_audio::{AudioError, SHORTEST_SOUND, Waveform};
-use kyoka_core::{Content, Modality, Part};
+use kyoka_core::{Content, Modality};
 use kyoka_data::{DataError, ReadOptions, RowFault, Scan, scan_jsonl};
 use kyoka_image::Picture;
 
@@ -33,8 +33,7 @@ pub fn check_data(file: &Path, options: ReadOptions) -> Result<CheckedData, Erro
     }
     let mut checked = CheckedData { rows: samples.len(), warnings, ..CheckedData::default() };
     for sample in &samples {
-        for part in &sample.parts {
-            let Part::Media(media) = part else { continue };
+        for media in sample.media() {
             let (field, result) = match media.modality {
                 Modality::Image => {
                     checked.images += 1;

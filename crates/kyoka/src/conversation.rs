@@ -1,6 +1,6 @@
 //! Turns of a conversation as the policy's chat template writes them.
 
-use kyoka_core::{MediaRef, Modality, Part, Prompt, StopReason, TaskError};
+use kyoka_core::{MediaRef, Message, Modality, Part, Prompt, Role, TaskError};
 use kyoka_text::{ChatTemplate, MediaMark, MediumTokens};
 use serde_json::{Value, json};
 
@@ -8,22 +8,6 @@ use crate::{MultimodalTask, task::filled};
 
 /// Stands for what the policy has said, in a conversation that shows what follows it.
 const WORDS: &str = "kyoka-said";
-
-/// A turn of a conversation.
-#[derive(Debug, Clone)]
-pub(crate) struct Turn {
-    /// `system`, `user` or `assistant`.
-    pub role: &'static str,
-    /// What is said and shown.
-    pub parts: Vec<Part>,
-}
-
-impl Turn {
-    /// A turn of words alone.
-    pub fn of_text(role: &'static str, text: &str) -> Self {
-        Self { role, parts: vec![Part::Text(text.to_owned())] }
-    }
-}
 
 /// Whether answers begin inside a `<think>` that the template writes.
 pub(crate) fn opens_reasoning(template: &ChatTemplate) -> bool {
@@ -40,25 +24,22 @@ impl MultimodalTask {
     }
 
     /// A conversation up to where the policy's turn begins, media processed.
-    pub(crate) fn conversation(&self, turns: &[Turn]) -> Result<Prompt, TaskError> {
+    pub(crate) fn conversation(&self, messages: &[Message]) -> Result<Prompt, TaskError> {
         let template = self.template.as_ref().ok_or("the policy has no chat template")?;
-        let (inputs, media) = self.inputs(turns.iter().flat_map(|turn| &turn.parts), None)?;
-        Ok(filled(self.encode_turns(template, turns, &media)?, inputs))
+        let (inputs, media) = self.inputs(messages.iter().flat_map(|message| &message.parts), None)?;
+        Ok(filled(self.encode_messages(template, messages, &media)?, inputs))
     }
 
-    pub(crate) fn encode_turns(
+    /// A conversation as the template writes it, tools and all, up to where the policy's turn begins.
+    pub(crate) fn encode_messages(
         &self,
         template: &ChatTemplate,
-        turns: &[Turn],
+        messages: &[Message],
         media: &[MediumTokens],
     ) -> Result<Prompt, TaskError> {
-        let mut messages = Vec::new();
-        for Turn { role, parts } in turns {
-            messages.push(json!({"role": role, "content": self.content(template, parts)}));
-        }
-        let text = template.render(&messages.into(), None, true)?;
-        let system = turns.iter().filter(|turn| turn.role == "system").flat_map(|turn| &turn.parts);
-        for part in system {
+        let text = self.rendered(template, messages)?;
+        let system = messages.iter().filter(|message| message.role == Role::System);
+        for part in system.flat_map(|message| &message.parts) {
             if let Part::Text(said) = part
                 && !text.contains(self.tokenizer.shielded(said.trim()).as_str())
             {
@@ -76,22 +57,70 @@ impl MultimodalTask {
         &self,
         template: &ChatTemplate,
         (parts, media): (&[Part], &[MediumTokens]),
-        ended: StopReason,
+        closed_by: Option<u32>,
     ) -> Result<Prompt, TaskError> {
-        let said = |text: &str| vec![Part::Text(text.to_owned())];
-        let turns = [("user", said("?")), ("assistant", said(WORDS)), ("user", parts.to_vec())];
-        let messages =
-            turns.iter().map(|(role, parts)| json!({"role": role, "content": self.content(template, parts)}));
-        let text = template.render(&messages.collect(), None, true)?;
+        let messages = [
+            Message::of_text(Role::User, "?"),
+            Message::of_text(Role::Assistant, WORDS),
+            Message::user(parts.to_vec()),
+        ];
+        let text = self.rendered(template, &messages)?;
         let (_, mut behind) = text
             .split_once(WORDS)
             .ok_or("the policy's chat template leaves out what the policy said before")?;
-        if ended == StopReason::EndToken {
-            let close = self.tokenizer.end_texts().find_map(|end| behind.strip_prefix(end.as_str()));
-            behind = close.unwrap_or(behind);
+        if let Some(drawn) = closed_by {
+            // What the policy has written itself is not written again; a close by another token stands behind its own.
+            let close = self.tokenizer.end_texts().find(|(id, _)| *id == drawn);
+            let written = close.and_then(|(_, end)| behind.trim_start().strip_prefix(end.as_str()));
+            behind = written.unwrap_or(behind);
         }
         let (token_ids, spans) = self.tokenizer.encode_following(behind, media)?;
         Ok(Prompt { token_ids, spans, ..Prompt::default() })
+    }
+
+    /// Messages as the template writes them. Where it has no place for tools, they are described in the first message.
+    fn rendered(&self, template: &ChatTemplate, messages: &[Message]) -> Result<String, TaskError> {
+        let value = |messages: &[Message]| {
+            let value = |Message { role, parts }: &Message| json!({"role": role.name(), "content": self.content(template, parts)});
+            messages.iter().map(value).collect::<Value>()
+        };
+        if self.tools.is_empty() {
+            return Ok(template.render(&value(messages), None, true)?);
+        }
+        let tools = Value::from(self.tools.clone());
+        let told = |text: &str| {
+            let mut names = self.tools.iter().filter_map(|tool| tool["function"]["name"].as_str());
+            names.all(|name| text.contains(name))
+        };
+        let text = template.render(&value(messages), Some(&tools), true)?;
+        if told(&text) {
+            return Ok(text);
+        }
+        let mut messages = messages.to_vec();
+        let description = self.tool_description();
+        match messages.first_mut() {
+            Some(Message { role: Role::System, parts }) => {
+                parts.push(Part::Text(format!("\n\n{description}")))
+            }
+            _ => messages.insert(0, Message::of_text(Role::System, description)),
+        }
+        let text = template.render(&value(&messages), None, true)?;
+        if told(&text) {
+            return Ok(text);
+        }
+        Err("the policy's chat template leaves tools and the `system` text out".into())
+    }
+
+    /// Tools as Hermes and Qwen models are told of them.
+    fn tool_description(&self) -> String {
+        let tools: Vec<String> = self.tools.iter().map(Value::to_string).collect();
+        format!(
+            "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function \
+             signatures within <tools></tools> XML tags:\n<tools>\n{}\n</tools>\n\nFor each function call, return a json \
+             object with function name and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n{{\"name\": \
+             <function-name>, \"arguments\": <args-json-object>}}\n</tool_call>",
+            tools.join("\n")
+        )
     }
 
     /// A turn as a template takes it: parts, or one text with placeholders.
@@ -126,7 +155,7 @@ impl MultimodalTask {
 
 #[cfg(test)]
 mod tests {
-    use kyoka_core::{Sample, Task};
+    use kyoka_core::{Sample, Task, ToolSchema};
     use kyoka_text::Tokenizer;
 
     use super::*;
@@ -148,6 +177,34 @@ mod tests {
         {% if m.role == 'user' %}(Q) {{ m.content }} (A){% else %} {{ m.content }}<|endoftext|>{% endif %}{% endfor %}";
 
     #[test]
+    fn tools_are_told_where_the_template_has_a_place_for_them_and_before_all_else_where_it_has_none() {
+        let schema = ToolSchema {
+            name: "weigh".to_owned(),
+            description: "The weight.".to_owned(),
+            parameters: json!({"type": "object", "properties": {}}),
+        };
+        let written = |template: &str, messages: &[Message]| {
+            let task = task(template).with_tools(std::slice::from_ref(&schema));
+            task.rendered(task.template.as_ref().unwrap(), messages).map_err(|error| error.to_string())
+        };
+        let asked = [Message::of_text(Role::User, "How heavy?")];
+        let told = [Message::of_text(Role::System, "Be brief."), asked[0].clone()];
+        let with_place =
+            format!("{{% for tool in tools %}}{{{{ tool.function.name }}}}; {{% endfor %}}{NAMED}");
+        assert_eq!(written(&with_place, &asked).unwrap(), "weigh; [user] How heavy?[assistant] ");
+        let described = written(NAMED, &told).unwrap();
+        assert!(described.starts_with("[system] Be brief.\n\n# Tools\n\nYou may call"), "{described}");
+        assert!(
+            described.contains("<tools>\n{\"type\":\"function\",\"function\":{\"name\":\"weigh\""),
+            "{described}"
+        );
+        assert!(written(NAMED, &asked).unwrap().starts_with("[system] # Tools"));
+        let deaf = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}";
+        let said = written(deaf, &asked).unwrap_err();
+        assert_eq!(said, "the policy's chat template leaves tools and the `system` text out");
+    }
+
+    #[test]
     fn an_answer_follows_a_turn_as_the_template_would_have_written_all_of_it() {
         let data = tempfile::tempdir().unwrap();
         let picture = data.path().join("gradient.png");
@@ -156,21 +213,20 @@ mod tests {
         let text = |text: &str| vec![Part::Text(text.to_owned())];
         for template in [NAMED, BRACKETED] {
             let task = task(template);
-            let asked = Sample { parts: text("How many?"), ..Sample::default() };
+            let asked = Sample::asking(text("How many?"));
             for answer in [text("Look again."), vec![medium.clone(), Part::Text("now?".to_owned())]] {
                 let turns = [
-                    ("user", text("How many?")),
-                    ("assistant", text("two of them")),
-                    ("user", answer.clone()),
+                    Message::of_text(Role::User, "How many?"),
+                    Message::of_text(Role::Assistant, "two of them"),
+                    Message::user(answer.clone()),
                 ];
-                let turns = turns.map(|(role, parts)| Turn { role, parts });
                 let whole = task.conversation(&turns).unwrap();
                 // The policy closes its turn with the end token, or is stopped before.
-                let drawn = |ended: StopReason| match ended {
-                    StopReason::EndToken => task.encode("two of them").unwrap(),
-                    _ => task.tokenizer().encode("two of them").unwrap(),
+                let drawn = |closed: Option<u32>| match closed {
+                    Some(_) => task.encode("two of them").unwrap(),
+                    None => task.tokenizer().encode("two of them").unwrap(),
                 };
-                for ended in [StopReason::EndToken, StopReason::StopText] {
+                for ended in [Some(task.tokenizer().end_id()), None] {
                     let mut joined = task.prompt(&asked, None).unwrap();
                     joined.append(&Prompt { token_ids: drawn(ended), ..Prompt::default() });
                     joined.append(&task.observation(&answer, ended).unwrap());

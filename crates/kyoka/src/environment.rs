@@ -1,11 +1,13 @@
 //! What answers the policy between its turns: `[environment]` of a recipe.
 
-use kyoka_core::EnvironmentFactory;
+use kyoka_core::{EnvironmentFactory, ToolSchema};
+use kyoka_environment::{TOOLS, Tools};
 use kyoka_trainer::EpisodeRules;
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 use toml::{Table, Value};
 
 use crate::{
+    PartConfig,
     doors::{Doors, brought},
     kinds::kinds,
     reading::Fault,
@@ -16,7 +18,18 @@ kinds! {
     pub enum EnvironmentKind {
         /// An environment of another crate, by its `name`; see [`Run::with_environment`](crate::Run::with_environment).
         "custom" => Custom(CustomEnvironment),
+        /// Tools that the policy calls; see [`kyoka_environment`].
+        "tools" => Tools(ToolsSettings),
     }
+}
+
+/// Settings of `tools`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolsSettings {
+    /// Each one of [`kyoka_environment::TOOLS`] with its settings, or one of another crate; see
+    /// [`Run::with_tool`](crate::Run::with_tool). At least one.
+    pub tools: Vec<PartConfig>,
 }
 
 /// The kind that answers nothing: a completion is one turn, as in a recipe without `[environment]`.
@@ -52,6 +65,11 @@ pub(crate) struct Environments {
 }
 
 impl Environments {
+    /// The tools that the policy is told of.
+    pub fn tools(&self) -> &[ToolSchema] {
+        self.factory.tools()
+    }
+
     pub fn rules(&self) -> EpisodeRules<'_> {
         let Self { factory, max_turns, max_observation_tokens } = self;
         EpisodeRules {
@@ -92,17 +110,36 @@ impl EnvironmentConfig {
     /// If a limit is 0, the program does not bring it, or it cannot be made of its settings.
     pub(crate) fn make(&self, doors: &Doors) -> Result<Environments, Fault> {
         let limits = [("max_turns", self.max_turns), ("max_observation_tokens", self.max_observation_tokens)];
-        let EnvironmentKind::Custom(CustomEnvironment { name, settings }) = &self.kind;
-        let made = || {
+        let made = || -> Result<Box<dyn EnvironmentFactory>, Fault> {
             if let Some((key, _)) = limits.iter().find(|(_, limit)| *limit == 0) {
                 return Err(Fault::at(key, "expected at least 1, got 0"));
             }
-            let make = brought(&doors.environments, "environment", name)?;
-            make(settings.clone()).map_err(|error| Fault::at("settings", error.to_string()))
+            match &self.kind {
+                EnvironmentKind::Custom(CustomEnvironment { name, settings }) => {
+                    let make = brought(&doors.environments, "environment", name)?;
+                    make(settings.clone()).map_err(|error| Fault::at("settings", error.to_string()))
+                }
+                EnvironmentKind::Tools(ToolsSettings { tools }) => Ok(Box::new(make_tools(tools, doors)?)),
+            }
         };
         let factory = made().map_err(|fault| fault.below("environment"))?;
         let Self { max_turns, max_observation_tokens, .. } = *self;
         Ok(Environments { factory, max_turns, max_observation_tokens })
+    }
+}
+
+fn make_tools(tools: &[PartConfig], doors: &Doors) -> Result<Tools, Fault> {
+    if tools.is_empty() {
+        return Err(Fault::at("tools", "expected at least one tool, got none"));
+    }
+    let make = |(index, tool): (usize, &PartConfig)| {
+        let made = tool.make("tool", TOOLS, &doors.tools);
+        made.map_err(|fault| fault.below(&index.to_string()).below("tools"))
+    };
+    let tools = Tools::new(tools.iter().enumerate().map(make).collect::<Result<_, Fault>>()?);
+    match tools.called_alike() {
+        None => Ok(tools),
+        Some(name) => Err(Fault::at("tools", format!("two tools are called {name:?}"))),
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use kyoka_core::{CausalLm, Modality, RewardFn};
-use kyoka_trainer::{EvalSummary, Evaluation, evaluate};
+use burn::tensor::Device;
+use kyoka_core::{Modality, RewardFn};
+use kyoka_trainer::{EvalSummary, Evaluation, TrainableLm, evaluate};
 
 use crate::{
-    Error, Recipe, RewardConfig,
-    doors::Doors,
+    Error, MultimodalTask, Recipe, RewardConfig,
+    doors::{Doors, local_engine},
+    environment::Environments,
     eval_settings::EvalSettings,
     generating::open,
     hub::checkpoint_folder,
@@ -16,7 +18,7 @@ use crate::{
     preparing::{Addition, Room, additions_to, check_judged},
     reading::{Fault, Places},
     recipe::{DataSettings, limited},
-    rewards::{Rewards, check_rewards},
+    rewards::{Rewards, check_rewards, check_turns},
     source::Dataset,
 };
 
@@ -60,6 +62,9 @@ struct Terms {
     rewards: Vec<RewardConfig>,
     eval: EvalSettings,
     stop: Vec<String>,
+    environments: Option<Environments>,
+    /// Most tokens that its observations take.
+    observation_tokens: usize,
 }
 
 /// Evaluates a model on a split of a dataset. `warn` hears what the user should know about the data.
@@ -68,29 +73,44 @@ struct Terms {
 /// If the model cannot be opened, nobody says which dataset and rewards to take, the split does not exist, or a row does
 /// not fit the model or the rewards.
 pub fn evaluate_checkpoint(options: &EvalOptions, warn: &mut dyn FnMut(&str)) -> Result<EvalSummary, Error> {
+    evaluate_with(options, &Doors::default(), &open, warn)
+}
+
+/// Opens a policy with its task: a model, an adapter, a device.
+pub(crate) type OpenPolicy<'a, M> =
+    dyn Fn(&Path, Option<&Path>, &Device) -> Result<(M, MultimodalTask), Error> + 'a;
+
+/// [`evaluate_checkpoint`], with what a program brings.
+pub(crate) fn evaluate_with<M: TrainableLm>(
+    options: &EvalOptions,
+    doors: &Doors,
+    open: &OpenPolicy<'_, M>,
+    warn: &mut dyn FnMut(&str),
+) -> Result<EvalSummary, Error> {
     let folder = checkpoint_folder(&options.model)?;
-    let terms = options.terms(&folder)?;
-    let rewards = Rewards::make(&terms.rewards, &Doors::default());
+    let terms = options.terms(&folder, doors)?;
+    let rewards = Rewards::make(&terms.rewards, doors);
     let refused = |fault: Fault| Error::argument("reward", fault.message(&Places::default()));
     let rewards = rewards.map_err(refused)?;
     let device = open_device(&options.device)?;
-    let read = Dataset::open(&terms.data, &Doors::default())?.rows(&options.split)?;
+    let read = Dataset::open(&terms.data, doors)?.rows(&options.split)?;
     let (policy, task) = open(&folder, options.adapter.as_deref(), &device)?;
-    let task = task.with_blank(options.blank);
+    let tools = terms.environments.as_ref().map_or(&[][..], Environments::tools);
+    let task = task.with_blank(options.blank).with_tools(tools);
     let room = Room { task: &task, limit: policy.max_positions(), data: &terms.data };
-    let longest = [Addition::Sampled(terms.eval.max_new_tokens)];
+    let longest = [Addition::Sampled(terms.eval.max_new_tokens + terms.observation_tokens)];
     let mut warnings = read.warnings;
     let samples = room.keep(read.rows, |row| row, |row| additions_to(row, &task, &longest), &mut warnings)?;
     check_judged(&rewards, &samples)?;
     warnings.iter().for_each(|warning| warn(warning));
     let samples = limited(&samples, options.max_rows);
     let reward = rewards.sum(&device)?;
-    let engine = task.engine();
+    let engine = local_engine(task.tokenizer());
     let evaluation = Evaluation {
         task: &task,
         reward: &reward as &dyn RewardFn,
         engine: &engine,
-        episodes: None,
+        episodes: terms.environments.as_ref().map(Environments::rules),
         sampling: terms.eval.sampling(&terms.stop),
         num_samples: terms.eval.samples,
         seed: options.seed,
@@ -101,7 +121,7 @@ pub fn evaluate_checkpoint(options: &EvalOptions, warn: &mut dyn FnMut(&str)) ->
 
 impl EvalOptions {
     /// The terms of the recipe or of the model's own run, with what the user says otherwise.
-    fn terms(&self, folder: &Path) -> Result<Terms, Error> {
+    fn terms(&self, folder: &Path, doors: &Doors) -> Result<Terms, Error> {
         let refused = |name: &str, reason: String| Error::Argument { name: name.to_owned(), reason };
         let rewards = self.rewards.iter().map(|kind| RewardConfig::of_kind(kind));
         let rewards: Vec<RewardConfig> =
@@ -109,7 +129,8 @@ impl EvalOptions {
         let given = self.dataset.is_some() && !rewards.is_empty();
         let recipe = match &self.recipe {
             Some(recipe) => Some(recipe.clone()),
-            None if given => None,
+            // A run has an environment of its own, or none: that is no matter of dataset and rewards.
+            None if given && is_hugging_face(folder)? => None,
             None if is_hugging_face(folder)? => {
                 let reason = "has no recipe of its own: give --recipe, or --dataset and --reward".to_owned();
                 return Err(refused(&folder.display().to_string(), reason));
@@ -117,7 +138,7 @@ impl EvalOptions {
             None => Some(Recipe::of_run(&locate(folder)?.0)?.0),
         };
         let mut terms = match recipe {
-            Some(recipe) => Terms::of(&recipe)?,
+            Some(recipe) => Terms::of(&recipe, doors)?,
             None => Terms::bare(&self.split),
         };
         if let Some(dataset) = &self.dataset {
@@ -133,19 +154,21 @@ impl EvalOptions {
         eval.temperature = self.temperature.or(eval.temperature.filter(|_| self.samples.is_none()));
         eval.check().map_err(|fault| refused("kyoka eval", fault.message(&Places::default())))?;
         check_rewards(&terms.rewards, &[])
+            .and_then(|()| check_turns(&terms.rewards, terms.environments.is_some()))
             .map_err(|fault| refused("--reward", fault.message(&Places::default())))?;
         Ok(terms)
     }
 }
 
 impl Terms {
-    fn of(recipe: &Recipe) -> Result<Self, Error> {
+    fn of(recipe: &Recipe, doors: &Doors) -> Result<Self, Error> {
         // How the model was trained is of no matter here: rewards and evaluation are checked below.
         let settings = recipe.settings()?;
-        if let Some(environment) = &settings.environment {
-            environment.make(&Doors::default()).map_err(|fault| recipe.refused(&fault))?;
-        }
+        let environments = settings.environment.as_ref().map(|environment| environment.make(doors));
+        let environments = environments.transpose().map_err(|fault| recipe.refused(&fault))?;
         Ok(Self {
+            observation_tokens: settings.observation_tokens(),
+            environments,
             stop: settings.stop_texts().to_vec(),
             data: settings.data,
             rewards: settings.reward,
@@ -159,6 +182,8 @@ impl Terms {
             rewards: Vec::new(),
             eval: EvalSettings::greedy(split, MAX_NEW_TOKENS),
             stop: Vec::new(),
+            environments: None,
+            observation_tokens: 0,
         }
     }
 }

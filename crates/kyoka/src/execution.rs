@@ -7,12 +7,12 @@ use kyoka_reward::WeightedSum;
 use kyoka_trainer::{
     AdamWConfig, CheckpointStore, EpisodeRules, EvalReport, EvalRules, EvalSummary, Evaluation, Observer,
     PreferenceStage, Progress, Resumed, RewardModelStage, RlParts, RlStage, Session, SftStage, Stage,
-    TrainError, TrainState, TrainableFn, evaluate,
+    StageKind, TrainError, TrainState, TrainableFn, TrainableLm, evaluate,
 };
 use serde_json::json;
 
 use crate::{
-    Error, Outcome, Policy, Recipe, TrainOptions,
+    Error, Outcome, Recipe, TrainOptions,
     doors::Doors,
     freezing::Frozen,
     preparing::Prepared,
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A run under way.
-pub(crate) struct Execution<'a> {
+pub(crate) struct Execution<'a, M> {
     pub recipe: &'a Recipe,
     pub options: &'a TrainOptions,
     pub doors: &'a Doors,
@@ -33,16 +33,16 @@ pub(crate) struct Execution<'a> {
     pub device: String,
     pub prepared: &'a Prepared,
     pub reward: &'a WeightedSum,
-    pub engine: &'a dyn RolloutEngine<Policy>,
+    pub engine: &'a dyn RolloutEngine<M>,
     /// What answers the policy between its turns.
     pub episodes: Option<EpisodeRules<'a>>,
 }
 
-impl Execution<'_> {
+impl<M: TrainableLm> Execution<'_, M> {
     /// Trains, from where a reopened folder stands or from the start.
     pub fn execute(
         &self,
-        model: Policy,
+        model: M,
         reopened: Option<RunFolder>,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, Error> {
@@ -68,7 +68,7 @@ impl Execution<'_> {
             seed: self.options.seed,
             interrupt: Some(&self.options.stop),
         };
-        let reports = |state: &TrainState<Policy>, names: &[String]| {
+        let reports = |state: &TrainState<M>, names: &[String]| {
             let policy = (state.progress.policy_version, &state.model);
             let report = |split: &String| {
                 evaluate(policy, &evaluation, split, limited(&splits[split], settings.eval.max_rows))
@@ -83,7 +83,7 @@ impl Execution<'_> {
         let unwatched: Vec<String> = settings.eval.unwatched().cloned().collect();
         if let (Some(last), false) = (names.last(), unwatched.is_empty()) {
             log.at_end = true;
-            let evaluate = |state: &TrainState<Policy>| reports(state, &unwatched);
+            let evaluate = |state: &TrainState<M>| reports(state, &unwatched);
             session.evaluate_at_end((last, &at_end), &mut log, &evaluate)?;
         }
         drop(log);
@@ -95,11 +95,11 @@ impl Execution<'_> {
     /// The session of a new run, or of one that goes on with what it goes on from.
     fn session(
         &self,
-        model: Policy,
+        model: M,
         run_folder: &Path,
         (rules, resuming): (EvalRules, bool),
-        stages: &[Box<dyn Stage<Policy> + '_>],
-    ) -> Result<(Session<Policy>, Option<Resumed>), Error> {
+        stages: &[Box<dyn Stage<M> + '_>],
+    ) -> Result<(Session<M>, Option<Resumed>), Error> {
         let mut session = Session::new(model, self.options.seed, self.checkpoint_store(run_folder));
         session.stop = self.options.stop.clone();
         session.trainable = self.trainable();
@@ -111,10 +111,10 @@ impl Execution<'_> {
         Ok((session, resumed))
     }
 
-    fn stages<'s>(&'s self) -> Result<Vec<Box<dyn Stage<Policy> + 's>>, Error> {
+    fn stages<'s>(&'s self) -> Result<Vec<Box<dyn Stage<M> + 's>>, Error> {
         let Prepared { settings, task, splits, pairs, .. } = self.prepared;
         let seed = self.options.seed;
-        let mut stages: Vec<Box<dyn Stage<Policy> + 's>> = Vec::new();
+        let mut stages: Vec<Box<dyn Stage<M> + 's>> = Vec::new();
         for StageConfig { name, settings } in &settings.stage {
             stages.push(match settings {
                 StageSettings::Sft(config) => {
@@ -134,7 +134,8 @@ impl Execution<'_> {
                     let (reward, samples) = (self.reward as &dyn RewardFn, splits[&config.data].as_slice());
                     let (engine, episodes) = (self.engine, self.episodes);
                     let parts = RlParts { algorithm, task, reward, engine, episodes, samples };
-                    Box::new(RlStage::new(name, config, parts, seed)?)
+                    let earlier = stages.iter().filter(|stage| stage.kind() == StageKind::Rl).count() as u64;
+                    Box::new(RlStage::new(name, config, parts, seed)?.behind(earlier, seed))
                 }
             });
         }
@@ -164,7 +165,7 @@ impl Execution<'_> {
     }
 
     /// Which parameters each stage trains; `None` if all do.
-    fn trainable(&self) -> Option<TrainableFn<Policy>> {
+    fn trainable(&self) -> Option<TrainableFn<M>> {
         let Prepared { settings, opened, .. } = self.prepared;
         let (model, config) = (settings.model.clone(), opened.config.clone());
         if model.freeze.is_empty() && model.freeze_in.is_empty() && config.adapters.is_none() {
@@ -195,7 +196,7 @@ impl Execution<'_> {
     fn summary(
         &self,
         run_folder: &Path,
-        session: &Session<Policy>,
+        session: &Session<M>,
         stages: &[String],
     ) -> Result<RunSummary, Error> {
         let path = run_folder.join("metrics.jsonl");
@@ -237,7 +238,7 @@ impl Execution<'_> {
 }
 
 /// Where the log of a resumed run goes on; `at_end` are the settings of the evaluation after the last step.
-fn log_place(session: &Session<Policy>, at_end: &str) -> LogPlace {
+fn log_place<M: TrainableLm>(session: &Session<M>, at_end: &str) -> LogPlace {
     let Progress { stage, step, evaluation, final_evaluation, .. } = &session.state.progress;
     let known = evaluation
         .as_ref()

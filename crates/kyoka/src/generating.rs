@@ -92,7 +92,7 @@ pub(crate) fn open(
 /// A sample of parts given by hand.
 pub(crate) fn user_sample(parts: Vec<Part>) -> Sample {
     let origin = Origin { file: PathBuf::from("command line"), ..Origin::default() };
-    Sample { id: "prompt".to_owned(), parts, origin, ..Sample::default() }
+    Sample { id: "prompt".to_owned(), origin, ..Sample::asking(parts) }
 }
 
 /// Text and media in order; without marks in the text, media come first.

@@ -14,13 +14,17 @@ use kyoka_image::Picture;
 /// A medium's place: the first who asks reads its head, others wait for that one.
 type Place = Arc<OnceLock<Result<Head, String>>>;
 
-/// The heads of media, or what is wrong with them; each file is opened once, whoever asks at the same time.
+/// The heads of media, or what is wrong with them; each file of a row is opened once, whoever asks at the same time.
 #[derive(Debug, Default)]
 pub(crate) struct Heads(Mutex<HashMap<MediaRef, Place>>);
 
 impl Heads {
     /// The head of a medium, or what is wrong with it.
     pub fn of(&self, media: &MediaRef) -> Result<Head, String> {
+        if matches!(media.content, Content::Bytes { .. }) {
+            // As quick as to look them up.
+            return Head::read(media);
+        }
         let place = {
             let mut heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match heads.get(media) {

@@ -18,12 +18,15 @@ use crate::{
     AudioConfig, Error, LoraSettings, Policy, PolicyConfig, VisionConfig,
     adapters::{Adapters, ExistingAdapters},
     dataset_folder,
+    doors::ImageEncoderDoor,
     hub::checkpoint_folder,
+    own_image_encoder::OwnEncoderSettings,
     policy::Source,
     pretrained::{
         Described, audio_tower_config, describe, image_tower_config, load_audio_encoder, load_image_encoder,
         load_pretrained,
     },
+    reading::Fault,
     text_side::SOURCE_FOLDER,
 };
 
@@ -49,13 +52,17 @@ pub(crate) struct ModelSettings {
     /// Folder of a Whisper checkpoint whose encoder hears, beside a decoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio: Option<PathBuf>,
-    /// Patches that make one token in a composed policy; a square number. Default 16.
+    /// An encoder of pictures that the program brings, with fresh weights, beside a config or a decoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_encoder: Option<OwnEncoderSettings>,
+    /// Patches that make one token in a composed policy, a square number, default 16; positions of an own encoder that do,
+    /// default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_fold: Option<usize>,
     /// Encoder positions that make one token in a composed policy. Default 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio_fold: Option<usize>,
-    /// Side of the pictures of a composed policy in pixels. Default the tower's.
+    /// Side of the pictures of a composed policy or an own encoder in pixels. Default the tower's, or the configuration's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_side: Option<usize>,
     /// Seconds that sounds are padded or cut to in a composed policy. Default the tower's.
@@ -137,39 +144,69 @@ const SIDE_FILES: [&str; 13] = [
 ];
 
 impl ModelSettings {
-    /// Refuses settings that contradict each other.
-    fn check(&self) -> Result<(), String> {
+    /// Refuses settings that contradict each other or have no effect.
+    ///
+    /// # Errors
+    /// Names the setting.
+    pub fn check(&self) -> Result<(), Fault> {
         let ways = [self.config.is_some(), self.checkpoint.is_some(), self.decoder.is_some()];
+        let refused = |key: &str, reason: &str| Err(Fault::at(key, reason).below("model"));
         if ways.iter().filter(|&&way| way).count() != 1 {
-            return Err("model: expected one of config, checkpoint and decoder".to_owned());
+            return Err(Fault::at("model", "expected one of config, checkpoint and decoder"));
         }
-        if self.decoder.is_none() && (self.image.is_some() || self.audio.is_some()) {
-            return Err("model: image and audio stand beside a decoder".to_owned());
+        let own = self.image_encoder.is_some();
+        let composed = self.decoder.is_some();
+        let misplaced = [
+            ("image", self.image.is_some() && !composed, "a decoder"),
+            ("audio", self.audio.is_some() && !composed, "a decoder"),
+            (
+                "image_encoder",
+                own && self.checkpoint.is_some(),
+                "a config or a decoder, a checkpoint has eyes",
+            ),
+            (
+                "image_fold",
+                self.image_fold.is_some() && self.image.is_none() && !own,
+                "an image or an image_encoder",
+            ),
+            (
+                "image_side",
+                self.image_side.is_some() && self.image.is_none() && !own,
+                "an image or an image_encoder",
+            ),
+            ("audio_fold", self.audio_fold.is_some() && self.audio.is_none(), "an audio"),
+            ("audio_window_s", self.audio_window_s.is_some() && self.audio.is_none(), "an audio"),
+            ("adapter", self.adapter.is_some() && self.config.is_some(), "a checkpoint or a decoder"),
+        ];
+        if let Some((key, _, beside)) = misplaced.into_iter().find(|(_, misplaced, _)| *misplaced) {
+            return refused(key, &format!("it stands beside {beside}"));
         }
-        if self.adapter.is_some() && self.config.is_some() {
-            return Err("model: an adapter stands beside a checkpoint or a decoder".to_owned());
+        if self.image.is_some() && own {
+            return refused("image_encoder", "expected one of image and image_encoder, got both");
         }
         if self.adapter.is_some() && self.start.is_some() {
-            return Err("model: expected one of start and adapter, got both".to_owned());
+            return refused("adapter", "expected one of start and adapter, got both");
         }
         if self.existing_adapters.is_some() && self.adapter.is_none() && self.start.is_none() {
-            return Err("model.existing_adapters: expected a start or an adapter that has some".to_owned());
+            return refused("existing_adapters", "expected a start or an adapter that has some");
+        }
+        if self.image_side == Some(0) {
+            return refused("image_side", "expected at least 1 pixel, got 0");
         }
         Ok(())
     }
 
     /// Reads configuration and text side; `dataset` names the dataset whose tokenizer a policy from scratch uses.
-    pub fn open(&self, dataset: &str) -> Result<Opened, Error> {
+    pub fn open(&self, dataset: &str, image_encoder: Option<&ImageEncoderDoor>) -> Result<Opened, Error> {
         let fail = |reason: String| Error::Recipe { name: "model".to_owned(), reason };
-        self.check().map_err(fail)?;
         if self.config.is_none() {
-            return self.fetched()?.open_folders(Path::new(""));
+            return self.fetched()?.open_folders(Path::new(""), image_encoder);
         }
         if dataset.is_empty() {
             let expected = "config: expected data.dataset beside it, a folder with the tokenizer, got none";
             return Err(fail(expected.to_owned()));
         }
-        self.fetched()?.open_folders(&dataset_folder(dataset)?)
+        self.fetched()?.open_folders(&dataset_folder(dataset)?, image_encoder)
     }
 
     /// The same with folders in the places of names on the hub.
@@ -182,13 +219,20 @@ impl ModelSettings {
         Ok(settings)
     }
 
-    fn open_folders(&self, dataset: &Path) -> Result<Opened, Error> {
+    fn open_folders(
+        &self,
+        dataset: &Path,
+        image_encoder: Option<&ImageEncoderDoor>,
+    ) -> Result<Opened, Error> {
         let mut opened = match (&self.config, &self.checkpoint, &self.decoder) {
             (Some(name), _, _) => from_scratch(name, dataset)?,
             (_, Some(folder), _) => open_checkpoint(folder)?,
             (_, _, Some(decoder)) => self.compose(decoder)?,
             _ => unreachable!("one of the three was checked"),
         };
+        if let Some(door) = image_encoder {
+            opened.put_image_encoder(self, door)?;
+        }
         opened.begin(self)?;
         Ok(opened)
     }

@@ -9,7 +9,9 @@ use burn::tensor::Device;
 use kyoka_audio::{LogMelConfig, WhisperConfig, WhisperEncoder};
 use kyoka_core::{ImageInput, Modality, ModalityEncoder};
 use kyoka_fusion::{Decoder, DecoderConfig, MultimodalLm, PositionScheme, Projector, ProjectorConfig, Tower};
-use kyoka_image::{ImageEncoder, ImageEncoderConfig, ImageLayout, ImageProcessor, VitConfig};
+use kyoka_image::{
+    ImageEncoder, ImageEncoderConfig, ImageLayout, ImageProcessor, OwnImageEncoder, VitConfig,
+};
 use kyoka_nn::WeightInit;
 use kyoka_text::MediumTokens;
 use kyoka_trainer::load_weights;
@@ -21,8 +23,8 @@ use crate::{
     text_side::{TextSide, text_side},
 };
 
-/// A policy that sees through a vision transformer and hears through a Whisper encoder.
-pub type Policy = MultimodalLm<ImageEncoder, WhisperEncoder>;
+/// A policy that sees through a vision transformer, or an image encoder of one's own, and hears through a Whisper encoder.
+pub type Policy<I = ImageEncoder> = MultimodalLm<I, WhisperEncoder>;
 
 /// The eye.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,17 +90,8 @@ impl VisionConfig {
 
     /// Tokens of a picture with this layout: those of one tile where it is split, else of all of it.
     pub(crate) fn tokens_of_layout(&self, layout: &ImageLayout) -> MediumTokens {
-        let positions = match &self.encoder {
-            ImageEncoderConfig::Vit(encoder) => {
-                let side = encoder.patch_size;
-                layout.height / side * (layout.width / side)
-            }
-            ImageEncoderConfig::Qwen(encoder) => {
-                let side = encoder.patch_size;
-                let steps = layout.num_views.div_ceil(encoder.temporal_patch_size);
-                steps * (layout.height / side) * (layout.width / side)
-            }
-        };
+        let num_views = if layout.split.is_some() { 1 } else { layout.num_views };
+        let positions = self.encoder.num_positions(num_views, layout.height, layout.width);
         let tokens_per_view = positions / self.projector.fold;
         MediumTokens { modality: Modality::Image, tokens_per_view, split: layout.split }
     }
@@ -163,18 +156,26 @@ impl PolicyConfig {
         source.and_then(|source| source.config["model_type"].as_str()).unwrap_or("composed")
     }
 
-    /// A policy with seeded weights.
+    /// A policy with seeded weights; without eyes where these are an encoder of another crate.
     pub fn build(&self, seed: u64, device: &Device) -> Policy {
         self.build_with(&mut WeightInit::new(seed, device))
     }
 
-    /// A policy with weights from `init`.
+    /// The image encoder of another crate, where the policy sees through one.
+    pub(crate) fn own_image_encoder(&self) -> Option<&OwnImageEncoder> {
+        match &self.vision.as_ref()?.encoder {
+            ImageEncoderConfig::Own(own) => Some(own),
+            _ => None,
+        }
+    }
+
+    /// A policy with weights from `init`; without eyes where these are an encoder of another crate.
     pub(crate) fn build_with(&self, init: &mut WeightInit) -> Policy {
         let d_model = self.decoder.d_model;
-        let image = self.vision.as_ref().map(|vision| {
-            let encoder = vision.encoder.build(init);
+        let image = self.vision.as_ref().and_then(|vision| {
+            let encoder = vision.encoder.build(init)?;
             let projector = Projector::new(vision.projector, encoder.d_output(), d_model, init);
-            Tower { encoder, projector }
+            Some(Tower { encoder, projector })
         });
         let audio = self.audio.as_ref().map(|audio| {
             let encoder = WhisperEncoder::new(&audio.encoder, init);
@@ -198,6 +199,13 @@ pub fn load_policy(folder: &Path, device: &Device) -> Result<(Policy, PolicyConf
         return Err(Error::file(folder, "expected the folder of a checkpoint"));
     }
     let config = read_config(folder)?;
+    if let Some(own) = config.own_image_encoder() {
+        let reason = format!(
+            "the policy sees through the image encoder {:?} of another program; expected one of Kyoka's",
+            own.name
+        );
+        return Err(Error::file(folder, reason));
+    }
     let text = text_side(folder)?;
     let policy =
         load_weights(&folder.join("model.safetensors"), config.build_with(&mut WeightInit::blank(device)))?;

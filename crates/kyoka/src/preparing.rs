@@ -6,13 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kyoka_core::{Modality, Part, Sample, Task};
+use kyoka_core::{Modality, Sample, Task};
 use kyoka_data::{DataError, PreferenceRow, RowFault, Rows};
 use rayon::prelude::*;
 
 use crate::{
     Error, MultimodalTask,
     doors::Doors,
+    environment::Environments,
     model::Opened,
     recipe::{DataSettings, Settings},
     rewards::Rewards,
@@ -30,6 +31,8 @@ pub(crate) struct Prepared {
     pub pairs: BTreeMap<String, Vec<PreferenceRow>>,
     /// The policy before its weights are read.
     pub opened: Opened,
+    /// What answers the policy between its turns.
+    pub environments: Option<Environments>,
     /// What the user should know about the data.
     pub warnings: Vec<String>,
 }
@@ -41,14 +44,18 @@ pub(crate) fn prepare(
     seed: u64,
 ) -> Result<Prepared, Error> {
     let dataset = Dataset::open(&settings.data, doors)?;
-    let opened = settings.model.open(&settings.data.dataset)?;
+    let opened = settings.model.open(&settings.data.dataset, doors.image_encoder.as_ref())?;
     let config = &opened.config;
     if let Some(adapters) = &config.adapters {
         let refused = |reason| Error::file(settings.model.adapter.clone().unwrap_or_default(), reason);
         settings.check_dropout(adapters.lora.dropout).map_err(refused)?;
     }
+    let environments = settings.environment.as_ref().map(|environment| environment.make(doors)).transpose();
+    let environments =
+        environments.map_err(|fault| Error::argument("environment", fault.message(&Default::default())))?;
     let task = MultimodalTask::new(opened.tokenizer.clone(), config.clone(), settings.augment, seed)
-        .with_template(opened.template.clone());
+        .with_template(opened.template.clone())
+        .with_tools(environments.as_ref().map_or(&[], Environments::tools));
     let room = Room { task: &task, limit: config.decoder.max_positions, data: &settings.data };
     let (mut splits, mut pairs) = (BTreeMap::new(), BTreeMap::new());
     let mut warnings = Vec::new();
@@ -71,7 +78,7 @@ pub(crate) fn prepare(
             room.keep(read.rows, |row| &row.sample, |row| completions_of(row, &task), &mut warnings)?;
         pairs.insert(name.to_owned(), rows);
     }
-    Ok(Prepared { settings, task, splits, pairs, opened, warnings })
+    Ok(Prepared { settings, task, splits, pairs, opened, environments, warnings })
 }
 
 /// Refuses rows with media that are not there or have no readable head, before a step is lost to one of them.
@@ -82,10 +89,7 @@ pub(crate) fn check_media(prepared: &Prepared) -> Result<(), Error> {
     let pairs = prepared.pairs.values().flatten().map(|row| &row.sample);
     let samples: Vec<&Sample> = prepared.splits.values().flatten().chain(pairs).collect();
     let faults_of = |sample: &&Sample| -> Vec<RowFault> {
-        let media = sample.parts.iter().filter_map(|part| match part {
-            Part::Media(medium) => Some((medium, prepared.task.fault_of(medium)?)),
-            Part::Text(_) => None,
-        });
+        let media = sample.media().filter_map(|medium| Some((medium, prepared.task.fault_of(medium)?)));
         let named = media.map(|(medium, reason)| {
             let field = match medium.modality {
                 Modality::Image => "images",

@@ -9,14 +9,13 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::{
-    Error, MediaAugment, Precision, RewardConfig,
+    Error, MediaAugment, PartConfig, Precision, RewardConfig,
     engine::EngineKind,
     environment::EnvironmentConfig,
     eval_settings::EvalSettings,
     model::ModelSettings,
     reading::{self, Fault, Places},
     run::config_of,
-    source::SourceConfig,
     stages::StageConfig,
 };
 
@@ -81,7 +80,7 @@ pub(crate) struct DataSettings {
     pub dataset: String,
     /// What gives rows in the folder's place. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<SourceConfig>,
+    pub source: Option<PartConfig>,
     /// Allow media outside the folder.
     #[serde(default)]
     pub allow_outside: bool,

@@ -331,6 +331,23 @@ pub(crate) fn check_rewards(rewards: &[RewardConfig], limits: &[(String, usize)]
     Ok(())
 }
 
+/// Refuses rewards that read turns where there are none, or single turns where there are several.
+pub(crate) fn check_turns(rewards: &[RewardConfig], has_environment: bool) -> Result<(), Fault> {
+    let reason = |reward: &RewardConfig| match (reward.rule.kind(), has_environment) {
+        ("environment", false) => {
+            Some("it adds up what an [environment] gives for turns, expected one, got none")
+        }
+        ("learned", true) => {
+            Some("a reward model scores completions of one turn, expected no [environment] beside it")
+        }
+        _ => None,
+    };
+    match rewards.iter().enumerate().find_map(|(index, reward)| Some((index, reason(reward)?))) {
+        None => Ok(()),
+        Some((index, reason)) => Err(Fault::at(&format!("reward.{index}"), reason)),
+    }
+}
+
 /// A recipe's rewards, made once.
 pub(crate) struct Rewards {
     /// Each with its configuration; none for a model that must be loaded.

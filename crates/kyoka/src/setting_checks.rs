@@ -3,11 +3,13 @@
 
 use crate::{
     Error, Recipe,
-    doors::{Doors, brought},
+    doors::{Doors, not_brought},
     engine::EngineKind,
+    own_image_encoder::check_named,
     reading::{Fault, holds},
     recipe::Settings,
-    rewards::{Rewards, check_rewards},
+    rewards::{Rewards, check_rewards, check_turns},
+    source::make_source,
     stages::StageConfig,
 };
 use kyoka_core::nearest;
@@ -76,14 +78,27 @@ impl Settings {
             let reason = format!("expected the name of a stage (there: {there}){}", hint.unwrap_or_default());
             return Err(Fault::at(&format!("model.freeze_in.{stage}"), reason));
         }
-        if let EngineKind::Custom(engine) = &self.engine {
-            brought(&doors.engines, "engine", &engine.name).map_err(|fault| fault.below("engine"))?;
+        if let EngineKind::Custom(engine) = &self.engine
+            && !doors.engines.contains(&engine.name)
+        {
+            return Err(not_brought(doors.engines.iter(), "engine", &engine.name).below("engine"));
         }
+        check_named(self.model.image_encoder.as_ref(), doors.image_encoder.as_ref())?;
+        self.model.check()?;
         if let Some(environment) = &self.environment {
             environment.make(doors)?;
         }
+        if let (Some(_), true) = (&self.data.source, self.data.allow_outside) {
+            let reason = "it is of a dataset's folder and has no effect beside a source";
+            return Err(Fault::at("data.allow_outside", reason));
+        }
+        if self.data.source.is_some() && self.model.config.is_none() && !self.data.dataset.is_empty() {
+            let reason = "expected one of dataset and source, got both; a dataset beside a source is where the tokenizer of a \
+                          policy from scratch lies";
+            return Err(Fault::at("data.dataset", reason));
+        }
         if let Some(source) = &self.data.source {
-            source.make(doors)?;
+            make_source(source, doors)?;
         }
         Rewards::make(&self.reward, doors)?;
         self.check_media()?;
@@ -142,6 +157,17 @@ impl Settings {
         });
         let limits: Vec<(String, usize)> =
             sampled.chain([("eval.max_new_tokens".to_owned(), self.eval.max_new_tokens)]).collect();
-        check_rewards(&self.reward, &limits)
+        check_rewards(&self.reward, &limits)?;
+        check_turns(&self.reward, self.environment.is_some())?;
+        let replays = |stage: &&StageConfig| {
+            stage.rl().is_some_and(|rl| rl.algorithm.replay_share.is_some_and(|share| share > 0.0))
+        };
+        match self.stage.iter().find(replays).filter(|_| self.environment.is_some()) {
+            None => Ok(()),
+            Some(stage) => {
+                let reason = "expected 0 with an environment, whose answers are not kept";
+                Err(Fault::at(&format!("{}.algorithm.replay_share", stage.name), reason))
+            }
+        }
     }
 }

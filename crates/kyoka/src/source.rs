@@ -6,83 +6,18 @@ use kyoka_core::{Origin, Place, Sample};
 use kyoka_data::{
     DataError, PreferenceRow, ReadOptions, RowSource, Rows, SOURCES, SourceError, read_jsonl, read_pairs,
 };
-use serde::{Deserialize, Serialize};
-use toml::{Table, Value};
 
 use crate::{
-    Error, dataset_folder,
-    doors::{Doors, brought},
-    preparing::split_path,
-    reading::Fault,
+    Error, PartConfig, dataset_folder, doors::Doors, preparing::split_path, reading::Fault,
     recipe::DataSettings,
 };
 
-/// `source` of `[data]`: what gives rows in a folder's place.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Table", into = "Table")]
-pub struct SourceConfig {
-    /// One of [`kyoka_data::SOURCES`], or `custom`.
-    pub kind: String,
-    /// The other keys: its settings, or of a custom one its `name` and `settings`.
-    pub settings: Table,
-}
-
-const CUSTOM: &str = "custom";
-
-/// A source of another crate, by its `name`; see [`Run::with_source`](crate::Run::with_source).
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CustomSource {
-    name: String,
-    #[serde(default)]
-    settings: Table,
-}
-
-impl TryFrom<Table> for SourceConfig {
-    type Error = String;
-
-    fn try_from(mut settings: Table) -> Result<Self, String> {
-        match settings.remove("kind") {
-            Some(Value::String(kind)) => Ok(Self { kind, settings }),
-            Some(other) => Err(format!("kind: expected a text, got {other}")),
-            None => Err("kind: missing".to_owned()),
-        }
-    }
-}
-
-impl From<SourceConfig> for Table {
-    fn from(SourceConfig { kind, mut settings }: SourceConfig) -> Self {
-        settings.insert("kind".to_owned(), kind.into());
-        settings
-    }
-}
-
-impl SourceConfig {
-    /// Makes it.
-    ///
-    /// # Errors
-    /// If there is no such kind, the program does not bring it, or it cannot be made of its settings.
-    pub(crate) fn make(&self, doors: &Doors) -> Result<Box<dyn RowSource>, Fault> {
-        let made = || {
-            if self.kind == CUSTOM {
-                let CustomSource { name, settings } = Fault::reading(self.settings.clone().into())?;
-                let make = brought(&doors.sources, "source", &name)?;
-                return make(settings).map_err(|error| Fault::at("settings", error.to_string()));
-            }
-            let Some((_, make)) = SOURCES.iter().find(|(known, _)| *known == self.kind) else {
-                let known: Vec<&str> = SOURCES.iter().map(|(kind, _)| *kind).chain([CUSTOM]).collect();
-                return Err(Fault::unknown_kind(&self.kind, &known));
-            };
-            make(self.settings.clone()).map_err(Fault::from)
-        };
-        made().map_err(|fault| fault.below("source").below("data"))
-    }
-
-    /// What messages and rows call it.
-    fn name(&self) -> &str {
-        let own = self.settings.get("name").filter(|_| self.kind == CUSTOM);
-        own.and_then(Value::as_str).unwrap_or(&self.kind)
-    }
+/// Makes what `source` of `[data]` names.
+///
+/// # Errors
+/// As [`PartConfig::make`].
+pub(crate) fn make_source(source: &PartConfig, doors: &Doors) -> Result<Box<dyn RowSource>, Fault> {
+    source.make("source", SOURCES, &doors.sources).map_err(|fault| fault.below("source").below("data"))
 }
 
 /// A recipe's dataset, opened.
@@ -101,7 +36,7 @@ impl Dataset {
             let options = ReadOptions { allow_outside: data.allow_outside };
             return Ok(Self::Folder { folder: dataset_folder(&data.dataset)?, options });
         };
-        let made = source.make(doors);
+        let made = make_source(source, doors);
         let made =
             made.map_err(|fault| Error::argument("data.source", fault.message(&Default::default())))?;
         Ok(Self::Source { name: source.name().to_owned(), source: made })

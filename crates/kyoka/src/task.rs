@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kyoka_audio::{AudioAugment, AudioError, AudioSpan, LogMel, Waveform};
 use kyoka_core::{
-    AudioInput, Completion, Content, ImageInput, MediaRef, Modality, Part, Prompt, Rollout, Sample,
-    StopReason, Stream, Task, TaskError, stream_rng,
+    AudioInput, Completion, Content, ImageInput, MediaRef, Message, Modality, Part, Prompt, Role, Rollout,
+    Sample, Stream, Task, TaskError, ToolSchema, stream_rng,
 };
 use kyoka_data::MediaStore;
 use kyoka_image::{ImageAugment, ImageError, ImageProcessor, Picture};
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     AudioConfig, Policy, PolicyConfig, VisionConfig,
-    conversation::{Turn, opens_reasoning},
+    conversation::opens_reasoning,
     doors::local_engine,
     media_head::{Head, Heads},
 };
@@ -49,6 +49,8 @@ pub struct MultimodalTask {
     think_opened: bool,
     /// How a picture and a sound stand in a message for which the template writes their placeholder.
     pub(crate) media_parts: [Option<Value>; 2],
+    /// Tools that the policy may call, as templates take them.
+    pub(crate) tools: Vec<Value>,
     config: PolicyConfig,
     log_mel: Option<LogMel>,
     augment: MediaAugment,
@@ -77,6 +79,7 @@ impl MultimodalTask {
             tokenizer,
             template,
             media_parts,
+            tools: Vec::new(),
             think_opened,
             config,
             log_mel,
@@ -97,6 +100,12 @@ impl MultimodalTask {
             template.as_ref()?.media_part(modality, &mark.placeholder)
         });
         self.template = template;
+        self
+    }
+
+    /// Tells the policy of tools that it may call, where it has a chat template.
+    pub fn with_tools(mut self, tools: &[ToolSchema]) -> Self {
+        self.tools = tools.iter().map(ToolSchema::to_json).collect();
         self
     }
 
@@ -196,14 +205,16 @@ impl MultimodalTask {
     /// Token ids and spans of a prompt whose media take `media` tokens, in reading order.
     fn layout(&self, sample: &Sample, media: Vec<MediumTokens>) -> Result<Prompt, TaskError> {
         if let Some(template) = &self.template {
-            let system = sample.system.iter().map(|text| Turn::of_text("system", text));
-            let user = Turn { role: "user", parts: sample.parts.clone() };
-            return self.encode_turns(template, &system.chain([user]).collect::<Vec<_>>(), &media);
+            return self.encode_messages(template, &sample.messages, &media);
         }
-        if sample.system.is_some() {
-            return Err("the row has a `system` text, for which the policy needs a chat template".into());
-        }
-        self.encode_parts(PromptLayout::new(&self.tokenizer), &sample.parts, media)
+        let [Message { role: Role::User, parts }] = &sample.messages[..] else {
+            let reason = match sample.messages.iter().any(|message| message.role == Role::System) {
+                true => "the row has a `system` text, for which the policy needs a chat template",
+                false => "the row has several messages, for which the policy needs a chat template",
+            };
+            return Err(reason.into());
+        };
+        self.encode_parts(PromptLayout::new(&self.tokenizer), parts, media)
     }
 
     /// Parts one after the other, as no template writes them.
@@ -248,10 +259,7 @@ impl MultimodalTask {
 
     /// Tokens of a prompt at most, whatever the random changes of its media; nothing is preprocessed.
     pub fn prompt_len(&self, sample: &Sample) -> Result<usize, TaskError> {
-        let media = sample.parts.iter().filter_map(|part| match part {
-            Part::Media(media) => Some(self.tokens_of(media)),
-            Part::Text(_) => None,
-        });
+        let media = sample.media().map(|media| self.tokens_of(media));
         Ok(self.layout(sample, media.collect::<Result<_, _>>()?)?.len())
     }
 
@@ -353,7 +361,7 @@ fn fault<E: std::error::Error + Send + Sync + 'static>(content: &Content, source
 
 impl Task for MultimodalTask {
     fn prompt(&self, sample: &Sample, augment: Option<&[u64]>) -> Result<Prompt, TaskError> {
-        let (inputs, media) = self.inputs(sample.parts.iter(), augment)?;
+        let (inputs, media) = self.inputs(sample.parts(), augment)?;
         Ok(filled(self.layout(sample, media)?, inputs))
     }
 
@@ -363,10 +371,10 @@ impl Task for MultimodalTask {
         Ok(ids)
     }
 
-    fn observation(&self, parts: &[Part], ended: StopReason) -> Result<Prompt, TaskError> {
+    fn observation(&self, parts: &[Part], closed_by: Option<u32>) -> Result<Prompt, TaskError> {
         let (inputs, media) = self.inputs(parts.iter(), None)?;
         let laid_out = match &self.template {
-            Some(template) => self.encode_answer(template, (parts, &media), ended)?,
+            Some(template) => self.encode_answer(template, (parts, &media), closed_by)?,
             None => self.encode_parts(PromptLayout::following(&self.tokenizer), parts, media)?,
         };
         Ok(filled(laid_out, inputs))
@@ -380,7 +388,7 @@ impl Task for MultimodalTask {
             token_spans: decoded.token_spans,
             think_opened: self.think_opened,
             turns: rollout.completed_turns(),
-            finished: !matches!(rollout.stop_reason, StopReason::Length | StopReason::Turns),
+            finished: !rollout.is_truncated(),
             max_new_tokens,
         }
     }

@@ -1,25 +1,35 @@
 //! What a caller runs: a recipe with options and with what the program brings along.
 
 use std::{
-    path::PathBuf,
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
 };
 
+use burn::tensor::Device;
 use kyoka_core::{
     AdvantageEstimator, CausalLm, EnvironmentFactory, PartError, PolicyLoss, RewardFn, RolloutEngine,
 };
 use kyoka_data::RowSource;
-use kyoka_trainer::{EvalReport, Observer, StepReport, TrainError};
+use kyoka_environment::Tool;
+use kyoka_image::ImageEncoder;
+use kyoka_nn::WeightInit;
+use kyoka_trainer::{EvalReport, EvalSummary, Observer, StepReport, TrainError};
 use toml::Table;
 
 use crate::{
-    Error, Plan, PlanOptions, Policy, Recipe, choose_device,
-    doors::{Doors, EngineContext, brought},
+    Error, EvalOptions, MultimodalTask, Plan, PlanOptions, Policy, Recipe, choose_device,
+    doors::{Doors, EngineContext, EngineDoor, brought, local_engine},
     engine::{CustomEngine, EngineKind},
     environment::Environments,
+    evaluating::evaluate_with,
     execution::Execution,
     freezing::Frozen,
+    generating::open,
+    model::{ModelSettings, Opened},
     open_device_with,
+    own_image_encoder::{self, MakeImageEncoder, RunImageEncoder, open_seeing},
     plan::plan_with,
     preparing::{Prepared, check_media, prepare},
     reading::Fault,
@@ -108,17 +118,84 @@ impl Observer for Quiet {
 /// run.train(&mut Quiet)?;
 /// # Ok::<(), kyoka::Error>(())
 /// ```
-#[derive(Debug, Clone)]
-pub struct Run {
+///
+/// `I` is what encodes pictures: Kyoka's encoders, or one of the program; see [`Run::with_image_encoder`].
+pub struct Run<I: RunImageEncoder = ImageEncoder> {
     recipe: Recipe,
     options: TrainOptions,
     doors: Doors,
+    engines: BTreeMap<String, EngineDoor<I>>,
+    policy: PolicyMaker<I>,
+    open: PolicyOpener<I>,
+}
+
+/// Makes the policy that is trained: what was opened, with settings and seed, on a device.
+type PolicyMaker<I> =
+    Arc<dyn Fn(&Opened, (&ModelSettings, u64), &Device) -> Result<Policy<I>, Error> + Send + Sync>;
+
+/// Opens the policy of a checkpoint with its task: a model, an adapter, a device.
+type PolicyOpener<I> =
+    Arc<dyn Fn(&Path, Option<&Path>, &Device) -> Result<(Policy<I>, MultimodalTask), Error> + Send + Sync>;
+
+impl<I: RunImageEncoder> Clone for Run<I> {
+    fn clone(&self) -> Self {
+        let Self { recipe, options, doors, engines, policy, open } = self;
+        Self {
+            recipe: recipe.clone(),
+            options: options.clone(),
+            doors: doors.clone(),
+            engines: engines.clone(),
+            policy: policy.clone(),
+            open: open.clone(),
+        }
+    }
+}
+
+impl<I: RunImageEncoder> fmt::Debug for Run<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { recipe, options, doors, .. } = self;
+        f.debug_struct("Run")
+            .field("recipe", recipe)
+            .field("options", options)
+            .field("doors", doors)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Run {
     /// A run of a recipe, with the default options.
     pub fn new(recipe: Recipe) -> Self {
-        Self { recipe, options: TrainOptions::default(), doors: Doors::default() }
+        let policy =
+            |opened: &Opened, (_, seed): (&ModelSettings, u64), device: &Device| opened.policy(seed, device);
+        Self::of(recipe, Doors::default(), Arc::new(policy), Arc::new(open))
+    }
+
+    /// A run of a recipe whose policy sees through an encoder of one's own, by type as modules with parameters are:
+    /// `[model] image_encoder = { name = "NAME" }`. `make` gets its `settings`, height and width of the pictures, which all have
+    /// one size, and draws its weights. A checkpoint holds them; it is read by programs that bring the encoder.
+    ///
+    /// `make` is also asked for encoders without weights, which say how many positions a picture has.
+    pub fn with_image_encoder<I: RunImageEncoder>(
+        recipe: Recipe,
+        name: &str,
+        make: impl Fn(Table, [usize; 2], &mut WeightInit) -> Result<I, PartError> + Send + Sync + 'static,
+    ) -> Run<I> {
+        let make: MakeImageEncoder<I> = Arc::new(make);
+        let image_encoder = Some(own_image_encoder::door(name, make.clone()));
+        let doors = Doors { image_encoder, ..Doors::default() };
+        let to_open = make.clone();
+        Run::of(
+            recipe,
+            doors,
+            Arc::new(move |opened, from, device| opened.policy_seeing(&make, from, device)),
+            Arc::new(move |model, adapter, device| open_seeing(&to_open, (model, adapter), device)),
+        )
+    }
+}
+
+impl<I: RunImageEncoder> Run<I> {
+    fn of(recipe: Recipe, doors: Doors, policy: PolicyMaker<I>, open: PolicyOpener<I>) -> Self {
+        Self { recipe, options: TrainOptions::default(), doors, engines: BTreeMap::new(), policy, open }
     }
 
     /// The run with other options.
@@ -161,12 +238,13 @@ impl Run {
     pub fn with_engine(
         mut self,
         name: &str,
-        make: impl Fn(EngineContext<'_>, Table) -> Result<Box<dyn RolloutEngine<Policy>>, PartError>
+        make: impl Fn(EngineContext<'_>, Table) -> Result<Box<dyn RolloutEngine<Policy<I>>>, PartError>
         + Send
         + Sync
         + 'static,
     ) -> Self {
-        self.doors.engines.insert(name.to_owned(), Arc::new(make));
+        self.doors.engines.insert(name.to_owned());
+        self.engines.insert(name.to_owned(), Arc::new(make));
         self
     }
 
@@ -190,6 +268,17 @@ impl Run {
         self
     }
 
+    /// Brings a tool: `{ kind = "custom", name = "NAME" }` among the `tools` of an `[environment]` of kind `tools`; `make` gets its
+    /// `settings`.
+    pub fn with_tool(
+        mut self,
+        name: &str,
+        make: impl Fn(Table) -> Result<Box<dyn Tool>, PartError> + Send + Sync + 'static,
+    ) -> Self {
+        self.doors.tools.insert(name.to_owned(), Arc::new(make));
+        self
+    }
+
     /// Checks every setting of the recipe, and that the program brings what it names.
     ///
     /// # Errors
@@ -206,6 +295,17 @@ impl Run {
         plan_with(&self.recipe, options, &self.doors)
     }
 
+    /// Evaluates a model on a split, with what the program brings; a custom engine is not asked. A model of a run is
+    /// evaluated as its own recipe says where the options name none. `warn` hears what the user should know about the data.
+    ///
+    /// # Errors
+    /// As [`evaluate_checkpoint`](crate::evaluate_checkpoint).
+    pub fn evaluate(&self, options: &EvalOptions, warn: &mut dyn FnMut(&str)) -> Result<EvalSummary, Error> {
+        let open =
+            |model: &Path, adapter: Option<&Path>, device: &Device| (self.open)(model, adapter, device);
+        evaluate_with(options, &self.doors, &open, warn)
+    }
+
     /// Trains, writing everything into the run's folder, which no other process may use meanwhile.
     ///
     /// A run that is resumed goes on from its newest checkpoint that can be read, with its own recipe, seed and rows; the
@@ -216,7 +316,7 @@ impl Run {
     /// the disk is full, the loss is not finite or the run is told to stop. What was written until then is whole, the error
     /// says which checkpoint stands, and the run can be resumed.
     pub fn train(&self, observer: &mut dyn Observer) -> Result<Outcome, Error> {
-        let Self { recipe, options, doors } = self;
+        let Self { recipe, options, doors, .. } = self;
         let settings = recipe.checked(doors)?;
         // A run's own recipe holds every default, read or not.
         if options.resume.is_none() {
@@ -245,14 +345,13 @@ impl Run {
         check_media(&prepared)?;
         let engine = self.engine(&prepared)?;
         let frozen = Frozen::new(&prepared.settings.model.freeze, &prepared.opened.config);
-        let model = prepared.opened.policy(options.seed, &device.autodiff())?;
+        let from = (&prepared.settings.model, options.seed);
+        let model = (self.policy)(&prepared.opened, from, &device.autodiff())?;
         let model = match frozen.holds_towers(&prepared.opened.config) {
             true => model.with_feature_cache(FEATURE_BYTES),
             false => model,
         };
         let reward = rewards.sum(&CausalLm::device(&model).without_autodiff())?;
-        let environments = prepared.settings.environment.as_ref().map(|environment| environment.make(doors));
-        let environments = environments.transpose().map_err(|fault| recipe.refused(&fault))?;
         let execution = Execution {
             recipe,
             options,
@@ -261,23 +360,23 @@ impl Run {
             prepared: &prepared,
             reward: &reward,
             engine: engine.as_ref(),
-            episodes: environments.as_ref().map(Environments::rules),
+            episodes: prepared.environments.as_ref().map(Environments::rules),
         };
         execution.execute(model, reopened, observer)
     }
 
     /// The engine that the recipe names.
-    fn engine(&self, prepared: &Prepared) -> Result<Box<dyn RolloutEngine<Policy>>, Error> {
+    fn engine(&self, prepared: &Prepared) -> Result<Box<dyn RolloutEngine<Policy<I>>>, Error> {
         let stop = self.options.stop.clone();
         match &prepared.settings.engine {
             EngineKind::Local(_) => {
-                let mut engine = prepared.task.engine();
+                let mut engine = local_engine(prepared.task.tokenizer());
                 engine.interrupt = Some(stop);
                 Ok(Box::new(engine))
             }
             EngineKind::Custom(CustomEngine { name, settings }) => {
                 let refused = |fault: Fault| self.recipe.refused(&fault.below("engine"));
-                let make = brought(&self.doors.engines, "engine", name).map_err(refused)?;
+                let make = brought(&self.engines, "engine", name).map_err(refused)?;
                 let context = EngineContext { tokenizer: prepared.task.tokenizer(), stop };
                 let made = make(context, settings.clone());
                 made.map_err(|error| refused(Fault::at("settings", error.to_string())))

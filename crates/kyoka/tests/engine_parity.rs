@@ -44,7 +44,7 @@ fn setup(device: &Device) -> Setup {
     let config = PolicyConfig::tiny(tokenizer.vocab_size());
     let task = MultimodalTask::new(tokenizer, config.clone(), MediaAugment::default(), 1);
     let prompts = questions.map(|parts| {
-        let sample = Sample { id: "q".into(), parts, ..Sample::default() };
+        let sample = Sample { id: "q".into(), ..Sample::asking(parts) };
         task.prompt(&sample, None).unwrap()
     });
     Setup { task, policy: config.build(5, device), prompts: prompts.into() }

@@ -37,7 +37,7 @@ fn setup() -> Setup {
     ];
     let config = PolicyConfig::tiny(tokenizer().vocab_size());
     let policy = config.build(5, &Device::flex()).with_feature_cache(1 << 22);
-    Setup { policy, config, sample: Sample { parts, ..Sample::default() }, _files: files }
+    Setup { policy, config, sample: Sample::asking(parts), _files: files }
 }
 
 impl Setup {

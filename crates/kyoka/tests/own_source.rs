@@ -52,7 +52,7 @@ impl RowSource for Memory {
                 Part::Media(MediaRef::file(Modality::Audio, &self.sound)),
                 Part::Text("How many?".to_owned()),
             ];
-            Sample { id: "same".to_owned(), parts, answers: vec!["1".to_owned()], ..Sample::default() }
+            Sample { id: "same".to_owned(), answer: Some("1".into()), ..Sample::asking(parts) }
         };
         Ok((0..self.count).map(row).collect::<Vec<_>>().into())
     }

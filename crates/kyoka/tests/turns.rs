@@ -36,7 +36,7 @@ fn setup() -> Setup {
     let config = PolicyConfig::tiny(tokenizer.vocab_size());
     let task = MultimodalTask::new(tokenizer, config.clone(), MediaAugment::default(), 1);
     let prompt = |parts: Vec<Part>| {
-        let sample = Sample { id: "q".into(), parts, ..Sample::default() };
+        let sample = Sample { id: "q".into(), ..Sample::asking(parts) };
         task.prompt(&sample, None).unwrap()
     };
     let prompts = vec![
@@ -50,12 +50,12 @@ fn setup() -> Setup {
         vec![audio(), text("many?")],
         vec![text("How"), image(), audio(), image()],
     ];
-    let shown = shown.map(|parts| task.observation(&parts, StopReason::EndToken).unwrap());
+    let shown = shown.map(|parts| task.observation(&parts, Some(task.tokenizer().end_id())).unwrap());
     Setup { policy: config.build(5, &Device::flex()), task, prompts, shown: shown.into() }
 }
 
-/// Shows one thing after the other, which first follows from prompt and completion.
-struct Shows<'a>(&'a [Prompt]);
+/// Shows one thing after the other, which first follows from prompt and completion; prompts are counted from a number.
+struct Shows<'a>(&'a [Prompt], usize);
 
 struct Showing<'a> {
     shown: &'a [Prompt],
@@ -69,7 +69,7 @@ impl Episodes for Shows<'_> {
     }
 
     fn open(&self, index: usize, place: usize) -> Result<Box<dyn Episode + '_>, RolloutError> {
-        Ok(Box::new(Showing { shown: self.0, next: index + place, turns: 0 }))
+        Ok(Box::new(Showing { shown: self.0, next: self.1 + index + place, turns: 0 }))
     }
 }
 
@@ -95,14 +95,23 @@ impl Setup {
     }
 
     fn generate(&self, engine: &impl RolloutEngine<Policy>, temperature: f32) -> Vec<RolloutGroup> {
+        self.generate_of(engine, 0..self.prompts.len(), temperature)
+    }
+
+    fn generate_of(
+        &self,
+        engine: &impl RolloutEngine<Policy>,
+        prompts: std::ops::Range<usize>,
+        temperature: f32,
+    ) -> Vec<RolloutGroup> {
         let sampling =
             SamplingConfig { temperature, max_new_tokens: NEW_TOKENS, ..SamplingConfig::default() };
         let request = RolloutRequest {
-            prompts: &RolloutPrompt::numbered(&self.prompts),
+            prompts: &RolloutPrompt::numbered(&self.prompts)[prompts.clone()],
             group_size: 4,
             sampling: &sampling,
             seed: 3,
-            episodes: Some(&Shows(&self.shown)),
+            episodes: Some(&Shows(&self.shown, prompts.start)),
         };
         engine.generate_all(request).unwrap()
     }
@@ -191,6 +200,17 @@ fn completions_of_several_turns_do_not_depend_on_how_prompts_are_batched() {
 }
 
 #[test]
+fn a_conversation_asked_turn_by_turn_does_not_depend_on_its_neighbours() {
+    let setup = setup();
+    let engine = TurnByTurn(setup.engine());
+    let together = drawn(&setup.generate(&engine, 1.0));
+    let alone: Vec<Drawn> = (0..setup.prompts.len())
+        .flat_map(|index| drawn(&setup.generate_of(&engine, index..index + 1, 1.0)))
+        .collect();
+    assert_eq!(together, alone);
+}
+
+#[test]
 fn what_has_no_room_is_not_begun_and_a_broken_environment_is_named() {
     struct Broken;
     impl Episodes for Broken {
@@ -226,11 +246,11 @@ fn what_has_no_room_is_not_begun_and_a_broken_environment_is_named() {
             self.0.open(index, place)
         }
     }
-    let narrow = Narrow(Shows(&setup.shown));
+    let narrow = Narrow(Shows(&setup.shown, 0));
     let asked = RolloutRequest { prompts: &prompts, ..request(&narrow) };
     for group in setup.engine().generate_all(asked).unwrap() {
         let Rollout { turns, stop_reason, .. } = &group.rollouts[0];
-        assert_eq!((turns.len(), *stop_reason), (1, StopReason::Length));
+        assert_eq!((turns.len(), *stop_reason), (1, StopReason::Observations));
         assert!(turns[0].observation.is_none() && turns[0].reward == Some(1.0));
     }
 }

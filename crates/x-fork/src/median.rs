@@ -28,16 +28,3 @@ impl AdvantageEstimator for MedianAdvantage {
         Ok(Advantages { per_token, ..Advantages::default() })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hand_case() {
-        let group =
-            GroupRewards { totals: vec![1.0, 0.0, 4.0], lengths: vec![1, 2, 1], ..GroupRewards::default() };
-        let advantages = MedianAdvantage { scale: 2.0 }.estimate(&[group]).expect("finite rewards");
-        assert_eq!(advantages.per_token, [vec![0.0], vec![-2.0, -2.0], vec![6.0]]);
-    }
-}

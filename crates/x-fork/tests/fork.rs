@@ -3,7 +3,11 @@
 
 use std::{fs, path::Path};
 
-use kyoka::{PlanOptions, Quiet, Recipe, TrainOptions, plan};
+use kyoka::{
+    EvalOptions, PlanOptions, Quiet, Recipe, TrainOptions,
+    core::{AdvantageEstimator, GroupRewards},
+    evaluate_checkpoint, load_policy, open_device, plan,
+};
 
 fn recipe() -> Recipe {
     Recipe::named(concat!(env!("CARGO_MANIFEST_DIR"), "/recipe.toml")).unwrap()
@@ -41,6 +45,48 @@ fn a_recipe_that_names_the_forks_parts_trains_and_goes_on() {
     x_fork::run(recipe()).with_options(resumed).train(&mut Quiet).unwrap();
     let weights = |run: &Path| fs::read(run.join("checkpoints/1-rl-000003/model.safetensors")).unwrap();
     assert!(weights(&whole) == weights(&halves), "the resumed run ends with other weights");
+    // The fork's eyes are in the checkpoint, and learned; a program that cannot build them says so.
+    let checkpoint = whole.join("checkpoints/1-rl-000003");
+    let (device, tensors) =
+        (open_device("cpu").unwrap(), String::from_utf8_lossy(&weights(&whole)).into_owned());
+    assert!(tensors.contains("\"image.encoder.embedding.weight\""));
+    let refused = load_policy(&checkpoint, &device).err().unwrap().to_string();
+    assert!(refused.contains("the image encoder \"tiles\" of another program"), "{refused}");
+    // The fork evaluates what it has trained, environment and all.
+    let asked = EvalOptions {
+        model: whole.clone(),
+        adapter: None,
+        recipe: None,
+        dataset: None,
+        rewards: Vec::new(),
+        split: "val".to_owned(),
+        blank: None,
+        max_rows: 3,
+        samples: None,
+        temperature: None,
+        max_new_tokens: None,
+        seed: 1,
+        device: "cpu".to_owned(),
+    };
+    let summary = x_fork::run(recipe()).evaluate(&asked, &mut |_| ()).unwrap();
+    assert!(summary.num_rows == 3 && summary.part("turns").unwrap() >= 1.0, "{summary:?}");
+    let refused = evaluate_checkpoint(&asked, &mut |_| ()).unwrap_err().to_string();
+    assert!(refused.contains("this program brings no"), "{refused}");
+    // Another run of the fork starts from it.
+    let mut more = recipe();
+    more.set(&format!("model.start={:?}", whole.display().to_string())).unwrap();
+    let further = home.path().join("further");
+    let outcome = x_fork::run(more).with_options(options(&further)).train(&mut Quiet).unwrap();
+    assert_eq!(outcome.summary.rl_steps, 3);
+    assert!(weights(&further) != weights(&whole));
+}
+
+#[test]
+fn the_forks_estimator_by_hand() {
+    let group =
+        GroupRewards { totals: vec![1.0, 0.0, 4.0], lengths: vec![1, 2, 1], ..GroupRewards::default() };
+    let advantages = x_fork::median::MedianAdvantage { scale: 2.0 }.estimate(&[group]).unwrap();
+    assert_eq!(advantages.per_token, [vec![0.0], vec![-2.0, -2.0], vec![6.0]]);
 }
 
 #[test]
@@ -59,6 +105,8 @@ fn a_program_without_the_parts_refuses_the_recipe_by_name() {
     recipe.set("rl.algorithm.loss=clipped").unwrap();
     assert!(refused(&recipe).contains("engine.name: this program brings no engine called \"elsewhere\""));
     recipe.set("engine={ kind = \"local\" }").unwrap();
+    assert!(refused(&recipe).contains("no image encoder called \"tiles\""), "{}", refused(&recipe));
+    recipe.set("model={ config = 'tiny' }").unwrap();
     assert!(
         refused(&recipe).contains("environment.name: this program brings no environment called \"again\"")
     );
@@ -74,6 +122,24 @@ fn a_parts_own_settings_are_read_by_the_part() {
     recipe.set("reward.short.settings.lettres=3").unwrap();
     let said = x_fork::run(recipe).check().unwrap_err().to_string();
     assert!(said.contains("reward.0.settings: unknown field `lettres`"), "{said}");
+    let refused = |change: &str| {
+        let (mut recipe, home) = (self::recipe(), tempfile::tempdir().unwrap());
+        recipe.set(change).unwrap();
+        let run = x_fork::run(recipe).with_options(options(&home.path().join("run")));
+        run.train(&mut Quiet).unwrap_err().to_string()
+    };
+    for (change, expected) in [
+        (
+            "model.image_encoder.settings.tiles=9",
+            "image_encoder.settings: tiles: expected a divisor of 28 and 28, got 9",
+        ),
+        ("model.image_encoder.settings.height=9", "image_encoder.settings: unknown field `height`"),
+        ("model.image_fold=3", "image_fold: expected a divisor of the encoder's 16 positions, got 3"),
+        ("model={ config = 'tiny' }", "model.image_encoder: this program sees through \"tiles\""),
+        ("model.audio_fold=3", "model.audio_fold: it stands beside an audio"),
+    ] {
+        assert!(refused(change).contains(expected), "{change}: {}", refused(change));
+    }
 }
 
 #[test]
@@ -118,7 +184,7 @@ fn the_page_about_extending_shows_these_sources() {
     let sources: Vec<String> =
         sources.chain([root.join("recipe.toml")]).map(|path| fs::read_to_string(path).unwrap()).collect();
     let blocks: Vec<&str> = page.split("```").skip(1).step_by(2).collect();
-    assert_eq!(blocks.len(), 7);
+    assert_eq!(blocks.len(), 8);
     for block in blocks {
         let (_, shown) = block.split_once('\n').unwrap();
         assert!(sources.iter().any(|source| source.contains(shown.trim_end())), "no source has\n{shown}");

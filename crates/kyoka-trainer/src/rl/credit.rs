@@ -152,7 +152,7 @@ impl<M: TrainableLm> StepState<'_, '_, M> {
     fn mask(&self, credited: &mut Credited) {
         let mask_overlong = self.algorithm.filters.mask_overlong;
         let lengths: Vec<usize> = credited.advantages.iter().map(Vec::len).collect();
-        let finished = |stop: StopReason| !mask_overlong || stop != StopReason::Length;
+        let finished = |stop: StopReason| !mask_overlong || !stop.is_truncation();
         let finished: Vec<bool> = self.rows.iter().map(|rollout| finished(rollout.stop_reason)).collect();
         let counted = filter::without_overlong(&lengths, &finished);
         credited.mask = lengths.iter().zip(&counted).map(|(&len, &count)| vec![count > 0; len]).collect();

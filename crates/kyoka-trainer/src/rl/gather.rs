@@ -11,7 +11,7 @@ use std::{
 use kyoka_algorithms::Algorithm;
 use kyoka_core::{
     Completion, Prompt, Reward, RewardContext, RewardFn, RewardProgress, Rollout, RolloutEngine,
-    RolloutError, RolloutGroup, RolloutPrompt, RolloutRequest, Sample, SamplingConfig, Task,
+    RolloutError, RolloutGroup, RolloutRequest, Sample, SamplingConfig, Task,
 };
 use kyoka_data::Shuffled;
 
@@ -36,6 +36,8 @@ pub(super) struct Gatherer<'a, M> {
     pub episodes: Option<EpisodeRules<'a>>,
     pub samples: &'a [Sample],
     pub order: Shuffled,
+    /// Stages of reinforcement learning before this one.
+    pub ordinal: u64,
 }
 
 /// A row that is asked.
@@ -43,6 +45,11 @@ pub(super) struct Gatherer<'a, M> {
 struct Asked {
     row: usize,
     place: Place,
+}
+
+/// What the draws of a request follow from, beside the prompts' keys. The first stage of a run draws as ever.
+fn request_seed(seed: u64, ordinal: u64, step: u64, round: u64) -> u64 {
+    seed ^ (step << 8 | round) << 16 ^ ordinal << 56
 }
 
 /// A prompt's completions with their rewards.
@@ -106,21 +113,12 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
             place,
         });
         let laid_out = LaidOut::new(self.task, self.episodes, state.seed, rows.collect())?;
-        let wanted: Vec<RolloutPrompt<'_>> = asked
-            .iter()
-            .zip(&laid_out.prompts)
-            .zip(0..)
-            .map(|((asked, prompt), key)| RolloutPrompt {
-                prompt,
-                sample: Some(&self.samples[asked.row]),
-                key,
-            })
-            .collect();
+        let wanted = laid_out.asked();
         let request = RolloutRequest {
             prompts: &wanted,
             group_size: self.config.group_size,
             sampling: &self.config.sampling,
-            seed: state.seed ^ ((step as u64) << 8 | round as u64) << 16,
+            seed: request_seed(state.seed, self.ordinal, step as u64, round as u64),
             episodes: laid_out.episodes(),
         };
         let groups = self.sample(&asked, request, step + 1, stats)?;
@@ -270,6 +268,17 @@ mod tests {
 
     type Policy = MultimodalLm<NoEncoder<ImageInput>, NoEncoder<AudioInput>>;
 
+    #[test]
+    fn requests_of_other_steps_rounds_and_stages_draw_apart() {
+        let places = (0..3).flat_map(|ordinal| {
+            (0..40).flat_map(move |step| (0..5).map(move |round| (ordinal, step, round)))
+        });
+        let seeds: std::collections::HashSet<u64> =
+            places.map(|(ordinal, step, round)| request_seed(7, ordinal, step, round)).collect();
+        assert_eq!(seeds.len(), 3 * 40 * 5);
+        assert_eq!(request_seed(7, 0, 3, 1), 7 ^ (3 << 8 | 1) << 16, "recorded runs draw as they did");
+    }
+
     fn state() -> TrainState<Policy> {
         let config =
             DecoderConfig { d_model: 16, num_layers: 1, d_head: 8, d_hidden: 16, ..DecoderConfig::tiny(12) };
@@ -306,6 +315,7 @@ mod tests {
             episodes: None,
             samples: &samples,
             order: Shuffled::new(samples.len(), 1),
+            ordinal: 0,
         };
         let built = config.algorithm.build(config.group_size).unwrap();
         let mut state = state();

@@ -33,8 +33,17 @@ fn reason(fresh: &[JudgedGroup<'_>], credited: &Credited, algorithm: &Algorithm)
             false => "rewards differ, but the advantage of every completion is 0".to_owned(),
         };
     }
-    let cut_off = with_credit.iter().filter(|rollout| rollout.stop_reason == StopReason::Length).count();
+    let cut_off = with_credit.iter().filter(|rollout| rollout.is_truncated()).count();
     if algorithm.filters.mask_overlong && cut_off == with_credit.len() {
+        let crowded =
+            with_credit.iter().filter(|rollout| rollout.stop_reason == StopReason::Observations).count();
+        if crowded > 0 {
+            return format!(
+                "of the {cut_off} completions with an advantage, {crowded} ended where the environment's next answer had no \
+                 room in environment.max_observation_tokens and the others at the limit of tokens, and mask_overlong leaves \
+                 those out"
+            );
+        }
         let limit = with_credit.iter().map(|rollout| rollout.token_ids.len()).max().unwrap_or(0);
         return format!(
             "the {cut_off} completions with an advantage were cut off at max_new_tokens = {limit}, and mask_overlong \

@@ -93,8 +93,17 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
                 episodes,
                 samples,
                 order,
+                ordinal: 0,
             },
         })
+    }
+
+    /// The stage as one that follows `earlier` others of reinforcement learning: its rows come in another order and its
+    /// completions are drawn apart. `seed` is that of [`new`](Self::new).
+    pub fn behind(mut self, earlier: u64, seed: u64) -> Self {
+        self.gatherer.ordinal = earlier;
+        self.gatherer.order = Shuffled::new(self.gatherer.samples.len(), seed ^ earlier << 56);
+        self
     }
 
     /// Steps that train a critic alone, before those of the policy.

@@ -182,7 +182,7 @@ impl RewardFn for OddAreRight {
     }
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let odd = context.sample.answers[0].parse::<u32>().unwrap() % 2 == 1;
+        let odd = context.sample.answers()[0].parse::<u32>().unwrap() % 2 == 1;
         if odd {
             Ok(Reward { total: Some(1.0), ..Reward::default() })
         } else {

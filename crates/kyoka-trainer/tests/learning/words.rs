@@ -37,7 +37,7 @@ impl RewardFn for Repeats {
     }
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let word = context.sample.answers[0].as_str();
+        let word = context.sample.answers()[0].clone();
         let share = 1.0 / NEW_TOKENS as f32;
         let right = |token: &str| f32::from(token == word);
         let terms: Vec<(f32, f32)> = completion.text.split(' ').map(|token| (share, right(token))).collect();
@@ -47,8 +47,7 @@ impl RewardFn for Repeats {
 }
 
 pub fn samples() -> Vec<Sample> {
-    let sample =
-        |word: u32| Sample { id: word.to_string(), answers: vec![word.to_string()], ..Sample::default() };
+    let sample = |word: u32| Sample { id: word.to_string(), answer: Some(word.into()), ..Sample::default() };
     (0..WORDS).map(sample).collect()
 }
 

@@ -8,7 +8,7 @@ use kyoka_nn::{EncoderLayerConfig, NormKind};
 use crate::PolicyConfig;
 
 /// A stack of transformer layers, as far as memory and arithmetic go.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Stack {
     pub num_layers: usize,
     pub d_model: usize,
@@ -239,6 +239,11 @@ impl PolicySizes {
                 let stack = Stack::encoder(encoder.num_layers, encoder.layer);
                 TowerSizes::new(stack, (patch, 0, stem), vision.projector, d_model)
             }
+            // What goes on inside is not known: its weights are counted, and what it gives.
+            ImageEncoderConfig::Own(own) => {
+                let stack = Stack { num_layers: 0, d_model: own.d_output, ..Stack::default() };
+                TowerSizes::new(stack, (0, 0, own.num_params), vision.projector, d_model)
+            }
         });
         let audio = config.audio.as_ref().map(|audio| {
             let encoder = &audio.encoder;
@@ -313,12 +318,9 @@ impl PolicySizes {
 
 /// Rows that the media of a prompt take, and the bytes of their preprocessed values.
 pub(super) fn media_of(config: &PolicyConfig, prompt: &Prompt) -> (TowerRows, usize) {
-    let (patch, frames) = config.vision.as_ref().map_or((1, 1), |vision| match &vision.encoder {
-        ImageEncoderConfig::Vit(encoder) => (encoder.patch_size, 1),
-        ImageEncoderConfig::Qwen(encoder) => (encoder.patch_size, encoder.temporal_patch_size),
-    });
     let patches = |image: &ImageInput| {
-        image.num_views.div_ceil(frames) * (image.height / patch) * (image.width / patch)
+        let encoder = config.vision.as_ref().map(|vision| &vision.encoder);
+        encoder.map_or(0, |encoder| encoder.num_positions(image.num_views, image.height, image.width))
     };
     let image = prompt.images.iter().map(patches).sum();
     let audio = prompt.audios.iter().map(|audio| audio.frames / 2).sum();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kyoka_core::{Content, Modality, Part, Sample, Task};
+use kyoka_core::{Content, Modality, Sample, Task};
 
 use super::sizes::{PolicySizes, TowerSizes};
 use crate::{
@@ -30,11 +30,8 @@ struct Draw<'a> {
 impl<'a> Draw<'a> {
     /// The media of the distinct rows that are seen.
     fn media(&self, modality: Modality) -> impl Iterator<Item = &'a Content> {
-        let parts = spread(&self.rows, self.count).flat_map(|sample| &sample.parts);
-        parts.filter_map(move |part| match part {
-            Part::Media(media) if media.modality == modality => Some(&media.content),
-            _ => None,
-        })
+        let media = spread(&self.rows, self.count).flat_map(|sample| sample.media());
+        media.filter(move |medium| medium.modality == modality).map(|medium| &medium.content)
     }
 }
 

@@ -9,7 +9,7 @@ use kyoka_audio::{
 };
 use kyoka_core::nearest;
 use kyoka_image::{
-    ImageEncoder, ImageEncoderConfig, VitConfig, VitPositions,
+    ImageEncoder, ImageEncoderConfig, VitConfig, VitEncoder, VitPositions,
     families::{ClipVision, Dinov2, SiglipVision},
 };
 use kyoka_nn::{Fit, WeightInit, WeightRule};
@@ -102,9 +102,9 @@ pub fn load_image_encoder(
     let (path, json, files) = open_folder(folder)?;
     let tower = image_tower(&json, &|name| files.info(name).is_some(), "")
         .map_err(|reason| Error::file(&path, reason))?;
-    let config = ImageEncoderConfig::Vit(tower.config);
     let unused = |name: &str| tower.unused.iter().any(|part| part.matches(name));
-    let blank = config.build(&mut WeightInit::blank(device));
+    let blank = ImageEncoder::Vit(VitEncoder::new(&tower.config, &mut WeightInit::blank(device)));
+    let config = ImageEncoderConfig::Vit(tower.config);
     let encoder = files.load(blank, Fit { unused: &unused, ..Fit::exact(&tower.rules) })?;
     Ok(PretrainedTower { encoder, config, rules: tower.rules })
 }

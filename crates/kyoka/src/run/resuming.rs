@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kyoka_data::Fingerprint;
+use kyoka_data::{Fingerprint, MediaNames};
 use kyoka_trainer::{CheckpointStore, Progress};
 use toml::{Table, Value};
 
@@ -142,8 +142,12 @@ pub(crate) type DataPrints = BTreeMap<String, Fingerprint>;
 const DATA: &str = "data.json";
 
 pub(crate) fn data_prints(prepared: &Prepared) -> DataPrints {
-    let rows = prepared.splits.iter().map(|(name, rows)| (name.clone(), Fingerprint::of(rows)));
-    let pairs = prepared.pairs.iter().map(|(name, rows)| (name.clone(), Fingerprint::of_pairs(rows)));
+    let names = match prepared.settings.data.source {
+        Some(_) => MediaNames::LeftOut,
+        None => MediaNames::Counted,
+    };
+    let rows = prepared.splits.iter().map(|(name, rows)| (name.clone(), Fingerprint::of(rows, names)));
+    let pairs = prepared.pairs.iter().map(|(name, rows)| (name.clone(), Fingerprint::of_pairs(rows, names)));
     rows.chain(pairs).collect()
 }
 
