@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    answer,
+    AnswerPlace,
     quantity::Quantity,
     sections::unboxed,
     text::{choice, normal},
 };
 
 /// Refuses rows without an answer.
-fn has_answer(rule: &str, sample: &Sample) -> Result<(), UnfitRow> {
+pub(crate) fn has_answer(rule: &str, sample: &Sample) -> Result<(), UnfitRow> {
     let unfit = |reason| Err(UnfitRow { field: "answer", reason });
     let answers = sample.answers();
     match answers.iter().find(|answer| answer.trim().is_empty()) {
@@ -40,7 +40,7 @@ fn compound(answer: &Value) -> Option<&'static str> {
     }
 }
 
-fn golds(reward: &str, context: &RewardContext<'_>) -> Result<Vec<String>, RewardError> {
+pub(crate) fn golds(reward: &str, context: &RewardContext<'_>) -> Result<Vec<String>, RewardError> {
     let answers = context.sample.answers();
     if answers.is_empty() {
         let (reward, id) = (reward.to_owned(), context.sample.id.clone());
@@ -54,9 +54,14 @@ fn golds(reward: &str, context: &RewardContext<'_>) -> Result<Vec<String>, Rewar
 /// Compared are texts in one spelling: letter case, white space, spaces after commas, full-width forms, composed letters,
 /// one full stop at the end and a `\boxed{…}` around the whole do not count. A choice may be given with its text: `(B)`
 /// or `B. the cat` for `B`, but not with a second choice beside it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExactAnswer {}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExactAnswer {
+    /// Where the answer stands. Default `tag`.
+    #[serde(skip_serializing_if = "is_tag")]
+    pub answer: AnswerPlace,
+}
 
 impl RewardFn for ExactAnswer {
     fn name(&self) -> &str {
@@ -69,11 +74,20 @@ impl RewardFn for ExactAnswer {
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
         let golds = golds(self.name(), context)?;
-        let given = answer(completion).map(|given| normal(unboxed(given))).filter(|given| !given.is_empty());
+        let given = self
+            .answer
+            .find(completion)
+            .map(|given| normal(unboxed(given)))
+            .filter(|given| !given.is_empty());
         let same = |given: &String| golds.iter().any(|gold| equal(&normal(unboxed(gold)), given));
         let right = given.is_some_and(|given| same(&given));
         Ok(Reward::answered(self.name(), right))
     }
+}
+
+/// Whether it is the default, which needs not be written.
+pub(crate) fn is_tag(place: &AnswerPlace) -> bool {
+    *place == AnswerPlace::Tag
 }
 
 fn equal(gold: &str, given: &str) -> bool {
@@ -87,17 +101,20 @@ fn equal(gold: &str, given: &str) -> bool {
 /// (`1/2`, `\frac{1}{2}`), currency signs and units (`$5`, `5 cm`, `50%`). A unit counts where both numbers have one; it
 /// must then be the same. Everything else is no number: `1.024,5`, `,024`, `1234,567`, `2 or 3`, infinity. A row whose
 /// answers are no numbers is ungraded.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NumericAnswer {
     /// Largest difference as a share of the row's answer, a finite number of at least 0; an answer of 0 is met by 0 alone.
     /// Default 1e-6.
     pub relative_tolerance: f64,
+    /// Where the answer stands. Default `tag`.
+    #[serde(skip_serializing_if = "is_tag")]
+    pub answer: AnswerPlace,
 }
 
 impl Default for NumericAnswer {
     fn default() -> Self {
-        Self { relative_tolerance: 1e-6 }
+        Self { relative_tolerance: 1e-6, answer: AnswerPlace::Tag }
     }
 }
 
@@ -137,7 +154,7 @@ impl RewardFn for NumericAnswer {
         if golds.is_empty() {
             return Ok(Reward::ungraded());
         }
-        let given = answer(completion).and_then(Quantity::read);
+        let given = self.answer.find(completion).and_then(Quantity::read);
         let right =
             given.is_some_and(|given| golds.iter().any(|gold| gold.meets(&given, self.relative_tolerance)));
         Ok(Reward::answered(self.name(), right))
@@ -157,7 +174,7 @@ mod tests {
     #[test]
     fn exact_answer_ignores_spelling_only() {
         let exact = |gold: &str, given: &str| {
-            total(&ExactAnswer {}, &[gold], &format!("<answer>{given}</answer>")) == Some(1.0)
+            total(&ExactAnswer::default(), &[gold], &format!("<answer>{given}</answer>")) == Some(1.0)
         };
         assert!(exact("Ankle boot", "  ankle   BOOT "));
         assert!(exact("B", "(B) the cat") && exact("(B)", "B") && exact("B. the cat", "b. The cat"));
@@ -165,12 +182,15 @@ mod tests {
             !exact("2", "22") && !exact("B", "A or B") && !exact("B", "B) or C)") && !exact("B", "B or C")
         );
         assert!(!exact("B. the cat", "B. the dog") && !exact(" ", ""), "an empty text answers nothing");
-        assert_eq!(total(&ExactAnswer {}, &["2"], "2"), Some(0.0));
+        assert_eq!(total(&ExactAnswer::default(), &["2"], "2"), Some(0.0));
     }
 
     #[test]
     fn any_answer_of_the_row_is_right() {
-        assert_eq!(total(&ExactAnswer {}, &["cat", "the cat"], "<answer>The cat.</answer>"), Some(1.0));
+        assert_eq!(
+            total(&ExactAnswer::default(), &["cat", "the cat"], "<answer>The cat.</answer>"),
+            Some(1.0)
+        );
         let rule = NumericAnswer::default();
         assert_eq!(total(&rule, &["2", "3"], "<answer>3.0</answer>"), Some(1.0));
         assert_eq!(total(&rule, &["2", "3"], "<answer>4</answer>"), Some(0.0));
@@ -182,10 +202,10 @@ mod tests {
         let reason = |rule: &dyn RewardFn, gold: Option<&str>| {
             rule.check_sample(&sample(gold, &[])).map_err(|unfit| unfit.to_string())
         };
-        assert_eq!(reason(&ExactAnswer {}, Some("inf")), Ok(()));
+        assert_eq!(reason(&ExactAnswer::default(), Some("inf")), Ok(()));
         let missing = "answer: missing, which the reward exact_answer needs";
-        assert_eq!(reason(&ExactAnswer {}, None), Err(missing.to_owned()));
-        assert!(reason(&ExactAnswer {}, Some(" ")).unwrap_err().ends_with("got an empty text"));
+        assert_eq!(reason(&ExactAnswer::default(), None), Err(missing.to_owned()));
+        assert!(reason(&ExactAnswer::default(), Some(" ")).unwrap_err().ends_with("got an empty text"));
         let rule = NumericAnswer::default();
         assert_eq!(reason(&rule, Some("1,024 cm")), Ok(()));
         let word = r#"answer: expected a number for the reward numeric_answer, got "two""#;
@@ -193,13 +213,13 @@ mod tests {
         assert!(reason(&rule, Some("inf")).is_err() && reason(&rule, None).is_err());
         let boxes = Sample { answer: Some(serde_json::json!([[1, 2], [3, 4]])), ..Sample::default() };
         let list = "answer: expected a text, a number or a boolean for the reward exact_answer, got a list";
-        assert_eq!(ExactAnswer {}.check_sample(&boxes).unwrap_err().to_string(), list);
+        assert_eq!(ExactAnswer::default().check_sample(&boxes).unwrap_err().to_string(), list);
     }
 
     #[test]
     fn a_row_without_answer_is_an_error_not_a_zero() {
         let sample = sample(None, &[]);
-        let error = ExactAnswer {}.score(&RewardContext::of(&sample), &completion("")).unwrap_err();
+        let error = ExactAnswer::default().score(&RewardContext::of(&sample), &completion("")).unwrap_err();
         assert_eq!(error.to_string(), "reward accuracy: row r1 has no answer");
     }
 
@@ -215,9 +235,9 @@ mod tests {
             let completion = completion(&text("completion"));
             let context = RewardContext::of(&sample);
             let rules: [(&str, &dyn RewardFn); 3] = [
-                ("exact", &ExactAnswer {}),
+                ("exact", &ExactAnswer::default()),
                 ("numeric", &NumericAnswer::default()),
-                ("format", &crate::Format {}),
+                ("format", &crate::Format::default()),
             ];
             for (name, rule) in rules {
                 let got = rule.score(&context, &completion).unwrap().total.map(f64::from);

@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_row_must_suit_every_rule() {
-        let exact = Box::new(crate::ExactAnswer {}) as Box<dyn RewardFn>;
+        let exact = Box::new(crate::ExactAnswer::default()) as Box<dyn RewardFn>;
         let rules = WeightedSum::new(vec![(1.0, Box::new(Fixed(None))), (0.0, exact)]);
         assert!(rules.check_sample(&sample(Some("2"), &[])).is_ok());
         assert_eq!(rules.check_sample(&sample(None, &[])).unwrap_err().field, "answer");

@@ -60,8 +60,9 @@ mod tests {
     fn a_rule_reports_under_its_name() {
         let sample = sample(Some("2"), &[]);
         let context = RewardContext::of(&sample);
-        let (rule, text) = (Named::new("final", Box::new(ExactAnswer {})), completion("<answer>2</answer>"));
-        let plain = ExactAnswer {}.score(&context, &text).unwrap();
+        let (rule, text) =
+            (Named::new("final", Box::new(ExactAnswer::default())), completion("<answer>2</answer>"));
+        let plain = ExactAnswer::default().score(&context, &text).unwrap();
         let named = rule.judge(&context, std::slice::from_ref(&text)).unwrap().remove(0);
         assert_eq!((plain.part("accuracy"), named.part("final")), (Some(1.0), Some(1.0)));
         assert_eq!((named.part("accuracy"), named.right, named.total), (None, plain.right, plain.total));

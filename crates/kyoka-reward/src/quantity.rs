@@ -13,6 +13,11 @@ pub(crate) struct Quantity {
 }
 
 impl Quantity {
+    /// The number.
+    pub fn value(&self) -> f64 {
+        self.value
+    }
+
     /// The number that a text is; `None` if it is anything else, more than one number, or not finite.
     pub fn read(text: &str) -> Option<Self> {
         let text = undecorated(text);

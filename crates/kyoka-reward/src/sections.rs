@@ -26,19 +26,24 @@ pub(crate) const ANSWER: [&str; 2] = ["<answer>", "</answer>"];
 /// assert_eq!(of("<answer> 2"), None);
 /// ```
 pub fn answer(completion: &Completion) -> Option<&str> {
-    let text = completion.last_turn();
-    let after_think = match text.rfind(THINK[1]) {
-        Some(end) => &text[end + THINK[1].len()..],
-        None if completion.think_opened || text.contains(THINK[0]) => return None,
-        None => text,
-    };
+    let after_think = after_reasoning(completion)?;
     let Some(start) = after_think.rfind(ANSWER[0]) else { return boxed(after_think) };
     let section = &after_think[start + ANSWER[0].len()..];
     Some(section[..section.find(ANSWER[1])?].trim())
 }
 
+/// What the last turn says after its reasoning; `None` where that is not closed.
+pub(crate) fn after_reasoning(completion: &Completion) -> Option<&str> {
+    let text = completion.last_turn();
+    match text.rfind(THINK[1]) {
+        Some(end) => Some(&text[end + THINK[1].len()..]),
+        None if completion.think_opened || text.contains(THINK[0]) => None,
+        None => Some(text),
+    }
+}
+
 /// What the last `\boxed{…}` of a text holds.
-fn boxed(text: &str) -> Option<&str> {
+pub(crate) fn boxed(text: &str) -> Option<&str> {
     const OPEN: &str = "\\boxed{";
     let inside = &text[text.rfind(OPEN)? + OPEN.len()..];
     let mut depth = 1;
@@ -166,8 +171,9 @@ mod tests {
         assert_eq!((words, answer(&told)), (vec!["a", "b", "c"], Some("2")));
         let context = kyoka_core::Sample::default();
         let context = kyoka_core::RewardContext::of(&context);
-        let form =
-            |told: &Completion| kyoka_core::RewardFn::score(&crate::Format {}, &context, told).unwrap().total;
+        let form = |told: &Completion| {
+            kyoka_core::RewardFn::score(&crate::Format::default(), &context, told).unwrap().total
+        };
         assert_eq!(form(&told), Some(1.0));
         told.turns.clear();
         assert_eq!(form(&told), Some(0.0), "twice in one turn");

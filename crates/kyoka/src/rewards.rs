@@ -229,16 +229,17 @@ impl RewardConfig {
             }
         };
         Ok(Some(match rule {
-            RewardRule::ExactAnswer(rule) => Box::new(*rule),
-            RewardRule::NumericAnswer(rule) => Box::new(*rule),
+            RewardRule::ExactAnswer(rule) => Box::new(rule.clone()),
+            RewardRule::NumericAnswer(rule) => Box::new(rule.clone()),
             RewardRule::Format(rule) => Box::new(*rule),
             RewardRule::StepAccuracy(rule) => Box::new(rule.clone()),
             RewardRule::RunningCount(rule) => Box::new(*rule),
             RewardRule::SoftOverlong(rule) => Box::new(*rule),
             RewardRule::CosineLength(settings) => {
                 match all.iter().find(|other| other.measures_answer()).and_then(|reward| reward.rule.rule()) {
-                    Some(RewardRule::NumericAnswer(rule)) => Box::new(settings.over(*rule)),
-                    _ => Box::new(settings.over(ExactAnswer {})),
+                    Some(RewardRule::NumericAnswer(rule)) => Box::new(settings.over(rule.clone())),
+                    Some(RewardRule::ExactAnswer(rule)) => Box::new(settings.over(rule.clone())),
+                    _ => Box::new(settings.over(ExactAnswer::default())),
                 }
             }
             RewardRule::Custom(CustomSettings { part, settings }) => {

@@ -76,7 +76,7 @@ impl<M: CausalLm + Module + 'static> RolloutEngine<M> for Elsewhere<M> {
                 }
             });
             // Whoever asked may have gone.
-            drop(answered.map_err(|error| answer.send(Err(error))));
+            answered.unwrap_or_else(|error| drop(answer.send(Err(error))));
         })?;
         for _ in request.prompts {
             let (place, group) = answers.recv().map_err(|_| gone())??;

@@ -4,6 +4,7 @@
 //! its file. A folder with `config.json` is a checkpoint, one with `manifest.json` holds pictures and sounds.
 
 mod advantages;
+mod answers;
 mod case;
 mod correction;
 mod gae;
@@ -54,7 +55,7 @@ fn walk(path: &Path, report: &mut Report) -> Result<()> {
     let mut entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     entries.sort();
     for entry in entries {
-        if entry.is_dir() || entry.extension().is_some_and(|ending| ending == "json") {
+        if entry.is_dir() || entry.extension().is_some_and(|ending| ending == "json" || ending == "jsonl") {
             walk(&entry, report)?;
         }
     }
@@ -64,6 +65,10 @@ fn walk(path: &Path, report: &mut Report) -> Result<()> {
 fn file(path: &Path, report: &mut Report) -> Result<()> {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    if path.extension().is_some_and(|ending| ending == "jsonl") {
+        answers::run(&stem, &text, report);
+        return Ok(());
+    }
     let content: Value = match serde_json::from_str(&text) {
         Ok(content) => content,
         Err(error) => {

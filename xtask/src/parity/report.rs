@@ -148,6 +148,15 @@ impl Checks {
         self.compare(tensor, &wide(got), &wide(expected), Precision::Exact);
     }
 
+    /// A share that must reach a bound.
+    pub fn at_least(&mut self, tensor: &str, got: f64, bound: f64) {
+        let mut comparison = Comparison::new(tensor, format!(">= {bound}"), (1, 1));
+        comparison.add(got, bound);
+        comparison.pass &= got >= bound;
+        comparison.note = format!("{got:.4}");
+        self.comparisons.push(comparison);
+    }
+
     /// Compares single numbers.
     pub fn number(&mut self, tensor: &str, got: f64, expected: f64, precision: Precision) {
         self.compare(tensor, &[got], &[expected], precision);
@@ -214,6 +223,15 @@ impl Report {
             tally.comparisons += comparisons;
             tally.failed += failed;
         });
+    }
+
+    /// Says something that counts neither way.
+    pub fn note(&self, note: &str) {
+        if self.json {
+            println!("{}", json!({"note": note}));
+        } else {
+            println!("note: {note}");
+        }
     }
 
     /// Counts something that nobody can run.
