@@ -37,7 +37,7 @@ impl Completion {
             start = end;
         }
         match ranges.last_mut() {
-            // What is drawn behind the last answered turn is cut off, and belongs to none.
+            // What stands behind the last answered turn belongs to it.
             Some(last) => last.end = self.text.len(),
             None => ranges.push(0..self.text.len()),
         }

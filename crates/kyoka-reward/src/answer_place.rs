@@ -4,7 +4,10 @@ use kyoka_core::Completion;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use crate::sections::{after_reasoning, answer, boxed};
+use crate::{
+    numbers::{Commas, numbers},
+    sections::{after_reasoning, answer, boxed},
+};
 
 /// Where the answer stands. Of several turns the last one answers, and what is said inside `<think>` never counts.
 ///
@@ -88,7 +91,10 @@ impl AnswerPlace {
         let found = match self {
             Self::Tag => answer(completion),
             Self::Boxed => boxed(after()?),
-            Self::LastNumber => last_number(after()?),
+            Self::LastNumber => {
+                let after = after()?;
+                Some(&after[numbers(after, Commas::OfLists).pop()?])
+            }
             Self::Whole => match after()?.contains("<answer>") {
                 true => answer(completion),
                 false => after(),
@@ -102,61 +108,10 @@ impl AnswerPlace {
     }
 }
 
-/// The last number of a text: digits with a sign, decimals, thousands in groups of three, and a fraction's other half.
-fn last_number(text: &str) -> Option<&str> {
-    let bytes = text.as_bytes();
-    let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
-    let end = (0..bytes.len()).rev().find(|&at| is_digit(at))? + 1;
-    let mut start = end - 1;
-    while start > 0 {
-        let before = start - 1;
-        let inside = match bytes[before] {
-            b'.' | b'/' => is_digit(start) && (before > 0 && is_digit(before - 1)),
-            b',' => {
-                before > 0 && is_digit(before - 1) && (start..start + 3).all(is_digit) && !is_digit(start + 3)
-            }
-            _ => is_digit(before),
-        };
-        if !inside {
-            break;
-        }
-        start = before;
-    }
-    // A point before the first digit, and a sign that stands alone.
-    if start > 0 && bytes[start - 1] == b'.' && !(start > 1 && bytes[start - 2].is_ascii_alphanumeric()) {
-        start -= 1;
-    }
-    let signed = text[..start].chars().next_back().filter(|sign| "-−".contains(*sign));
-    if let Some(sign) = signed {
-        let before = start - sign.len_utf8();
-        if !text[..before].ends_with(|letter: char| letter.is_alphanumeric() || letter == ')') {
-            start = before;
-        }
-    }
-    Some(&text[start..end])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sections::tests_support::completion;
-
-    #[test]
-    fn the_last_number_is_whole() {
-        for (text, expected) in [
-            ("from 3 to 1,250 units.", Some("1,250")),
-            ("x = -2.5", Some("-2.5")),
-            ("5-3", Some("3")),
-            ("it is 1/2.", Some("1/2")),
-            ("about .75", Some(".75")),
-            ("1,2,3", Some("3")),
-            ("v2", Some("2")),
-            ("−7°", Some("−7")),
-            ("none", None),
-        ] {
-            assert_eq!(last_number(text), expected, "{text}");
-        }
-    }
 
     #[test]
     fn places_are_read_from_recipes() {

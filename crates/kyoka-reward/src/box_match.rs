@@ -77,8 +77,9 @@ pub struct BoxMatch {
     /// From which value a mark counts as 1, and below as 0; in (0, 1]. Default none: it counts as much as it is worth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
-    /// Distance at which a point is worth nothing, above 0. Default 100.
-    pub radius: f64,
+    /// Distance at which a point is worth nothing, above 0; with `point` alone, which needs it. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub radius: Option<f64>,
     /// Where the answer stands. Default `tag`.
     #[serde(skip_serializing_if = "is_tag")]
     pub answer: AnswerPlace,
@@ -86,7 +87,7 @@ pub struct BoxMatch {
 
 impl Default for BoxMatch {
     fn default() -> Self {
-        Self { measure: BoxMeasure::Iou, threshold: None, radius: 100.0, answer: AnswerPlace::Tag }
+        Self { measure: BoxMeasure::Iou, threshold: None, radius: None, answer: AnswerPlace::Tag }
     }
 }
 
@@ -96,12 +97,22 @@ impl OwnSettings for BoxMatch {
             let holds = threshold > 0.0 && threshold <= 1.0;
             SettingsFault::unless(holds, "threshold", "a number in (0, 1]", threshold)?;
         }
-        SettingsFault::unless(
-            self.radius.is_finite() && self.radius > 0.0,
-            "radius",
-            "a number above 0",
-            self.radius,
-        )
+        match (self.measure, self.radius) {
+            (BoxMeasure::Point, Some(radius)) => SettingsFault::unless(
+                radius.is_finite() && radius > 0.0,
+                "radius",
+                "a number above 0",
+                radius,
+            ),
+            (BoxMeasure::Point, None) => {
+                Err(SettingsFault::at("radius", "missing, which measure = \"point\" needs"))
+            }
+            (_, Some(radius)) => Err(SettingsFault::at(
+                "radius",
+                format!("expected none without measure = \"point\", got {radius}"),
+            )),
+            (_, None) => Ok(()),
+        }
     }
 }
 
@@ -188,7 +199,9 @@ impl BoxMatch {
                 let [x, y] = given.centre();
                 let [left, top, right, bottom] = right.0;
                 let away = |value: f64, low: f64, high: f64| (low - value).max(value - high).max(0.0);
-                (1.0 - away(x, left, right).hypot(away(y, top, bottom)) / self.radius).max(0.0)
+                let distance = away(x, left, right).hypot(away(y, top, bottom));
+                let radius = self.radius.unwrap_or(f64::MIN_POSITIVE);
+                (1.0 - distance / radius).max(0.0)
             }
         };
         match self.threshold {
@@ -286,6 +299,7 @@ fn best_sum(values: &[Vec<f64>]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use kyoka_core::own;
     use proptest::prelude::*;
 
     use super::*;
@@ -344,9 +358,19 @@ mod tests {
         let far = total(&giou, serde_json::json!([0, 0, 10, 10]), "[90, 0, 100, 10]");
         let near = total(&giou, serde_json::json!([0, 0, 10, 10]), "[12, 0, 22, 10]");
         assert!(0.0 < far && far < near && near < 0.5, "{far} {near}");
-        let point = BoxMatch { measure: BoxMeasure::Point, radius: 10.0, ..rule.clone() };
+        let point = BoxMatch { measure: BoxMeasure::Point, radius: Some(10.0), ..rule.clone() };
         assert_eq!(total(&point, serde_json::json!([0, 0, 10, 10]), "[5, 5]"), 1.0);
         assert_eq!(total(&point, serde_json::json!([0, 0, 10, 10]), "[15, 5]"), 0.5);
+        let made =
+            |settings: &str| own::<BoxMatch>(settings.parse().unwrap()).map_err(|fault| fault.to_string());
+        assert!(made("measure = 'point'").unwrap_err().starts_with("radius: missing"));
+        assert!(made("radius = 5.0").unwrap_err().starts_with("radius: expected none without"));
+        assert!(
+            made("measure = 'point'\nradius = 0.0")
+                .unwrap_err()
+                .starts_with("radius: expected a number above 0")
+        );
+        assert!(made("threshold = 1.5").unwrap_err().starts_with("threshold: expected a number in (0, 1]"));
         let many = format!("[{}]", vec!["[0, 0, 1, 1]"; 20_000].join(", "));
         assert!(total(&rule, two(), &many) < 0.001);
         let unfit = rule.check_sample(&sample(Some("left"), &[])).unwrap_err().to_string();

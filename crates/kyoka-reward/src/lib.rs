@@ -14,6 +14,7 @@ mod list_match;
 mod math;
 mod math_answer;
 mod named;
+mod numbers;
 mod overlong;
 mod quantity;
 mod repetition;

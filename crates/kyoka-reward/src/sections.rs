@@ -46,15 +46,23 @@ pub(crate) fn after_reasoning(completion: &Completion) -> Option<&str> {
 pub(crate) fn boxed(text: &str) -> Option<&str> {
     const OPEN: &str = "\\boxed{";
     let inside = &text[text.rfind(OPEN)? + OPEN.len()..];
-    let mut depth = 1;
-    for (at, character) in inside.char_indices() {
-        depth += match character {
-            '{' => 1,
-            '}' => -1,
-            _ => 0,
-        };
+    Some(inside[..group(inside)?].trim())
+}
+
+/// Bytes of a group of LaTeX whose brace is open, up to the one that closes it; an escaped brace is none.
+pub(crate) fn group(text: &str) -> Option<usize> {
+    let mut depth = 1_usize;
+    let mut escaped = false;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'{' => depth += 1,
+            b'}' => depth -= 1,
+            _ => (),
+        }
         if depth == 0 {
-            return Some(inside[..at].trim());
+            return Some(at);
         }
     }
     None

@@ -43,7 +43,7 @@ splits = ["train"]
 max_new_tokens = 300
 "#;
 
-/// What the policy is made to say: two calls, then an answer that is right in every second completion.
+/// What the policy is made to say: two calls, then the right answer.
 const TURNS: [&str; 3] = [
     r#"<tool_call>{"name": "crop", "arguments": {"bbox_2d": [0, 0, 20, 20]}}</tool_call>"#,
     r#"<tool_call>{"name": "weigh", "arguments": {}}</tool_call>"#,
@@ -77,6 +77,9 @@ impl RolloutEngine<Policy> for Scripted {
         for (place, asked) in request.prompts.iter().enumerate() {
             let said = |ids: &[u32]| asked.prompt.token_ids.windows(ids.len()).any(|window| window == ids);
             let turn = self.turns.iter().find(|turn| !said(turn)).unwrap();
+            // The picture of the row; behind the first call also what was cut out of it.
+            let seen = if std::ptr::eq(turn, &self.turns[0]) { 1 } else { 2 };
+            assert_eq!(asked.prompt.images.len(), seen);
             let token_ids: Vec<u32> = turn.iter().copied().chain([self.end]).collect();
             let rollout = Rollout::of_turn(
                 token_ids.clone(),

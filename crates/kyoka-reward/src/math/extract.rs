@@ -1,6 +1,10 @@
 //! Where in a text the mathematical answer stands.
 
 use super::structure::Answer;
+use crate::{
+    numbers::{Commas, numbers},
+    sections::group,
+};
 
 /// Bytes at a text's end that are looked at: answers stand there.
 const LOOKED_AT: usize = 16_384;
@@ -117,25 +121,6 @@ fn boxes(text: &str) -> Vec<Place> {
     places
 }
 
-/// Bytes up to the brace that closes a group.
-fn group(text: &str) -> Option<usize> {
-    let mut depth = 1_usize;
-    let mut escaped = false;
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'{' => depth += 1,
-            b'}' => depth -= 1,
-            _ => (),
-        }
-        if depth == 0 {
-            return Some(at);
-        }
-    }
-    None
-}
-
 /// The last place, and those before it that only `and`, `or` and commas part from it.
 fn joined<'a>(text: &'a str, places: &[Place], boxed: bool) -> Vec<Piece<'a>> {
     let Some(last) = places.len().checked_sub(1) else { return Vec::new() };
@@ -250,51 +235,9 @@ fn is_percent_end(text: &str) -> bool {
     ["%", "percent", "pct"].iter().any(|word| text.ends_with(word))
 }
 
-/// The last number of a plain text, with what belongs to it: a fraction's other half, a percent sign. The first one where the text
-/// begins with it.
+/// The last number of a plain text, and whether it is in percent; the first one where the text begins with it.
 fn number(text: &str, first: bool) -> Option<Piece<'_>> {
-    let bytes = text.as_bytes();
-    let is_part = |at: usize| {
-        let byte = bytes[at];
-        let digit = |at: Option<&u8>| at.is_some_and(u8::is_ascii_digit);
-        match byte {
-            b'0'..=b'9' => true,
-            b'.' | b',' => digit(bytes.get(at + 1)),
-            b' ' => digit(bytes.get(at + 1)) && at > 0 && digit(bytes.get(at - 1)) && groups(&text[at + 1..]),
-            b'/' => at > 0 && digit(bytes.get(at - 1)) && digit(bytes.get(at + 1)),
-            _ => false,
-        }
-    };
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    for at in 0..bytes.len() {
-        if !is_part(at) {
-            continue;
-        }
-        match runs.last_mut() {
-            Some((_, end)) if *end == at => *end = at + 1,
-            _ => runs.push((at, at + 1)),
-        }
-    }
-    let whole = |&(start, end): &(usize, usize)| {
-        let before = text[..start].chars().next_back();
-        let after = text[end..].chars().next();
-        // A digit within a word is none.
-        !before.is_some_and(char::is_alphabetic) || !after.is_some_and(char::is_alphabetic)
-    };
-    runs.retain(whole);
-    let (start, end) = *if first { runs.first() } else { runs.last() }?;
-    let before = text[..start].trim_end_matches(['$', '€', '£', ' ']);
-    let start = if before.ends_with(['-', '−'])
-        && !before.trim_end_matches(['-', '−']).ends_with(|letter: char| letter.is_alphanumeric())
-    {
-        before.char_indices().next_back()?.0
-    } else {
-        start
-    };
-    Some(Piece { text: &text[start..end], latex: false, percent: is_percent(&text[end..]) })
-}
-
-/// Whether three digits and no more stand there: a group of thousands.
-fn groups(text: &str) -> bool {
-    text.bytes().take_while(u8::is_ascii_digit).count() == 3
+    let found = numbers(text, Commas::OfDecimals);
+    let place = if first { found.into_iter().next() } else { found.into_iter().next_back() }?;
+    Some(Piece { text: &text[place.clone()], latex: false, percent: is_percent(&text[place.end..]) })
 }

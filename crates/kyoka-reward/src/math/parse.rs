@@ -93,14 +93,19 @@ impl Parser<'_> {
     /// Factors side by side, or with signs between them.
     fn term(&mut self) -> Option<Expr> {
         let mut product = self.signed()?;
+        let mut quotients = 0;
         loop {
             match self.peek() {
                 Some(Token::Sign('*')) => {
                     self.at += 1;
-                    product = Expr::Product(vec![product, self.signed()?]);
+                    product = product_of(product, self.signed()?);
                 }
                 Some(Token::Sign('/')) => {
                     self.at += 1;
+                    quotients += 1;
+                    if quotients > MAX_DEPTH {
+                        return None;
+                    }
                     product = Expr::Quotient(Box::new(product), Box::new(self.signed()?));
                 }
                 Some(Token::Text(_)) => {
@@ -116,7 +121,7 @@ impl Parser<'_> {
                     product = match (mixed, factor.exact()) {
                         // 1\frac{1}{2} is one and a half.
                         (true, Some(_)) => Expr::Sum(vec![product, factor]),
-                        _ => Expr::Product(vec![product, factor]),
+                        _ => product_of(product, factor),
                     };
                 }
                 _ => return Some(product),
@@ -162,7 +167,7 @@ impl Parser<'_> {
 
     fn power(&mut self) -> Option<Expr> {
         let mut base = self.atom()?;
-        loop {
+        for _ in 0..MAX_DEPTH {
             if self.eat('!') {
                 base = Expr::Call("factorial".to_owned(), vec![base]);
             } else if let Some(Token::Text(raised)) = self.peek().filter(|token| is_raised(token)) {
@@ -185,6 +190,7 @@ impl Parser<'_> {
                 return Some(base);
             }
         }
+        None
     }
 
     /// An argument of `^` or a command: a group, or one piece. `None` inside for an empty group.
@@ -409,6 +415,17 @@ impl Parser<'_> {
             }
         }
         None
+    }
+}
+
+/// A product with one factor more, side by side with the others.
+fn product_of(product: Expr, factor: Expr) -> Expr {
+    match product {
+        Expr::Product(mut factors) => {
+            factors.push(factor);
+            Expr::Product(factors)
+        }
+        one => Expr::Product(vec![one, factor]),
     }
 }
 

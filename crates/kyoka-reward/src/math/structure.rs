@@ -5,6 +5,7 @@ use super::{
     extract::Piece,
     parse::{expression, words},
 };
+use crate::sections::group;
 
 /// An answer as it was written.
 #[derive(Debug, Clone, PartialEq)]
@@ -332,7 +333,6 @@ fn relations(text: &str) -> (Vec<&str>, Vec<Sign>) {
 /// Whether a side only names something, such as `x`, `f(x)`, `(p, q)`, `|AB|`: it is no formula of its own.
 fn is_name(side: &str) -> bool {
     let side = side.trim();
-    let side = side.trim_start_matches("\\zzz");
     let has_letter = side.chars().any(char::is_alphabetic);
     let plain = side.replace("\\frac", "").replace("\\left", "").replace("\\right", "");
     let mut depth = 0_usize;
@@ -391,12 +391,7 @@ fn cleaned(text: &str, latex: bool) -> String {
         }
     }
     text = without_boxes(&text);
-    // Joined words: 1orW(x), (11,7)or(7,11).
-    for word in ["or", "and"] {
-        for (before, after) in [(")", "("), ("1", "W"), ("$", "$")] {
-            text = text.replace(&format!("{before}{word}{after}"), &format!("{before}, {after}"));
-        }
-    }
+    text = parted(&text);
     numbers(&text, latex)
 }
 
@@ -418,20 +413,33 @@ fn without_boxes(text: &str) -> String {
     let mut text = text.to_owned();
     while let Some(start) = text.find("\\boxed{") {
         let inside = start + "\\boxed{".len();
-        let mut depth = 1_usize;
-        let close = text[inside..].char_indices().find(|(_, character)| {
-            match character {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                _ => (),
-            }
-            depth == 0
-        });
-        let Some((length, _)) = close else { break };
+        let Some(length) = group(&text[inside..]) else { break };
         text =
             format!("{}{}{}", &text[..start], &text[inside..inside + length], &text[inside + length + 1..]);
     }
     text
+}
+
+/// Commas for `or` and `and` that were written without spaces behind a number or bracket, as in `(1,2)or(2,1)`.
+fn parted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let word = ["or", "and"].into_iter().find(|word| rest.starts_with(word));
+        let behind = out.ends_with(|before: char| before.is_ascii_digit() || ")]}".contains(before));
+        match word.filter(|word| behind && !rest[word.len()..].starts_with(|next: char| next.is_lowercase()))
+        {
+            Some(word) => {
+                out.push(',');
+                rest = &rest[word.len()..];
+            }
+            None => {
+                out.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+    }
+    out
 }
 
 /// Thousands joined, and a comma before decimals as a point where it can be nothing else.
