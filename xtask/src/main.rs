@@ -5,6 +5,8 @@ mod bench;
 mod data;
 mod device_check;
 mod experiment;
+#[cfg(feature = "parity")]
+mod fuzz;
 mod kyoka_command;
 mod matrix;
 mod new;
@@ -52,6 +54,18 @@ enum Command {
         /// One JSON object a line
         #[arg(long)]
         json: bool,
+    },
+    /// Every parser of model text on texts that nobody would write: none panics, none takes long
+    Fuzz {
+        /// Seconds of trying
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Seed of the texts
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Most milliseconds that a rule may take for a text
+        #[arg(long, default_value_t = 50)]
+        limit_ms: u64,
     },
     /// Every family of checkpoints through every command, with real pictures and sounds and default settings (minutes)
     #[command(after_help = "Example:\n  cargo xtask matrix smolvlm_tiles qwen2_audio")]
@@ -119,7 +133,9 @@ fn main() -> Result<()> {
         #[cfg(feature = "parity")]
         Command::Parity { folders, json } => parity::run(&folders, json),
         #[cfg(not(feature = "parity"))]
-        Command::Parity { .. } => with_parity(),
+        Command::Parity { .. } | Command::Fuzz { .. } => with_parity(),
+        #[cfg(feature = "parity")]
+        Command::Fuzz { seconds, seed, limit_ms } => fuzz::run(seconds, seed, limit_ms),
         Command::Experiment { experiment: Experiment::Algorithms(arguments) } => {
             experiment::run_algorithms(root, &arguments)
         }

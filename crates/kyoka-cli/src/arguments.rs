@@ -61,6 +61,11 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Try rewards on completions
+    Reward {
+        #[command(subcommand)]
+        command: RewardCommand,
+    },
     /// Work with datasets
     Data {
         #[command(subcommand)]
@@ -405,6 +410,55 @@ pub enum DataCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+pub enum RewardCommand {
+    /// Judge the completions of a JSONL file: rows with `completion` or `completions`, and what the reward compares with
+    #[command(
+        after_help = "Examples:\n  kyoka reward score --kind math_answer --in answers.jsonl --out scores.jsonl\n  kyoka reward score --recipe mine.toml --in answers.jsonl"
+    )]
+    Score(ScoreArguments),
+    /// Judge gold, wrong, truncated, padded and hostile completions by a recipe's rewards, and say what is odd
+    #[command(after_help = "Example:\n  kyoka reward check mine.toml")]
+    Check {
+        /// Bundled recipe or path of a TOML file
+        recipe: String,
+        /// Change a setting; may be repeated
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Rows to look at, spread over the split
+        #[arg(long, default_value_t = 50)]
+        rows: usize,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+pub struct ScoreArguments {
+    /// Kind of a reward (exact_answer, math_answer, ..)
+    #[arg(long, required_unless_present = "recipe")]
+    pub kind: Option<String>,
+    /// Bundled recipe or TOML file whose rewards are taken
+    #[arg(long, conflicts_with = "kind")]
+    pub recipe: Option<String>,
+    /// A setting of the reward, or of the recipe; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// File with the rows
+    #[arg(long = "in", value_name = "FILE")]
+    pub rows: PathBuf,
+    /// File for the rewards, a line a row [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Allow media outside the file's folder
+    #[arg(long)]
+    pub allow_outside: bool,
+    /// The limit that the completions were sampled under, for rewards of length; tokens are words here
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: usize,
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod arguments;
 mod chat;
 mod planning;
 mod progress;
+mod rewards;
 mod stopping;
 
 use std::process::ExitCode;
@@ -69,6 +70,7 @@ fn run(arguments: Arguments, stop: stopping::Stop) -> ExitCode {
         Command::Recipes { json } => run_recipes(json),
         Command::Bench(bench) => run_bench(&bench),
         Command::DeviceCheck { device, json } => run_device_check(&device, json),
+        Command::Reward { command } => rewards::run(&command),
         Command::Data { command: DataCommand::Check { file, allow_outside, json } } => {
             run_check(&file, allow_outside, json)
         }
@@ -302,7 +304,7 @@ fn run_recipes(as_json: bool) -> Result<(), Error> {
 }
 
 fn run_check(file: &std::path::Path, allow_outside: bool, as_json: bool) -> Result<(), Error> {
-    let checked = kyoka::check_data(file, kyoka::data::ReadOptions { allow_outside })?;
+    let checked = kyoka::check_data(file, kyoka::data::ReadOptions { allow_outside, ..Default::default() })?;
     checked.warnings.iter().for_each(|warning| stopping::say(&format!("warning: {warning}")));
     if as_json {
         print_line!("{}", json!({"audios": checked.audios, "images": checked.images, "rows": checked.rows}));

@@ -4,6 +4,7 @@ mod advantage;
 mod distribution;
 mod encoder;
 mod environment;
+mod generate;
 mod lm;
 mod media;
 mod metrics;
@@ -26,6 +27,7 @@ pub use advantage::{AdvantageError, AdvantageEstimator, Advantages, CreditedStep
 pub use distribution::Distribution;
 pub use encoder::{ModalityEncoder, ModalityFeatures};
 pub use environment::{Action, Answer, Environment, EnvironmentError, EnvironmentFactory, ToolSchema};
+pub use generate::{Generate, GenerateError, Generated, ScoreCompletion};
 pub use lm::{CausalLm, PackedCompletion, PackedGroup, Prefill};
 pub use media::{AudioInput, Content, ImageInput, MediaRef, Modality};
 pub use metrics::Metrics;
@@ -51,4 +53,4 @@ pub use sample::{
 };
 pub use seed::{Stream, stream_rng};
 pub use task::{Task, TaskError};
-pub use threads::on_threads;
+pub use threads::{on_threads, on_threads_at_most};

@@ -81,12 +81,15 @@ impl<'a> RewardContext<'a> {
 /// How far a stage has come when completions are judged: the same for all completions of a step, and in a run that is
 /// resumed with its own settings the same as in one that was not. A resume with more steps has another share from there on. A
 /// reward that changes over a stage follows from it alone.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RewardProgress {
     /// Steps of the stage that are done.
     pub step: usize,
     /// Steps of the stage; 0 outside of one.
     pub total_steps: usize,
+    /// The share of held-out rows that the run's newest evaluation found answered rightly; `None` before the first one, outside of
+    /// a run, and where no reward can tell.
+    pub accuracy: Option<f64>,
 }
 
 impl RewardProgress {
@@ -127,6 +130,8 @@ pub struct Reward {
     /// What the total is the sum of, weight and value each, for a credit that normalises them apart (GDPO); empty for a
     /// reward of one piece. All completions of a prompt have the same terms.
     pub terms: Vec<(f32, f32)>,
+    /// Why nothing could be said, where that is a failure: a judge that did not answer, say. The run goes on and reports it.
+    pub fault: Option<String>,
 }
 
 impl Reward {
@@ -143,6 +148,11 @@ impl Reward {
     /// The explicit "cannot say".
     pub fn ungraded() -> Self {
         Self::default()
+    }
+
+    /// Nothing could be said, and that is a failure: it is reported, and counts towards the share that stops a run.
+    pub fn failed(fault: impl Into<String>) -> Self {
+        Self { fault: Some(fault.into()), ..Self::default() }
     }
 
     /// Whether the completion is right: what a rule says of its answer, else whether it earns something.
@@ -164,6 +174,22 @@ impl Reward {
 pub trait RewardFn: Send + Sync {
     /// Name of its part in logs and reports.
     fn name(&self) -> &str;
+
+    /// Names of the parts that it reports: its own, unless it reports several.
+    fn part_names(&self) -> Vec<&str> {
+        vec![self.name()]
+    }
+
+    /// How many groups it judges at the same time; at least 1. Rules compute, and one after the other is best; a judge that waits
+    /// for a program or a server says how many it may be asked at once.
+    fn concurrency(&self) -> usize {
+        1
+    }
+
+    /// What it has counted since it was made, by names for the log: requests, tokens, cost of a judge elsewhere. Empty for rules.
+    fn counters(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
 
     /// Refuses a row that can never be judged, before a run begins: a field that is missing, an answer that the rule
     /// cannot read. By default every row is taken.
@@ -206,6 +232,40 @@ pub trait RewardFn: Send + Sync {
             given.check(completion.token_spans.len(), named)?;
         }
         Ok(rewards)
+    }
+}
+
+impl<R: RewardFn + ?Sized> RewardFn for Box<R> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn part_names(&self) -> Vec<&str> {
+        (**self).part_names()
+    }
+
+    fn concurrency(&self) -> usize {
+        (**self).concurrency()
+    }
+
+    fn counters(&self) -> Vec<(String, f64)> {
+        (**self).counters()
+    }
+
+    fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {
+        (**self).check_sample(sample)
+    }
+
+    fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
+        (**self).score(context, completion)
+    }
+
+    fn score_group(
+        &self,
+        context: &RewardContext<'_>,
+        completions: &[Completion],
+    ) -> Result<Vec<Reward>, RewardError> {
+        (**self).score_group(context, completions)
     }
 }
 
@@ -346,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_share_is_of_the_stage_and_whole_outside_of_one() {
-        let share = |step, total_steps| RewardProgress { step, total_steps }.share();
+        let share = |step, total_steps| RewardProgress { step, total_steps, accuracy: None }.share();
         assert_eq!([share(0, 4), share(1, 4), share(9, 4), share(0, 0)], [0.0, 0.25, 1.0, 1.0]);
     }
 

@@ -113,8 +113,10 @@ pub struct Sample {
     pub answer: Option<Value>,
     /// Labels of the reasoning steps, for step rewards; empty when unknown.
     pub steps: Vec<String>,
-    /// A worked completion, for supervised fine-tuning.
+    /// A worked completion, for supervised fine-tuning; where there is a label, the completion that it is of.
     pub completion: Option<String>,
+    /// Whether people took the completion, for learning from single judgements; `None` when unknown.
+    pub label: Option<bool>,
     /// Columns that Kyoka does not know, as they stand in the row: for rewards of one's own.
     pub extra: BTreeMap<String, Value>,
     /// Where the row came from.

@@ -19,10 +19,22 @@ const MAX_THREADS: usize = 64;
 /// # Panics
 /// If `work` does.
 pub fn on_threads<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    if items.len() < 2 {
+    on_threads_at_most(MAX_THREADS, items, work)
+}
+
+/// [`on_threads`], no more than `most` of them at the same time; with 1 of them on this thread.
+///
+/// # Panics
+/// If `work` does.
+pub fn on_threads_at_most<T: Send, R: Send>(
+    most: usize,
+    items: Vec<T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    if items.len().min(most) < 2 {
         return items.into_iter().map(work).collect();
     }
-    let (count, threads) = (items.len(), items.len().min(MAX_THREADS));
+    let (count, threads) = (items.len(), items.len().min(most).min(MAX_THREADS));
     let left = Mutex::new(items.into_iter().enumerate());
     let mut results: Vec<Option<R>> = (0..count).map(|_| None).collect();
     let done: Vec<Vec<(usize, R)>> = std::thread::scope(|scope| {

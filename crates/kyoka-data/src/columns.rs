@@ -85,7 +85,8 @@ impl Columns {
     }
 
     /// Takes a column; null counts as missing.
-    fn take(&mut self, name: &str) -> Option<Value> {
+    /// Takes a column as it stands; `None` where it is missing or null.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
         let at = self.left.iter().position(|(own, _)| own == name)?;
         Some(self.left.remove(at).1).filter(|value| !value.is_null())
     }
@@ -141,8 +142,15 @@ impl Columns {
         found.unwrap_or_default()
     }
 
+    /// A column that is true or false; with anything else it is none of Kyoka's.
+    pub fn boolean(&mut self, name: &str) -> Option<bool> {
+        let value = self.left.iter().find(|(column, _)| column == name)?.1.as_bool()?;
+        self.take(name);
+        Some(value)
+    }
+
     /// The prompt, each message with who speaks: `messages`, or `prompt` with a `system` before it.
-    pub fn conversation(&mut self) -> Vec<(Role, String)> {
+    pub fn conversation(&mut self, may_be_missing: bool) -> Vec<(Role, String)> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Said {
@@ -151,11 +159,14 @@ impl Columns {
         }
         if !self.left.iter().any(|(name, value)| name == "messages" && !value.is_null()) {
             let system = self.text("system").filter(|text| !text.trim().is_empty());
-            let prompt = self.wanted_text("prompt", "a question");
+            let prompt = match self.left.iter().any(|(name, _)| name == "prompt") || !may_be_missing {
+                true => Some(self.wanted_text("prompt", "a question")),
+                false => None,
+            };
             return system
                 .map(|text| (Role::System, text))
                 .into_iter()
-                .chain([(Role::User, prompt)])
+                .chain(prompt.map(|prompt| (Role::User, prompt)))
                 .collect();
         }
         for other in ["prompt", "system"] {

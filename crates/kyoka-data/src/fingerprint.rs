@@ -1,7 +1,7 @@
 //! What a split held, in a few bytes.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::Path,
@@ -33,6 +33,10 @@ pub struct Fingerprint {
     /// Hash of the columns that are none of Kyoka's own, in hexadecimal digits; runs from before these were kept have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     extra: Option<String>,
+    /// Hash of which row shows which medium, in hexadecimal digits; none where the rows' hash has the media's names, and in runs
+    /// from before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shown: Option<String>,
 }
 
 /// Whether the names of media files count.
@@ -60,7 +64,8 @@ impl Fingerprint {
         rows: impl Iterator<Item = (&'a Sample, [&'a str; N])>,
     ) -> Self {
         let (mut hasher, mut extra, mut num_rows) = (Hasher::new(), Hasher::new(), 0);
-        let (mut seen, mut media) = (HashSet::new(), Vec::new());
+        let (mut seen, mut media) = (HashMap::new(), Vec::new());
+        let mut shown = Hasher::new();
         for (sample, more) in rows {
             num_rows += 1;
             add_row(&mut hasher, sample, names);
@@ -69,13 +74,21 @@ impl Fingerprint {
             let own = [Modality::Image, Modality::Audio]
                 .into_iter()
                 .flat_map(|sense| sample.media().filter(move |medium| medium.modality == sense));
-            media.extend(own.map(|medium| &medium.content).filter(|content| seen.insert(*content)));
+            for content in own.map(|medium| &medium.content) {
+                let next = seen.len() as u64;
+                let number = *seen.entry(content).or_insert(next);
+                if number == next {
+                    media.push(content);
+                }
+                shown.update(&number.to_le_bytes());
+            }
         }
         let ends: Vec<_> = media.par_iter().map(|content| print_of(content)).collect();
         let mut all = Hasher::new();
         ends.iter().for_each(|hash| add(&mut all, hash));
         let hex = |hasher: &Hasher| hasher.finalize().to_hex().to_string();
-        Self { num_rows, rows: hex(&hasher), media: hex(&all), extra: Some(hex(&extra)) }
+        let shown = (names == MediaNames::LeftOut).then(|| hex(&shown));
+        Self { num_rows, rows: hex(&hasher), media: hex(&all), extra: Some(hex(&extra)), shown }
     }
 
     /// What is different now, where anything is; `self` is what was.
@@ -90,6 +103,11 @@ impl Fingerprint {
             && was != now
         {
             return Some("the further columns of its rows are others".to_owned());
+        }
+        if let (Some(was), Some(now)) = (&self.shown, &now.shown)
+            && was != now
+        {
+            return Some("its rows show other media".to_owned());
         }
         (self.media != now.media).then(|| "its media files are others".to_owned())
     }
@@ -106,7 +124,7 @@ fn add_list<'a>(hasher: &mut Hasher, texts: impl ExactSizeIterator<Item = &'a St
 }
 
 fn add_row(hasher: &mut Hasher, sample: &Sample, names: MediaNames) {
-    let Sample { id, messages, answer: _, steps, completion, extra: _, origin } = sample;
+    let Sample { id, messages, answer: _, steps, completion, label: _, extra: _, origin } = sample;
     add(hasher, id.as_bytes());
     let folder = match names {
         MediaNames::Counted => Some(origin.file.parent().unwrap_or(Path::new(""))),
@@ -157,8 +175,11 @@ fn add_parts(hasher: &mut Hasher, parts: &[Part], folder: Option<&Path>) {
 }
 
 fn add_extra(hasher: &mut Hasher, sample: &Sample) {
-    hasher.update(&(sample.extra.len() as u64).to_le_bytes());
-    for (name, value) in &sample.extra {
+    let mut extra = sample.extra.clone();
+    // It was a column like any other before it had a meaning.
+    extra.extend(sample.label.map(|label| ("label".to_owned(), label.into())));
+    hasher.update(&(extra.len() as u64).to_le_bytes());
+    for (name, value) in &extra {
         add(hasher, name.as_bytes());
         add(hasher, value.to_string().as_bytes());
     }
@@ -239,12 +260,32 @@ mod tests {
         let was = with(r#", "level": 1"#);
         assert_eq!(was.difference(&with(r#", "level": 1"#)), None);
         let said = "the further columns of its rows are others";
-        for other in ["", r#", "level": 2"#, r#", "level": 1, "more": 0"#] {
+        for other in ["", r#", "level": 1, "label": true"#, r#", "level": 2"#, r#", "level": 1, "more": 0"#] {
             assert_eq!(was.difference(&with(other)).as_deref(), Some(said), "{other}");
         }
         let older = Fingerprint { extra: None, ..was.clone() };
         assert_eq!(older.difference(&with(r#", "level": 2"#)), None, "a run from before they were kept");
         assert!(!serde_json::to_string(&older).unwrap().contains("extra"));
+    }
+
+    #[test]
+    fn which_row_shows_which_medium_counts_without_names_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rows.jsonl");
+        for (name, byte) in [("a.png", 1), ("b.png", 2)] {
+            fs::write(folder.path().join(name), vec![byte; 100]).unwrap();
+        }
+        let of = |shown: [&str; 3]| {
+            let row = |name: &str| format!(r#"{{"id": 1, "prompt": "<image>?", "images": ["{name}.png"]}}"#);
+            fs::write(&file, shown.map(row).join("\n")).unwrap();
+            let rows = read_jsonl(&file, ReadOptions::default()).unwrap().rows;
+            Fingerprint::of(&rows, MediaNames::LeftOut)
+        };
+        let was = of(["a", "b", "a"]);
+        assert_eq!(was.difference(&of(["a", "b", "a"])), None);
+        assert_eq!(was.difference(&of(["a", "b", "b"])).as_deref(), Some("its rows show other media"));
+        let older = Fingerprint { shown: None, ..was };
+        assert_eq!(older.difference(&of(["a", "b", "b"])), None, "a run from before it was kept");
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::{DataError, RowFault, columns::Columns, json::rows_of, warnings::Note
 pub struct ReadOptions {
     /// Allow media outside the dataset's folder: absolute paths, `..`, and links that lead out. Default false.
     pub allow_outside: bool,
+    /// The rows hold completions that are only judged: a prompt may be missing, and `completions` may be a list, kept in
+    /// [`Sample::extra`]. Default false.
+    pub judged: bool,
 }
 
 /// The rows of a file that can be used.
@@ -106,7 +109,7 @@ pub(crate) fn scan_rows<T>(
 /// The columns that every row may have; what is wrong with them becomes faults of `columns`.
 fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -> Sample {
     let id = columns.name("id", "a name");
-    let mut said = columns.conversation();
+    let mut said = columns.conversation(options.judged);
     let (images, audios) = (columns.paths("images"), columns.paths("audios"));
     if !options.allow_outside {
         for (field, paths) in [("images", &images), ("audios", &audios)] {
@@ -115,6 +118,7 @@ fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -
             }
         }
     }
+    let several = if options.judged { columns.take("completions") } else { None };
     // A conversation that ends with the policy's words has the answer that SFT learns.
     let ends = said.len() > 1 && said.last().is_some_and(|(role, _)| *role == Role::Assistant);
     let last = if ends { said.pop() } else { None };
@@ -144,7 +148,12 @@ fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -
         answer: columns.answer("answer"),
         steps: columns.labels("steps"),
         completion,
-        extra: columns.unknown(),
+        label: columns.boolean("label"),
+        extra: columns
+            .unknown()
+            .into_iter()
+            .chain(several.map(|list| ("completions".to_owned(), list)))
+            .collect(),
         origin: Origin::default(),
     }
 }
@@ -251,6 +260,33 @@ mod tests {
             let found = faults(row(messages, more).as_bytes());
             assert!(found[0].starts_with(expected), "{messages}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_label_is_true_or_false_and_anything_else_a_column_of_its_own() {
+        let row = |label: &str| format!(r#"{{"id": 1, "prompt": "p", "completion": "c", "label": {label}}}"#);
+        let read = |label: &str| good(row(label).as_bytes()).remove(0);
+        assert_eq!(
+            (read("true").label, read("false").label, read("null").label),
+            (Some(true), Some(false), None)
+        );
+        let named = read("\"cat\"");
+        assert_eq!((named.label, named.extra["label"].as_str()), (None, Some("cat")), "a class, say");
+        assert!(!read("true").extra.contains_key("label"));
+    }
+
+    #[test]
+    fn completions_that_are_only_judged_need_no_prompt() {
+        let row = br#"{"id": 1, "answer": "2", "completions": ["2", "3"]}"#;
+        let rows = read(row, ReadOptions { judged: true, ..ReadOptions::default() }).unwrap();
+        assert_eq!(
+            (rows[0].messages.len(), &rows[0].extra["completions"]),
+            (0, &serde_json::json!(["2", "3"]))
+        );
+        assert!(read(row, ReadOptions::default()).is_err());
+        let empty =
+            read(br#"{"id": 1, "prompt": " "}"#, ReadOptions { judged: true, ..ReadOptions::default() });
+        assert!(empty.is_err(), "a prompt that is there must say something");
     }
 
     #[test]
@@ -406,7 +442,7 @@ mod tests {
     fn paths_outside_the_folder_need_permission() {
         let row = br#"{"id":"a","prompt":"<image>","images":["/etc/x.png"]}"#;
         assert!(matches!(read(row, ReadOptions::default()), Err(DataError::Rows(_))));
-        let samples = read(row, ReadOptions { allow_outside: true }).unwrap();
+        let samples = read(row, ReadOptions { allow_outside: true, ..ReadOptions::default() }).unwrap();
         assert_eq!(samples[0].media().next().unwrap().content.path(), Some(Path::new("/etc/x.png")));
     }
 
@@ -427,7 +463,7 @@ mod tests {
         };
         assert_eq!(faults.len(), 1);
         assert_eq!(faults[0].message, "link.png lies outside the dataset's folder");
-        assert!(read_jsonl(&file, ReadOptions { allow_outside: true }).is_ok());
+        assert!(read_jsonl(&file, ReadOptions { allow_outside: true, ..ReadOptions::default() }).is_ok());
     }
 
     #[test]

@@ -20,10 +20,14 @@ fn no_arguments() -> Value {
 const START: &str = "<tool_call>";
 const END: &str = "</tool_call>";
 
+/// Most letters of what is said about a call: the policy's own text may stand in it.
+const MOST_SAID: usize = 300;
+
 /// The calls of a turn in order, each read or with what is wrong with it. A call that the turn's end cuts off counts as one; what a
-/// `<think>` says before its end is no call.
+/// `<think>` says before its end, or to the end of the turn where it has none, is no call.
 pub fn tool_calls(text: &str) -> Vec<Result<ToolCall, String>> {
-    let mut rest = text.rsplit_once("</think>").map_or(text, |(_, said)| said);
+    let said = text.rsplit_once("</think>").map_or(text, |(_, said)| said);
+    let mut rest = said.split_once("<think>").map_or(said, |(said, _)| said);
     let mut calls = Vec::new();
     while let Some((_, behind)) = rest.split_once(START) {
         let Some((call, after)) = behind.split_once(END) else {
@@ -38,8 +42,10 @@ pub fn tool_calls(text: &str) -> Vec<Result<ToolCall, String>> {
 
 fn read(text: &str) -> Result<ToolCall, String> {
     let example = r#"{"name": "…", "arguments": {…}}"#;
-    let call: ToolCall =
-        serde_json::from_str(text).map_err(|error| format!("expected a call such as {example}: {error}"))?;
+    let call: ToolCall = serde_json::from_str(text).map_err(|error| {
+        let error: String = error.to_string().chars().take(MOST_SAID).collect();
+        format!("expected a call such as {example}: {error}")
+    })?;
     if call.arguments.is_object() {
         return Ok(call);
     }
@@ -74,6 +80,12 @@ mod tests {
         );
         assert_eq!(wrong("<tool_call>{\"name\": \"a\"}"), "the call has no </tool_call>");
         assert!(tool_calls("no call, </tool_call>").is_empty());
+        assert!(
+            tool_calls("<think> I may <tool_call>{\"name\": \"a\"}</tool_call>").is_empty(),
+            "still thinking"
+        );
+        let long = format!("<tool_call>\"{}\"</tool_call>", "A".repeat(100_000));
+        assert!(wrong(&long).len() < 500, "the policy is not told all of its own text");
         let deep = format!("<tool_call>{}</tool_call>", "[".repeat(100_000));
         assert!(wrong(&deep).starts_with("expected a call such as"), "and no overflow");
     }

@@ -1,6 +1,8 @@
 //! Is the answer right?
 
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sample, UnfitRow};
+use kyoka_core::{
+    Completion, OwnSettings, Reward, RewardContext, RewardError, RewardFn, Sample, SettingsFault, UnfitRow,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,7 +56,6 @@ pub(crate) fn golds(reward: &str, context: &RewardContext<'_>) -> Result<Vec<Str
 /// Compared are texts in one spelling: letter case, white space, spaces after commas, full-width forms, composed letters,
 /// one full stop at the end and a `\boxed{…}` around the whole do not count. A choice may be given with its text: `(B)`
 /// or `B. the cat` for `B`, but not with a second choice beside it.
-
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExactAnswer {
@@ -62,6 +63,8 @@ pub struct ExactAnswer {
     #[serde(skip_serializing_if = "is_tag")]
     pub answer: AnswerPlace,
 }
+
+impl OwnSettings for ExactAnswer {}
 
 impl RewardFn for ExactAnswer {
     fn name(&self) -> &str {
@@ -118,17 +121,11 @@ impl Default for NumericAnswer {
     }
 }
 
-impl NumericAnswer {
-    /// Checks the range named at the field.
-    ///
-    /// # Errors
-    /// Says what was expected.
-    pub fn validate(&self) -> Result<(), String> {
+impl OwnSettings for NumericAnswer {
+    fn check(&self) -> Result<(), SettingsFault> {
         let got = self.relative_tolerance;
-        if got.is_finite() && got >= 0.0 {
-            return Ok(());
-        }
-        Err(format!("relative_tolerance: expected a finite number of at least 0, got {got}"))
+        let holds = got.is_finite() && got >= 0.0;
+        SettingsFault::unless(holds, "relative_tolerance", "a finite number of at least 0", got)
     }
 }
 

@@ -36,11 +36,12 @@ pub enum AnswerPlace {
     LastNumber,
     /// It is all that follows the reasoning; of an `<answer>` section there, what it holds.
     Whole,
-    /// What the last match of a pattern has in its first group, or all of it where it has no group.
+    /// In the last 16 KiB, what the last match of a pattern has in its first group, or all of it where it has no group.
     Regex(Pattern),
 }
 
-/// A regular expression, as the crate `regex` reads it: no look-around, and time in proportion to the text.
+/// A regular expression, as the crate `regex` reads it, without look-around. As the place of an answer it looks at the last 16 KiB
+/// of a text: to find every match may take time with the square of the length.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Pattern(Regex);
@@ -85,7 +86,7 @@ impl PartialEq for Pattern {
 }
 
 impl AnswerPlace {
-    /// The answer of a completion, trimmed; `None` where there is none.
+    /// The answer of a completion, trimmed; `None` where there is none, or it is longer than 128 KiB.
     pub fn find<'a>(&self, completion: &'a Completion) -> Option<&'a str> {
         let after = || after_reasoning(completion);
         let found = match self {
@@ -100,12 +101,24 @@ impl AnswerPlace {
                 false => after(),
             },
             Self::Regex(pattern) => {
-                let last = pattern.0.captures_iter(after()?).last()?;
+                let last = pattern.0.captures_iter(end_of(after()?)).last()?;
                 last.get(1).or(last.get(0)).map(|found| found.as_str())
             }
         };
-        found.map(str::trim)
+        found.map(str::trim).filter(|answer| answer.len() <= LONGEST_ANSWER)
     }
+}
+
+/// Most bytes of an answer: rules read no more of what a policy may have written for their sake.
+const LONGEST_ANSWER: usize = 131_072;
+
+/// Bytes at the end of a text that a pattern looks at.
+const LOOKED_AT: usize = 16_384;
+
+fn end_of(text: &str) -> &str {
+    let from = text.len().saturating_sub(LOOKED_AT);
+    let from = (from..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
+    &text[from..]
 }
 
 #[cfg(test)]

@@ -8,15 +8,18 @@ use serde_json::Value;
 
 use crate::{AnswerPlace, accuracy::is_tag, sections::unboxed};
 
+/// The largest coordinate: areas of such boxes are still told apart.
+const FARTHEST: f64 = 1e9;
+
 /// A box by its corners: left, top, right, bottom.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PixelBox(pub [f64; 4]);
 
 impl PixelBox {
-    /// A box whose corners are finite, left and top not beyond right and bottom.
+    /// A box whose corners are at most 1e9 away from 0, left and top not beyond right and bottom.
     pub fn new([left, top, right, bottom]: [f64; 4]) -> Option<Self> {
         let corners = [left, top, right, bottom];
-        let whole = corners.iter().all(|corner| corner.is_finite()) && left <= right && top <= bottom;
+        let whole = corners.iter().all(|corner| corner.abs() <= FARTHEST) && left <= right && top <= bottom;
         whole.then_some(Self(corners))
     }
 
@@ -119,12 +122,16 @@ impl OwnSettings for BoxMatch {
 /// Most marks that are paired: the time goes with the third power. More are too many in any case.
 const MOST: usize = 200;
 
-/// The boxes that a text marks, in order; points are boxes without extent.
+/// The boxes that a text marks, in order; points are boxes without extent, and two points in prose the corners of one.
 pub fn boxes_of(text: &str) -> Vec<PixelBox> {
+    marks_of(text, true)
+}
+
+/// The boxes and points that a text marks; `corners` says that two points in prose are those of one box.
+fn marks_of(text: &str, corners: bool) -> Vec<PixelBox> {
     let text = unboxed(text.trim());
-    let fenced = text.trim_start_matches("```json").trim_start_matches("```").trim_end_matches("```").trim();
-    if let Ok(value) = serde_json::from_str::<Value>(fenced) {
-        let boxes = boxes_in(&value);
+    if let Ok(value) = serde_json::from_str::<Value>(without_fence(text)) {
+        let boxes = boxes_in(&value, &mut 0);
         if !boxes.is_empty() {
             return boxes;
         }
@@ -143,6 +150,7 @@ pub fn boxes_of(text: &str) -> Vec<PixelBox> {
             .collect();
         match numbers.as_deref() {
             Some(&[a, b, c, d]) => boxes.extend(PixelBox::new([a, b, c, d])),
+            Some(&[a, b]) if !corners => boxes.extend(PixelBox::new([a, b, a, b])),
             Some(&[a, b]) => match corner.take() {
                 Some([left, top]) => boxes.extend(PixelBox::new([left, top, a, b])),
                 None => corner = Some([a, b]),
@@ -159,7 +167,13 @@ pub fn boxes_of(text: &str) -> Vec<PixelBox> {
     boxes
 }
 
-fn boxes_in(value: &Value) -> Vec<PixelBox> {
+/// A text without the ``` fence around it.
+pub(crate) fn without_fence(text: &str) -> &str {
+    text.trim().trim_start_matches("```json").trim_start_matches("```").trim_end_matches("```").trim()
+}
+
+/// The boxes and points of a value; `malformed` counts lists of numbers that are neither.
+pub(crate) fn boxes_in(value: &Value, malformed: &mut usize) -> Vec<PixelBox> {
     match value {
         Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_number) => {
             let numbers: Vec<f64> = items.iter().filter_map(Value::as_f64).collect();
@@ -168,12 +182,15 @@ fn boxes_in(value: &Value) -> Vec<PixelBox> {
                 [x, y] => Some([x, y, x, y]),
                 _ => None,
             };
-            corners.and_then(PixelBox::new).into_iter().collect()
+            let place = corners.and_then(PixelBox::new);
+            *malformed += usize::from(place.is_none());
+            place.into_iter().collect()
         }
-        Value::Array(items) => items.iter().flat_map(boxes_in).collect(),
+        Value::Array(items) => items.iter().flat_map(|item| boxes_in(item, malformed)).collect(),
         Value::Object(fields) => {
             let named = ["bbox_2d", "bbox", "box", "boxes", "point_2d", "point", "answer"];
-            named.iter().filter_map(|name| fields.get(*name)).flat_map(boxes_in).collect()
+            let named = named.iter().filter_map(|name| fields.get(*name));
+            named.flat_map(|value| boxes_in(value, malformed)).collect()
         }
         // A list may stand in a text.
         Value::String(text) if text.contains('[') && text.len() < 10_000 => boxes_of(text),
@@ -181,16 +198,27 @@ fn boxes_in(value: &Value) -> Vec<PixelBox> {
     }
 }
 
-/// The places that a row wants.
-fn wanted(sample: &Sample) -> Vec<PixelBox> {
-    match &sample.answer {
+/// The places that a row wants, and how many lists of numbers are none.
+fn wanted(sample: &Sample) -> (Vec<PixelBox>, usize) {
+    let mut malformed = 0;
+    let wanted = match &sample.answer {
         Some(Value::String(text)) => boxes_of(text),
-        Some(value) => boxes_in(value),
+        Some(value) => boxes_in(value, &mut malformed),
         None => Vec::new(),
-    }
+    };
+    (wanted, malformed)
 }
 
 impl BoxMatch {
+    /// From which value all of an answer counts as right: an overlap of a half, half of the radius, every threshold met.
+    fn good_enough(&self) -> f32 {
+        match (self.threshold, self.measure) {
+            (Some(_), _) => 1.0,
+            (None, BoxMeasure::Giou) => 0.75,
+            (None, BoxMeasure::Iou | BoxMeasure::Point) => 0.5,
+        }
+    }
+
     fn worth(&self, right: PixelBox, given: PixelBox) -> f64 {
         let value = match self.measure {
             BoxMeasure::Iou => right.iou(given),
@@ -217,23 +245,35 @@ impl RewardFn for BoxMatch {
     }
 
     fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {
-        if !wanted(sample).is_empty() {
-            return Ok(());
+        let (wanted, malformed) = wanted(sample);
+        let got = || sample.answer.as_ref().map_or_else(|| "none".to_owned(), Value::to_string);
+        let unfit = |reason| Err(UnfitRow { field: "answer", reason });
+        if wanted.is_empty() || malformed > 0 {
+            return unfit(format!(
+                "expected boxes [left, top, right, bottom] or points for the reward box_match, got {}",
+                got()
+            ));
         }
-        let got = sample.answer.as_ref().map_or_else(|| "none".to_owned(), Value::to_string);
-        let reason = format!(
-            "expected boxes [left, top, right, bottom] or points for the reward box_match, got {got}"
-        );
-        Err(UnfitRow { field: "answer", reason })
+        if wanted.len() > MOST {
+            let count = wanted.len();
+            return unfit(format!("expected at most {MOST} boxes for the reward box_match, got {count}"));
+        }
+        match wanted.iter().find(|place| self.measure != BoxMeasure::Point && place.area() <= 0.0) {
+            None => Ok(()),
+            Some(PixelBox(flat)) => unfit(format!(
+                "expected boxes with an area for the reward box_match (points need measure = \"point\"), got {flat:?}"
+            )),
+        }
     }
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let wanted = wanted(context.sample);
+        let (wanted, _) = wanted(context.sample);
         if wanted.is_empty() {
             let (reward, id) = (self.name().to_owned(), context.sample.id.clone());
             return Err(RewardError::MissingField { reward, id, field: "answer" });
         }
-        let given = self.answer.find(completion).map(boxes_of).unwrap_or_default();
+        let corners = self.measure != BoxMeasure::Point;
+        let given = self.answer.find(completion).map(|text| marks_of(text, corners)).unwrap_or_default();
         let all = wanted.len().max(given.len());
         let worth: Vec<Vec<f64>> = wanted
             .iter()
@@ -241,7 +281,7 @@ impl RewardFn for BoxMatch {
             .map(|right| given.iter().take(MOST).map(|given| self.worth(*right, *given)).collect())
             .collect();
         let value = (best_sum(&worth) / all as f64) as f32;
-        Ok(Reward::graded(self.name(), value))
+        Ok(Reward { right: Some(value >= self.good_enough()), ..Reward::graded(self.name(), value) })
     }
 }
 
@@ -375,6 +415,28 @@ mod tests {
         assert!(total(&rule, two(), &many) < 0.001);
         let unfit = rule.check_sample(&sample(Some("left"), &[])).unwrap_err().to_string();
         assert!(unfit.starts_with("answer: expected boxes"), "{unfit}");
+        // Points in prose are corners where boxes are asked for, and places where points are.
+        let points = serde_json::json!([[10, 10], [30, 30]]);
+        assert_eq!(total(&point, points, "(10, 10) and (30, 30)"), 1.0);
+        // Numbers beyond all pictures are no box: nothing is worth them, and nothing waits for ever.
+        assert_eq!(total(&giou, serde_json::json!([0, 0, 10, 10]), "[0, 0, 1e200, 1e200]"), 0.0);
+        for (unmet, expected) in [
+            (serde_json::json!([100, 200]), "answer: expected boxes with an area"),
+            (serde_json::json!([[0, 0, 10, 10], [9, 9, 1, 1]]), "answer: expected boxes [left"),
+            (serde_json::json!(vec![[0, 0, 10, 10]; 201]), "answer: expected at most 200 boxes"),
+        ] {
+            let row = Sample { answer: Some(unmet), ..sample(None, &[]) };
+            let unfit = rule.check_sample(&row).unwrap_err().to_string();
+            assert!(unfit.starts_with(expected), "{unfit}");
+        }
+        let right = |text: &str| {
+            let row = Sample { answer: Some(serde_json::json!([0, 0, 10, 10])), ..sample(None, &[]) };
+            giou.score(&RewardContext::of(&row), &completion(text)).unwrap().right
+        };
+        assert_eq!(
+            (right("<answer>[0, 0, 10, 9]</answer>"), right("<answer>[9, 9, 20, 20]</answer>")),
+            (Some(true), Some(false))
+        );
     }
 
     proptest! {

@@ -39,7 +39,8 @@ impl RewardFn for ChoiceAnswer {
     fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {
         has_answer("choice_answer", sample)?;
         let options = options(sample);
-        match sample.answers().iter().find(|gold| letter_of(gold, &options).is_none()) {
+        let known = |letter: char| options.is_empty() || options.iter().any(|(known, _)| *known == letter);
+        match sample.answers().iter().find(|gold| !letter_of(gold, &options).is_some_and(known)) {
             None => Ok(()),
             Some(gold) => Err(UnfitRow {
                 field: "answer",
@@ -52,13 +53,16 @@ impl RewardFn for ChoiceAnswer {
         let options = options(context.sample);
         let right: BTreeSet<char> =
             golds(self.name(), context)?.iter().filter_map(|gold| letter_of(gold, &options)).collect();
+        if right.is_empty() {
+            return Ok(Reward::ungraded());
+        }
         let given = self.answer.find(completion).and_then(|given| chosen(given, &options));
         Ok(Reward::answered(self.name(), given.is_some_and(|letter| right.contains(&letter))))
     }
 }
 
 /// Letters and texts of a row's choices, in lower case.
-fn options(sample: &Sample) -> Vec<(char, String)> {
+pub(crate) fn options(sample: &Sample) -> Vec<(char, String)> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match sample.extra.get(OPTIONS) {
         Some(Value::Object(options)) => {
@@ -86,7 +90,7 @@ fn letter_of(gold: &str, options: &[(char, String)]) -> Option<char> {
 }
 
 /// The letter that an answer names.
-fn chosen(given: &str, options: &[(char, String)]) -> Option<char> {
+pub(crate) fn chosen(given: &str, options: &[(char, String)]) -> Option<char> {
     let said = plain(unboxed(given))
         .replace(['*', '`', '"'], "")
         .replace("\\text", "")
@@ -118,6 +122,14 @@ fn chosen(given: &str, options: &[(char, String)]) -> Option<char> {
     if let Some(letter) = stated.and_then(|at| first(said.get(at..)?)) {
         return Some(letter);
     }
+    // `A. the cat`: what an answer begins with is meant, unless another one is marked as clearly.
+    let mut all = words(said);
+    if let Some(letter) = all.next().and_then(begun) {
+        let others = all.filter_map(marked).filter(|(_, clearly)| *clearly);
+        if others.map(|(other, _)| other).all(|other| other == letter) {
+            return Some(letter);
+        }
+    }
     let letters: BTreeSet<char> =
         words(said).filter_map(|word| marked(word).map(|(letter, _)| letter)).collect();
     let mut letters = letters.into_iter();
@@ -144,6 +156,13 @@ fn first(text: &str) -> Option<char> {
     let letter = bare?;
     let next = words(text).skip_while(|other| *other != word).nth(1);
     (!next.is_some_and(|next| matches!(next, "or" | "and" | "/"))).then_some(letter)
+}
+
+/// The letter of a first word `(a)`, `A)`, `A.` or `A:`.
+fn begun(word: &str) -> Option<char> {
+    let inside = word.strip_prefix('(').unwrap_or(word);
+    let letter = inside.strip_suffix([')', '.', ':'])?;
+    lone(letter.trim_end_matches([')', '.']))
 }
 
 /// The letter of `(b)`, `B)`, `B.`, `B:`, or a capital that stands alone; and whether it was marked.
@@ -186,6 +205,7 @@ mod tests {
             "The answer is (C).",
             "the answer is C, because B is wrong",
             "C) both",
+            "C. Vitamin B",
             "I think it is (C), because the lamp is on.",
             "\\boxed{C}",
             "Option C",
@@ -207,6 +227,20 @@ mod tests {
         ] {
             assert_eq!(total(&row("C", None), wrong, AnswerPlace::Whole), Some(0.0), "{wrong}");
         }
+    }
+
+    #[test]
+    fn no_letter_is_read_otherwise_than_the_others() {
+        for letter in 'A'..='J' {
+            let gold = row(&letter.to_string(), None);
+            for text in ["{}. the cat", "{}) the cat", "({}) the cat", "{}: the cat", "**{}.** the cat", "{}"]
+            {
+                let said = text.replace("{}", &letter.to_string());
+                assert_eq!(total(&gold, &said, AnswerPlace::Whole), Some(1.0), "{said}");
+            }
+        }
+        let two = row("C", Some(serde_json::json!(["left", "right"])));
+        assert!(ChoiceAnswer::default().check_sample(&two).is_err(), "there is no C");
     }
 
     #[test]

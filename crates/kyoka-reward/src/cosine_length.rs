@@ -42,15 +42,18 @@ impl<R: RewardFn> RewardFn for CosineLength<R> {
         "cosine_length"
     }
 
+    fn concurrency(&self) -> usize {
+        self.accuracy.concurrency()
+    }
+
     fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {
         self.accuracy.check_sample(sample)
     }
 
     /// Ungraded where the answer is.
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let Some(verdict) = self.accuracy.score(context, completion)?.total else {
-            return Ok(Reward::ungraded());
-        };
+        let judged = self.accuracy.score(context, completion)?;
+        let Some(verdict) = judged.total else { return Ok(judged) };
         let reward = self.reward(completion.token_spans.len(), completion.max_new_tokens, verdict > 0.0);
         Ok(Reward::graded(self.name(), reward))
     }

@@ -38,8 +38,13 @@ fn things(text: &str) -> Vec<String> {
     }
     let inside = text.trim_matches(['[', ']', '{', '}', '(', ')']);
     let parted = inside.replace(" and ", ",").replace("\n", ",").replace(';', ",");
-    let bare =
-        |thing: &str| normal(thing.trim_start_matches(['-', '*', '•', ' ']).trim_matches(['"', '\'', ' ']));
+    // A dash with a space behind it begins a thing; without one it is a minus.
+    let bullets = ["- ", "* ", "• "];
+    let bare = |thing: &str| {
+        let thing = thing.trim();
+        let thing = bullets.iter().find_map(|bullet| thing.strip_prefix(bullet)).unwrap_or(thing);
+        normal(thing.trim_matches(['"', '\'', ' ']))
+    };
     parted.split(',').map(bare).filter(|thing| !thing.is_empty()).collect()
 }
 
@@ -121,5 +126,14 @@ mod tests {
             (1.0, 1.0 / 3.0)
         );
         assert_eq!(total("a, b".into(), "b, a", false), 1.0);
+        let numbers = || serde_json::json!([-3, 4]);
+        assert_eq!(
+            (
+                total(numbers(), "-3, 4", false),
+                total(numbers(), "- -3\n- 4", false),
+                total(numbers(), "3, 4", false)
+            ),
+            (1.0, 1.0, 0.5)
+        );
     }
 }

@@ -69,12 +69,13 @@ impl RewardFn for MathAnswer {
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
         let golds = golds(self.name(), context)?;
-        let Some(given) = self.answer.find(completion) else {
-            return Ok(Reward::answered(self.name(), false));
-        };
         // What a box or section holds is LaTeX, also where it has no dollars.
-        let right = golds.iter().any(|gold| self.same(gold, given) == Some(true));
-        Ok(Reward::answered(self.name(), right))
+        let given = self.answer.find(completion).unwrap_or_default();
+        let verdicts: Vec<bool> = golds.iter().filter_map(|gold| self.same(gold, given)).collect();
+        if verdicts.is_empty() {
+            return Ok(Reward::ungraded());
+        }
+        Ok(Reward::answered(self.name(), verdicts.contains(&true)))
     }
 }
 
@@ -112,9 +113,28 @@ mod tests {
             ("90^\\circ", "90"),
             ("\\text{east}", "east"),
             ("3:4", "3 : 4"),
+            ("x^6 + 6x^5 + 15x^4 + 20x^3 + 15x^2 + 6x + 1", "(x+1)^6"),
+            (
+                "$\\begin{pmatrix} 1 & 2 & 3 \\\\ 4 & 5 & 6 \\\\ 7 & 8 & 9 \\end{pmatrix}$",
+                "\\begin{pmatrix} 1 & 2 & 3 \\\\ 4 & 5 & 6 \\\\ 7 & 8 & 9 \\end{pmatrix}",
+            ),
+            ("2|x|", "|2x|"),
+            ("2^{2024}", "4^{1012}"),
+            ("12\\,345", "12345"),
+            ("1 1/2", "3/2"),
+            ("1e-7", "0.0000001"),
+            ("1.5e3", "1500"),
+            ("2e", "e + e"),
+            ("1.6 \\times 10^{-19}", "1.6e-19"),
+            ("(-\\infty, 2)", "(-\\infty,2)"),
+            ("2\\sqrt{3}", "The answer is 2\\sqrt{3}."),
+            ("x + 1", "The answer is x + 1."),
+            ("(2, 3)", "The answer is (2, 3)."),
         ] {
             assert!(same(gold, given), "{gold} and {given}");
-            assert!(same(given, gold), "{given} and {gold}");
+            if !given.contains(" is ") {
+                assert!(same(given, gold), "{given} and {gold}");
+            }
         }
     }
 
@@ -136,6 +156,21 @@ mod tests {
             ("5", ""),
             ("5", "no idea"),
             ("\\sqrt{x^2}", "x"),
+            ("x^6 + 6x^5 + 15x^4 + 20x^3 + 15x^2 + 6x + 1", "1"),
+            ("\\begin{pmatrix} 1 & 2 & 3 \\\\ 4 & 5 & 6 \\\\ 7 & 8 & 9 \\end{pmatrix}", "9"),
+            ("2|x|", "2"),
+            ("2^{2024}", "2^{2023}"),
+            ("2^{2024}", "3^{5000}"),
+            ("2^{2024}", "\\infty"),
+            ("\\frac{1}{2^{2024}}", "0"),
+            ("2^{200}", "2^{200}+1"),
+            ("12\\,345", "4140"),
+            ("12", "3 4"),
+            ("0.5", "1 1/2"),
+            ("1.6 \\times 10^{-19}", "0"),
+            ("0.0000004", "0"),
+            ("2\\sqrt{3}", "The answer is 2."),
+            ("(2, 3)", "2"),
         ] {
             assert!(!same(gold, given), "{gold} and {given}");
         }
@@ -150,6 +185,7 @@ mod tests {
         assert_eq!(score("1/2", "<think> 2 </think> <answer> 0.5 </answer>"), Some(1.0));
         assert_eq!(score("1/2", "<think> 0.5 </think> so \\boxed{\\frac{2}{4}}"), Some(1.0));
         assert_eq!(score("1/2", "0.5"), Some(0.0), "no section, no box");
+        assert_eq!(score("\\int \u{1f600}", "\\boxed{1}"), None, "nothing to compare with");
         assert!(rule.check_sample(&sample(Some("\\int \u{1f600}"), &[])).is_err());
         assert!(rule.check_sample(&sample(Some("$\\frac{1}{2}$"), &[])).is_ok());
     }
@@ -168,6 +204,10 @@ mod tests {
             "1,".repeat(999),
             format!("\\boxed{{{}}}", "1,".repeat(990)),
             "\\sqrt".repeat(390),
+            "√".repeat(660),
+            "ln ".repeat(660),
+            format!("${}$", "2^".repeat(600)),
+            format!("$9^{{{}}}$", "9".repeat(300)),
             format!("\\begin{{pmatrix}}{}\\end{{pmatrix}}^{{19}}", "1&".repeat(900)),
             "\u{301}\u{0}\u{202e}".repeat(600),
             format!("${}1{}$", "\\{".repeat(490), "\\}".repeat(490)),
@@ -183,6 +223,15 @@ mod tests {
             "\\boxed{".repeat(1_000_000),
             "<answer>".repeat(1_000_000),
         ];
+        let quantities = ["5".to_owned() + &".".repeat(10_000_000), "$".repeat(10_000_000)];
+        for text in &quantities {
+            let started = Instant::now();
+            assert_eq!(crate::quantity::Quantity::read(text), None);
+            let count = crate::SaidCount::default();
+            let said = completion(&format!("<answer>{text}</answer>"));
+            count.score(&RewardContext::of(&sample(Some("5"), &[])), &said).unwrap();
+            assert!(started.elapsed().as_millis() < 500, "{:?}", started.elapsed());
+        }
         // A small stack: whoever judges may have no more.
         let judge = move || {
             for bomb in bombs {

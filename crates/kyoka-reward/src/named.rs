@@ -3,7 +3,7 @@
 use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sample, UnfitRow};
 
 /// A rule whose part is called otherwise in logs and reports: where one is used twice, each has a part of its own. Parts that a
-/// rule reports under other names than its own keep theirs.
+/// rule reports under other names than its own, or that name and a point, keep theirs.
 pub struct Named {
     name: String,
     rule: Box<dyn RewardFn>,
@@ -17,8 +17,11 @@ impl Named {
 
     fn renamed(&self, mut reward: Reward) -> Reward {
         for (part, _) in &mut reward.parts {
-            if part == self.rule.name() {
-                part.clone_from(&self.name);
+            // `program.tone` is a part of a part.
+            if let Some(rest) =
+                part.strip_prefix(self.rule.name()).filter(|rest| rest.is_empty() || rest.starts_with('.'))
+            {
+                *part = format!("{}{rest}", self.name);
             }
         }
         reward
@@ -28,6 +31,24 @@ impl Named {
 impl RewardFn for Named {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn part_names(&self) -> Vec<&str> {
+        let own = self.rule.name();
+        self.rule.part_names().into_iter().map(|part| if part == own { &self.name } else { part }).collect()
+    }
+
+    fn concurrency(&self) -> usize {
+        self.rule.concurrency()
+    }
+
+    fn counters(&self) -> Vec<(String, f64)> {
+        let own = self.rule.name();
+        let renamed = |(name, count): (String, f64)| match name.strip_prefix(own) {
+            Some(rest) => (format!("{}{rest}", self.name), count),
+            None => (name, count),
+        };
+        self.rule.counters().into_iter().map(renamed).collect()
     }
 
     fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {

@@ -5,6 +5,9 @@ use crate::{
     text::{plain, without_stop},
 };
 
+/// Most bytes of a number with its unit.
+const LONGEST: usize = 1000;
+
 /// A number, and the unit if one is named.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Quantity {
@@ -20,6 +23,9 @@ impl Quantity {
 
     /// The number that a text is; `None` if it is anything else, more than one number, or not finite.
     pub fn read(text: &str) -> Option<Self> {
+        if text.trim().len() > LONGEST {
+            return None;
+        }
         let text = undecorated(text);
         let text = text.trim();
         let (sign, rest) = sign(text);

@@ -1,6 +1,6 @@
 //! Does the reasoning count rightly what it names itself?
 
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
+use kyoka_core::{Completion, OwnSettings, Reward, RewardContext, RewardError, RewardFn, StepVerdict};
 use serde::{Deserialize, Serialize};
 
 use crate::sections::reasoning_words;
@@ -14,6 +14,8 @@ use crate::sections::reasoning_words;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunningCount {}
+
+impl OwnSettings for RunningCount {}
 
 impl RewardFn for RunningCount {
     fn name(&self) -> &str {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AnswerPlace,
     accuracy::{golds, has_answer, is_tag},
+    numbers::{Commas, numbers},
     quantity::Quantity,
     sections::unboxed,
     text::normal,
@@ -49,20 +50,26 @@ const WORDS: [&str; 21] = [
     "twenty",
 ];
 
+/// Words that make another number of the one before them.
+const MULTIPLES: [&str; 6] = ["hundred", "thousand", "million", "billion", "dozen", "half"];
+
 /// The whole number that a text tells; `None` if it tells none, or several.
 fn count(text: &str) -> Option<f64> {
     let text = normal(unboxed(text));
+    let words = || text.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty());
+    if words().any(|word| MULTIPLES.iter().any(|name| word.trim_end_matches('s') == *name)) {
+        return None;
+    }
     let whole = |number: f64| (number.fract() == 0.0 && number >= 0.0).then_some(number);
     if let Some(number) = Quantity::read(&text) {
         return whole(number.value());
     }
-    let mut numbers = text.split_whitespace().filter_map(|word| {
-        let word = word.trim_matches(|letter: char| !letter.is_alphanumeric());
-        let named = WORDS.iter().position(|name| *name == word).map(|number| number as f64);
-        named.or_else(|| word.parse::<u32>().ok().map(f64::from))
-    });
-    let first = numbers.next()?;
-    numbers.all(|other| other == first).then_some(first)
+    let named = words().filter_map(|word| WORDS.iter().position(|name| *name == word));
+    let digits = numbers(&text, Commas::OfLists).into_iter();
+    let digits = digits.map(|place| Quantity::read(&text[place]).map_or(f64::NAN, |number| number.value()));
+    let mut told = named.map(|number| number as f64).chain(digits);
+    let first = whole(told.next()?)?;
+    told.all(|other| other == first).then_some(first)
 }
 
 impl RewardFn for SaidCount {
@@ -115,7 +122,21 @@ mod tests {
         for right in ["4", "four", "Four cups", "4 cups", "There are 4.", "4.0"] {
             assert_eq!(total("4", &format!("<answer>{right}</answer>"), false), Some(1.0), "{right}");
         }
-        for wrong in ["5", "", "4.5", "four or five", "-4", "many"] {
+        for right in ["1,024", "There are 1,024.", "1024 cups"] {
+            assert_eq!(total("1024", &format!("<answer>{right}</answer>"), false), Some(1.0), "{right}");
+        }
+        for wrong in [
+            "5",
+            "",
+            "4.5",
+            "four or five",
+            "-4",
+            "many",
+            "four hundred",
+            "4 million",
+            "There are -4",
+            "4 dozens",
+        ] {
             assert_eq!(total("4", &format!("<answer>{wrong}</answer>"), false), Some(0.0), "{wrong}");
         }
         assert_eq!(total("4", "<answer>5</answer>", true), Some(0.75));

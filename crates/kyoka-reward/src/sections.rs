@@ -100,11 +100,19 @@ pub(crate) fn reasoning_words(completion: &Completion) -> Vec<(&str, Option<Rang
     let base = text.as_ptr() as usize;
     let words = think(completion).into_iter().flat_map(|range| text[range].split_whitespace()).map(|word| {
         let start = word.as_ptr() as usize - base;
-        let token_of = |byte: usize| completion.token_spans.iter().position(|span| span.contains(&byte));
-        let tokens = token_of(start).zip(token_of(start + word.len() - 1));
-        (word, tokens.map(|(first, last)| first..last + 1))
+        (word, tokens_of(completion, start..start + word.len()))
     });
     words.collect()
+}
+
+/// The tokens that state a range of bytes, at least one; none where its first or last byte is of no token.
+pub(crate) fn tokens_of(completion: &Completion, bytes: Range<usize>) -> Option<Range<usize>> {
+    let spans = &completion.token_spans;
+    let token_of = |byte: usize| {
+        let place = spans.partition_point(|span| span.end <= byte);
+        spans.get(place).filter(|span| span.contains(&byte)).map(|_| place)
+    };
+    Some(token_of(bytes.start)?..token_of(bytes.end.checked_sub(1)?)? + 1)
 }
 
 #[cfg(test)]

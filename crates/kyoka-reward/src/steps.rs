@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sample, StepVerdict, UnfitRow};
+use kyoka_core::{
+    Completion, OwnSettings, Reward, RewardContext, RewardError, RewardFn, Sample, SettingsFault,
+    StepVerdict, UnfitRow,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::sections::{reasoning_words, think};
@@ -29,6 +32,12 @@ impl Default for StepAccuracy {
     }
 }
 
+impl OwnSettings for StepAccuracy {
+    fn check(&self) -> Result<(), SettingsFault> {
+        SettingsFault::unless(!self.names.is_empty(), "names", "at least one name", "none")
+    }
+}
+
 impl StepAccuracy {
     /// Name of the part that label `step` belongs to.
     fn part_of(&self, step: usize) -> &str {
@@ -39,6 +48,10 @@ impl StepAccuracy {
 impl RewardFn for StepAccuracy {
     fn name(&self) -> &str {
         "steps"
+    }
+
+    fn part_names(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).collect()
     }
 
     fn check_sample(&self, sample: &Sample) -> Result<(), UnfitRow> {

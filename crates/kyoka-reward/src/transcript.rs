@@ -112,11 +112,16 @@ impl Transcript {
     }
 }
 
-/// Errors and both lengths; what a text has beyond the longest that is compared is an error.
+/// Errors and both lengths; between the common beginning and the common end, what a text has beyond the longest that is compared
+/// is an error.
 fn of<T: PartialEq>(gold: Vec<T>, given: Vec<T>) -> (usize, usize, usize) {
-    let (a, b) = (&gold[..gold.len().min(LONGEST)], &given[..given.len().min(LONGEST)]);
-    let left = (gold.len() - a.len()).max(given.len() - b.len());
-    (distance(a, b) + left, gold.len(), given.len())
+    let begun = gold.iter().zip(&given).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&gold[begun..], &given[begun..]);
+    let ended = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a[..a.len() - ended], &b[..b.len() - ended]);
+    let (first, second) = (&a[..a.len().min(LONGEST)], &b[..b.len().min(LONGEST)]);
+    let left = (a.len() - first.len()).max(b.len() - second.len());
+    (distance(first, second) + left, gold.len(), given.len())
 }
 
 impl RewardFn for Transcript {
@@ -140,6 +145,19 @@ impl RewardFn for Transcript {
 mod tests {
     use super::*;
     use crate::sections::tests_support::{completion, sample};
+
+    #[test]
+    fn a_long_text_that_is_right_is_right() {
+        let page = "a longer page of print ".repeat(500);
+        let rule = Transcript { unit: TranscriptUnit::Character, ..Transcript::default() };
+        let judged = |text: &str| {
+            let said = completion(&format!("<answer>{text}</answer>"));
+            rule.score(&RewardContext::of(&sample(Some(&page), &[])), &said).unwrap()
+        };
+        assert_eq!((judged(&page).total, judged(&page).right), (Some(1.0), Some(true)));
+        let missed = judged(&page.replacen("print", "prints", 1)).total.unwrap();
+        assert!(missed < 1.0 && missed > 0.999, "{missed}");
+    }
 
     #[test]
     fn rates_are_those_of_jiwer() {

@@ -10,8 +10,8 @@ use crate::{
     text::normal,
 };
 
-/// 1 if the answer says yes where the row does, or no; else 0. `true`, `correct` and `right` are a yes, `false`, `incorrect`,
-/// `wrong` and `not` a no; an answer that begins with neither and says both, or none, is wrong.
+/// 1 if the answer says yes where the row does, or no; else 0. Where neither word stands, `true`, `correct` and `right` are a yes,
+/// `false`, `incorrect`, `wrong` and `not` a no. An answer that begins with neither and says both, or none, is wrong.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct YesNo {
@@ -25,17 +25,35 @@ impl OwnSettings for YesNo {}
 /// What a text says; `None` if it says both or neither.
 fn said(text: &str) -> Option<bool> {
     let normal = normal(unboxed(text));
-    let word = |word: &str| match word.trim_matches(|letter: char| !letter.is_alphanumeric()) {
-        "yes" | "true" | "correct" | "right" => Some(true),
-        "no" | "false" | "incorrect" | "wrong" | "not" => Some(false),
+    let bare = |word: &'_ str| word.trim_matches(|letter: char| !letter.is_alphanumeric()).to_owned();
+    let plain = |word: &str| match bare(word).as_str() {
+        "yes" => Some(true),
+        "no" => Some(false),
         _ => None,
     };
-    let mut words = normal.split([' ', ',']);
-    if let Some(first) = words.next().and_then(word) {
-        return Some(first);
+    let other = |word: &str| match bare(word).as_str() {
+        "true" | "correct" | "right" => Some(true),
+        "false" | "incorrect" | "wrong" | "not" => Some(false),
+        _ => None,
+    };
+    // "Correct, there is none." is an answer by its first word; "Correct answer: none" is not.
+    let first = normal.split(' ').next().unwrap_or_default();
+    let alone = first == normal
+        || first.contains([',', '.', '!', ':', ';'])
+        || matches!(bare(first).as_str(), "true" | "false");
+    if let Some(said) = plain(first.split(',').next().unwrap_or_default())
+        .or_else(|| other(first.split(',').next().unwrap_or_default()).filter(|_| alone))
+    {
+        return Some(said);
     }
-    let mut all: Vec<bool> = words.filter_map(word).collect();
-    all.dedup();
+    let one_of = |word: &dyn Fn(&str) -> Option<bool>| {
+        let mut all: Vec<bool> = normal.split([' ', ',']).filter_map(word).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    };
+    let plainly = one_of(&plain);
+    let all = if plainly.is_empty() { one_of(&other) } else { plainly };
     match all[..] {
         [one] => Some(one),
         _ => None,
@@ -60,8 +78,12 @@ impl RewardFn for YesNo {
 
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
         let golds = golds(self.name(), context)?;
+        let golds: Vec<bool> = golds.iter().filter_map(|gold| said(gold)).collect();
+        if golds.is_empty() {
+            return Ok(Reward::ungraded());
+        }
         let given = self.answer.find(completion).and_then(said);
-        let right = given.is_some_and(|given| golds.iter().any(|gold| said(gold) == Some(given)));
+        let right = given.is_some_and(|given| golds.contains(&given));
         Ok(Reward::answered(self.name(), right))
     }
 }
@@ -75,10 +97,19 @@ mod tests {
         for yes in ["Yes", "yes, it is.", "TRUE", "It is correct.", "\\boxed{Yes}", "true"] {
             assert_eq!(said(yes), Some(true), "{yes}");
         }
-        for no in ["No.", "no, that is wrong", "false", "It is not.", "**No**"] {
+        for no in [
+            "No.",
+            "no, that is wrong",
+            "false",
+            "It is not.",
+            "**No**",
+            "The correct answer is no.",
+            "Correct answer: no",
+            "False: yes is said",
+        ] {
             assert_eq!(said(no), Some(false), "{no}");
         }
-        for neither in ["", "maybe", "it may be true or false", "nobody"] {
+        for neither in ["", "maybe", "the answer is yes or no", "it may be true or false", "nobody"] {
             assert_eq!(said(neither), None, "{neither}");
         }
         let row = Sample { answer: Some(true.into()), ..Sample::default() };

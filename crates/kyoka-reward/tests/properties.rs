@@ -1,10 +1,7 @@
 //! What must hold for any completion.
 
 use kyoka_core::{CompletedTurn, Completion, RewardContext, RewardFn, Sample};
-use kyoka_reward::{
-    CosineLength, ExactAnswer, Format, NumericAnswer, RULES, RunningCount, SoftOverlong, StepAccuracy,
-    WeightedSum,
-};
+use kyoka_reward::{AdaptiveLength, CosineLength, ExactAnswer, RULES, SoftOverlong, WeightedSum};
 use proptest::prelude::*;
 
 /// A completion of a token a character.
@@ -21,18 +18,23 @@ fn completion(text: &str) -> Completion {
     }
 }
 
-/// Every rule there is, with its defaults.
+/// Every rule there is, with its defaults where it has some.
 fn every_rule() -> Vec<(f32, Box<dyn RewardFn>)> {
     let mut rules: Vec<Box<dyn RewardFn>> = vec![
-        Box::new(ExactAnswer::default()),
-        Box::new(NumericAnswer::default()),
-        Box::new(Format::default()),
-        Box::new(StepAccuracy::default()),
-        Box::new(RunningCount::default()),
         Box::new(SoftOverlong::default()),
         Box::new(CosineLength::new(ExactAnswer::default())),
+        Box::new(AdaptiveLength { accuracy: ExactAnswer::default() }),
     ];
-    rules.extend(RULES.iter().map(|(_, make)| make(Default::default()).expect("every rule has defaults")));
+    let program = || "command = ['true']".parse().expect("a table");
+    let endpoint = || "url = 'http://127.0.0.1:9'".parse().expect("a table");
+    for (kind, make) in RULES {
+        match *kind {
+            // They start or ask others.
+            "program" => drop(make(program()).expect("a program is named")),
+            "http" => drop(make(endpoint()).expect("an endpoint is named")),
+            _ => rules.push(make(Default::default()).expect("every other rule has defaults")),
+        }
+    }
     rules.into_iter().map(|rule| (0.5, rule)).collect()
 }
 
@@ -69,9 +71,35 @@ proptest! {
         // A row has no rewards that refuse it.
         let mut rules = every_rule();
         rules.retain(|(_, rule)| rule.check_sample(&sample).is_ok());
-        prop_assert!(rules.len() >= 12, "{} rules", rules.len());
+        prop_assert!(rules.len() >= 14, "{} rules", rules.len());
         let rewards = WeightedSum::new(rules).judge(&RewardContext::of(&sample), &[completion]).unwrap();
         prop_assert!(rewards[0].total.unwrap().is_finite());
+    }
+
+    #[test]
+    fn every_answer_is_right_by_its_own_rule(number in 0_u32..10_000, letter in "[A-J]", words in "[b-np-z]{2,8}( [b-np-z]{2,8}){0,3}") {
+        let boxes = serde_json::json!([[0, 0, number + 1, 10], [5, 20, number + 9, 40]]);
+        let things = serde_json::json!([{"bbox_2d": [0, 0, number + 1, 10], "label": words}]);
+        for (kind, gold, said) in [
+            ("exact_answer", serde_json::json!(words), words.clone()),
+            ("numeric_answer", number.into(), number.to_string()),
+            ("math_answer", number.into(), format!("\\boxed{{{number}}}")),
+            ("choice_answer", letter.clone().into(), format!("{letter}. {words}")),
+            ("yes_no_answer", true.into(), "yes".to_owned()),
+            ("count_answer", number.into(), number.to_string()),
+            ("list_match", serde_json::json!([words, letter]), format!("{letter}, {words}")),
+            ("box_match", boxes.clone(), boxes.to_string()),
+            ("detection", things.clone(), things.to_string()),
+            ("transcript", serde_json::json!(words), words.clone()),
+        ] {
+            let (_, make) = RULES.iter().find(|(known, _)| *known == kind).unwrap();
+            let rule = make(Default::default()).unwrap();
+            let row = Sample { answer: Some(gold), ..Sample::default() };
+            prop_assert_eq!(rule.check_sample(&row), Ok(()));
+            let given = completion(&format!("<think> so </think> <answer> {said} </answer>"));
+            let reward = rule.score(&RewardContext::of(&row), &given).unwrap();
+            prop_assert_eq!(reward.total, Some(1.0), "{}: {}", kind, said);
+        }
     }
 
     #[test]

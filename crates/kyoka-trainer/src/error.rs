@@ -35,6 +35,22 @@ pub enum TrainError {
     /// A completion could not be judged.
     #[error(transparent)]
     Reward(#[from] RewardError),
+    /// Of too many completions no reward could say anything.
+    #[error(
+        "{stage}, step {step}: expected at most a share of {expected} of the completions without a reward ({stage}.max_ungraded), got {got}: {fault}"
+    )]
+    Ungraded {
+        /// The stage.
+        stage: String,
+        /// The step.
+        step: usize,
+        /// The largest share that is taken.
+        expected: f64,
+        /// How many of how many.
+        got: String,
+        /// What the first failure was.
+        fault: String,
+    },
     /// Rewards gave no advantage.
     #[error("{stage}, step {step}: {source}")]
     Advantage {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kyoka_algorithms::advantage::pass_at_k;
 use kyoka_core::{
     Completion, Reward, RewardContext, RewardFn, Rollout, RolloutEngine, RolloutError, RolloutGroup,
-    RolloutRequest, Sample, SamplingConfig, Task,
+    RolloutRequest, Sample, SamplingConfig, Task, on_threads_at_most,
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub struct EvalSummary {
     pub num_rows: usize,
     /// Means by part over all completions that were judged: the rewards' parts, `total` (what training would use),
     /// `length` (tokens), `truncated_share` (completions that the limit of tokens cut off), `turns` where an environment
-    /// answers, and with several completions
+    /// answers, `ungraded_share` where some could not be judged, and with several completions
     /// a row `pass@k` for the powers of two up to their number, and that number: the chance that one of `k` is right
     /// ([`pass_at_k`]), where a reward can tell what is right.
     pub parts: Vec<(String, f64)>,
@@ -104,8 +104,12 @@ pub fn evaluate<M>(
             episodes: laid_out.episodes(),
         };
         let groups = evaluation.engine.generate_all(request).map_err(failed)?;
-        for (sample, group) in chunk.iter().zip(groups) {
-            let judged = evaluation.judge(sample, &group)?;
+        let asked: Vec<(&Sample, RolloutGroup)> = chunk.iter().zip(groups).collect();
+        let judged = on_threads_at_most(evaluation.reward.concurrency(), asked, |(sample, group)| {
+            evaluation.judge(sample, &group).map(|judged| (sample, group, judged))
+        });
+        for judged in judged {
+            let (sample, group, judged) = judged?;
             tally.add(&group.rollouts, &judged);
             records.extend(
                 judged.iter().map(|(completion, reward)| SampleRecord::new(sample, completion, reward)),
@@ -133,6 +137,8 @@ struct Tally {
     means: PartMeans,
     /// Over rows, the chances that one of so many completions is right.
     passed: PartMeans,
+    /// Completions, and those that could not be judged.
+    seen: (usize, usize),
 }
 
 impl Tally {
@@ -140,6 +146,8 @@ impl Tally {
     fn add(&mut self, rollouts: &[Rollout], judged: &[(Completion, Reward)]) {
         let (mut graded, mut right) = (0, None);
         for (rollout, (_, reward)) in rollouts.iter().zip(judged) {
+            self.seen.0 += 1;
+            self.seen.1 += usize::from(reward.total.is_none());
             let Some(total) = reward.total else { continue };
             graded += 1;
             self.means.add("length", rollout.token_ids.len() as f64);
@@ -162,6 +170,9 @@ impl Tally {
     fn summary(self, split: &str) -> EvalSummary {
         let mut parts = self.means.finish();
         parts.extend(self.passed.finish());
+        if let (seen, ungraded @ 1..) = self.seen {
+            parts.push(("ungraded_share".to_owned(), ungraded as f64 / seen as f64));
+        }
         EvalSummary { split: split.to_owned(), num_rows: self.num_rows, parts }
     }
 }
@@ -202,7 +213,7 @@ mod tests {
         // One judged completion says nothing of two tries.
         tally.add(&rollouts, &judged([Some(true), None]));
         let summary = tally.summary("test");
-        assert_eq!(summary.num_rows, 3);
+        assert_eq!((summary.num_rows, summary.part("ungraded_share")), (3, Some(3.0 / 8.0)));
         let part = |name| summary.part(name);
         assert_eq!([part("accuracy"), part("total"), part("pass@2")], [Some(0.4), Some(0.4), Some(0.5)]);
         assert_eq!([part("truncated_share"), part("length")], [Some(0.4), Some(2.0)]);

@@ -27,6 +27,7 @@ mod sft;
 mod stage;
 mod state;
 mod trainable;
+mod unpaired;
 
 pub(crate) use averaging::averaged;
 pub use checkpoint::{Checkpoint, CheckpointPolicy, load_reward_model, load_weights, unpack};
@@ -52,3 +53,4 @@ pub use sft::{SftConfig, SftStage};
 pub use stage::{Observer, Stage, StageKind, StepReport};
 pub use state::TrainState;
 pub use trainable::TrainableLm;
+pub use unpaired::{UnpairedStage, UnpairedStageConfig};

@@ -37,6 +37,9 @@ pub struct Progress {
     pub elapsed_s: f64,
     /// Seconds by phase.
     pub phase_s: PhaseSeconds,
+    /// The mean of the part `accuracy` over the splits of the run's newest evaluation, for rewards that go by it.
+    #[serde(default)]
+    pub accuracy: Option<f64>,
     /// Coefficients that the stage adapts.
     #[serde(default)]
     pub coefs: Coefficients,

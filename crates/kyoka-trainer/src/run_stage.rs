@@ -62,7 +62,7 @@ impl<M: TrainableLm> Session<M> {
             }
         }
         if self.state.progress.stage < index || !self.state.progress.started {
-            let Progress { best, elapsed_s, ref best_settings, phase_s, policy_version, .. } =
+            let Progress { best, elapsed_s, ref best_settings, phase_s, policy_version, accuracy, .. } =
                 self.state.progress;
             let mut steps_before = self.state.progress.steps_before.clone();
             if self.state.progress.started {
@@ -77,6 +77,7 @@ impl<M: TrainableLm> Session<M> {
                 elapsed_s,
                 phase_s,
                 policy_version,
+                accuracy,
                 ..Progress::default()
             };
             let state = &mut self.state;
@@ -228,6 +229,10 @@ impl<M: TrainableLm> Session<M> {
         }
         let splits = self.evaluate(stage.name(), observer, evaluate)?;
         let best = self.state.progress.step > 0 && self.is_best(&splits);
+        let accuracies = splits.iter().filter_map(|split| split.summary.part("accuracy"));
+        let (count, sum) =
+            accuracies.fold((0.0, 0.0), |(count, sum), accuracy| (count + 1.0, sum + accuracy));
+        self.state.progress.accuracy = (count > 0.0).then_some(sum / count);
         self.state.progress.evaluation = Some(self.evaluated_now());
         let path = self.checkpoints.path(stage.name(), &self.state.progress);
         if path.exists() {

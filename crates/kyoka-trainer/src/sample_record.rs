@@ -24,6 +24,9 @@ pub struct SampleRecord {
     pub reward: Option<f32>,
     /// Its parts.
     pub parts: Vec<(String, f32)>,
+    /// Why it could not be judged, where that is a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 impl SampleRecord {
@@ -41,6 +44,7 @@ impl SampleRecord {
             completion: completion.text.clone(),
             reward: reward.total,
             parts: reward.parts.clone(),
+            fault: reward.fault.clone(),
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum StageKind {
     Sft,
     /// Training on comparisons.
     Preference,
+    /// Training on single completions that people took or did not take.
+    UnpairedPreference,
     /// Training of a reward model on comparisons; the policy stays as it is.
     RewardModel,
     /// Reinforcement learning.
@@ -25,13 +27,15 @@ pub enum StageKind {
 
 impl StageKind {
     /// All kinds, in the order in which they usually follow each other.
-    pub const ALL: [Self; 4] = [Self::Sft, Self::Preference, Self::RewardModel, Self::Rl];
+    pub const ALL: [Self; 5] =
+        [Self::Sft, Self::Preference, Self::UnpairedPreference, Self::RewardModel, Self::Rl];
 
     /// The kind as recipes write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sft => "sft",
             Self::Preference => "preference",
+            Self::UnpairedPreference => "unpaired_preference",
             Self::RewardModel => "reward_model",
             Self::Rl => "rl",
         }

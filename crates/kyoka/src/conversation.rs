@@ -93,7 +93,8 @@ impl MultimodalTask {
             names.all(|name| text.contains(name))
         };
         let text = template.render(&value(messages), Some(&tools), true)?;
-        if told(&text) {
+        // A question may have a tool's name in it: only what the template adds of itself counts.
+        if told(&text) && text != template.render(&value(messages), None, true)? {
             return Ok(text);
         }
         let mut messages = messages.to_vec();
@@ -105,7 +106,7 @@ impl MultimodalTask {
             _ => messages.insert(0, Message::of_text(Role::System, description)),
         }
         let text = template.render(&value(&messages), None, true)?;
-        if told(&text) {
+        if told(&text) && text.contains("<tools>") {
             return Ok(text);
         }
         Err("the policy's chat template leaves tools and the `system` text out".into())
@@ -199,6 +200,11 @@ mod tests {
             "{described}"
         );
         assert!(written(NAMED, &asked).unwrap().starts_with("[system] # Tools"));
+        let named = [Message::of_text(Role::User, "What do the scales weigh?")];
+        assert!(
+            written(NAMED, &named).unwrap().starts_with("[system] # Tools"),
+            "a question that names the tool tells none"
+        );
         let deaf = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}";
         let said = written(deaf, &asked).unwrap_err();
         assert_eq!(said, "the policy's chat template leaves tools and the `system` text out");

@@ -7,7 +7,7 @@ use kyoka_reward::WeightedSum;
 use kyoka_trainer::{
     AdamWConfig, CheckpointStore, EpisodeRules, EvalReport, EvalRules, EvalSummary, Evaluation, Observer,
     PreferenceStage, Progress, Resumed, RewardModelStage, RlParts, RlStage, Session, SftStage, Stage,
-    StageKind, TrainError, TrainState, TrainableFn, TrainableLm, evaluate,
+    StageKind, TrainError, TrainState, TrainableFn, TrainableLm, UnpairedStage, evaluate,
 };
 use serde_json::json;
 
@@ -122,6 +122,9 @@ impl<M: TrainableLm> Execution<'_, M> {
                 }
                 StageSettings::Preference(config) => {
                     Box::new(PreferenceStage::new(name, config, task, &pairs[&config.data], seed)?)
+                }
+                StageSettings::UnpairedPreference(config) => {
+                    Box::new(UnpairedStage::new(name, config, task, &splits[&config.data], seed)?)
                 }
                 StageSettings::RewardModel(config) => {
                     Box::new(RewardModelStage::new(name, config, task, &pairs[&config.data], seed)?)

@@ -1,14 +1,14 @@
-//! A reward model that was trained in a run, as a reward.
+//! A reward model that was trained in a run.
 
 use std::path::Path;
 
 use burn::tensor::Device;
-use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Task, TaskError};
+use kyoka_core::{Completion, RewardError, Sample, ScoreCompletion, Task, TaskError};
 use kyoka_trainer::{Critic, load_reward_model};
 
 use crate::{Error, MediaAugment, MultimodalTask, Policy, load_policy, model_folder::locate};
 
-/// The score of a reward model, as it is; algorithms that compare completions need no scale.
+/// A reward model with what lays its prompts out.
 pub(crate) struct LearnedReward {
     model: Critic<Policy>,
     task: MultimodalTask,
@@ -26,8 +26,8 @@ impl LearnedReward {
         })
     }
 
-    fn values(&self, context: &RewardContext<'_>, completions: &[Completion]) -> Result<Vec<f32>, TaskError> {
-        let prompt = self.task.prompt(context.sample, None)?;
+    fn values(&self, sample: &Sample, completions: &[Completion]) -> Result<Vec<f32>, TaskError> {
+        let prompt = self.task.prompt(sample, None)?;
         let ids: Vec<Vec<u32>> = completions.iter().map(|completion| self.ended(completion)).collect();
         Ok(self.model.rewards(&prompt, &ids.iter().map(Vec::as_slice).collect::<Vec<_>>()))
     }
@@ -43,26 +43,12 @@ impl LearnedReward {
     }
 }
 
-impl RewardFn for LearnedReward {
-    fn name(&self) -> &str {
-        "learned"
-    }
-
-    fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let rewards = self.score_group(context, std::slice::from_ref(completion))?;
-        Ok(rewards.into_iter().next().expect("one reward a completion"))
-    }
-
-    fn score_group(
-        &self,
-        context: &RewardContext<'_>,
-        completions: &[Completion],
-    ) -> Result<Vec<Reward>, RewardError> {
-        let failed = |source| {
-            let (reward, id) = (self.name().to_owned(), context.sample.id.clone());
-            RewardError::Failed { reward, id, source }
-        };
-        let values = self.values(context, completions).map_err(failed)?;
-        Ok(values.into_iter().map(|value| Reward::graded(self.name(), value)).collect())
+impl ScoreCompletion for LearnedReward {
+    fn scores(&self, sample: &Sample, completions: &[Completion]) -> Result<Vec<f32>, RewardError> {
+        self.values(sample, completions).map_err(|source| RewardError::Failed {
+            reward: "learned".to_owned(),
+            id: sample.id.clone(),
+            source,
+        })
     }
 }

@@ -22,6 +22,7 @@ mod generating;
 mod hub;
 mod kinds;
 mod learned_reward;
+mod local_judge;
 mod media_head;
 mod model;
 mod model_folder;
@@ -35,9 +36,11 @@ mod pretrained;
 mod random_task;
 mod reading;
 mod recipe;
+mod reward_check;
 mod rewards;
 mod roofline;
 mod run;
+mod scoring;
 mod setting_checks;
 mod source;
 mod stages;
@@ -74,11 +77,13 @@ pub use pretrained::{
     load_image_encoder, load_pretrained,
 };
 pub use recipe::Recipe;
+pub use reward_check::{CheckedRewards, check_recipe_rewards};
 pub use rewards::{
-    CosineLengthSettings, CustomSettings, LearnedSettings, RewardConfig, RewardKind, RewardRule,
+    CosineLengthSettings, CustomSettings, LearnedSettings, NoSettings, RewardConfig, RewardKind, RewardRule,
 };
 pub use roofline::{Roofline, bench_roofline};
 pub use run::{RESUMABLE, RunSummary, write_report};
+pub use scoring::{ScoreOptions, ScoredRow, score_file, write_scores};
 pub use stages::{StageConfig, StageSettings};
 pub use task::{MediaAugment, MultimodalTask};
 pub use text_side::TextSide;

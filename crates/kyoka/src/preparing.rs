@@ -8,6 +8,7 @@ use std::{
 
 use kyoka_core::{Modality, Sample, Task};
 use kyoka_data::{DataError, PreferenceRow, RowFault, Rows};
+use kyoka_reward::lint;
 use rayon::prelude::*;
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     environment::Environments,
     model::Opened,
     recipe::{DataSettings, Settings},
+    reward_check::spread,
     rewards::Rewards,
     source::Dataset,
     stages::StageConfig,
@@ -66,6 +68,13 @@ pub(crate) fn prepare(
         if additions.iter().any(|addition| matches!(addition, Addition::Sampled(_))) {
             check_judged(rewards, &rows)?;
         }
+        let learns = |stage: &&StageConfig| stage.wants_labels() && stage.rows() == Some(name);
+        if let Some(stage) = settings.stage.iter().find(learns) {
+            check_labels(stage, &rows)?;
+        }
+        if let Some(rl) = settings.rl().find(|rl| rl.data == name) {
+            warnings.extend(quick_look(rewards, doors, (&rows, rl.sampling.max_new_tokens)));
+        }
         splits.insert(name.to_owned(), rows);
     }
     for name in settings.stage.iter().filter_map(StageConfig::pairs) {
@@ -79,6 +88,17 @@ pub(crate) fn prepare(
         pairs.insert(name.to_owned(), rows);
     }
     Ok(Prepared { settings, task, splits, pairs, opened, environments, warnings })
+}
+
+/// Rows that the rewards are tried on before a run.
+const TRIED_ROWS: usize = 8;
+
+/// What the rules make of completions that everybody can judge, where that is odd; `kyoka reward check` says more.
+fn quick_look(rewards: &Rewards, doors: &Doors, (rows, limit): (&[Sample], usize)) -> Vec<String> {
+    let found = rewards.quick_sum(doors).map(|reward| lint(&reward, &spread(rows, TRIED_ROWS), limit));
+    // A reward that fails is an error when its row is judged, and names it.
+    let found = found.and_then(Result::ok).unwrap_or_default();
+    found.warnings.iter().map(|warning| format!("rewards: {warning} (kyoka reward check)")).collect()
 }
 
 /// Refuses rows with media that are not there or have no readable head, before a step is lost to one of them.
@@ -229,6 +249,14 @@ impl Room<'_> {
         let limit = self.limit;
         Ok(Some((field, format!("{prompt} tokens and {new} new ones exceed the model's {limit} positions"))))
     }
+}
+
+/// Refuses rows of which nobody has said whether the completion was taken.
+fn check_labels(stage: &StageConfig, rows: &[Sample]) -> Result<(), Error> {
+    let unfit = rows.iter().filter(|row| row.label.is_none());
+    let message = || format!("expected true or false, which the stage {} needs, got none", stage.name);
+    let faults: Vec<RowFault> = unfit.map(|row| fault(row, ("label", message()))).collect();
+    if faults.is_empty() { Ok(()) } else { Err(DataError::Rows(faults).into()) }
 }
 
 /// Refuses rows that one of the rewards could never judge.

@@ -169,6 +169,17 @@ fn note_value(value: &Spanned<DeValue<'_>>, path: &mut Vec<String>, note: &mut d
     }
 }
 
+/// The keys and the value of `a.b=5`; a value that is no TOML is taken as text.
+///
+/// # Errors
+/// If there is no `=`.
+pub(crate) fn assignment(text: &str) -> Result<(Vec<String>, Value), String> {
+    let (path, value) = text.split_once('=').ok_or_else(|| format!("{text}: expected key=value"))?;
+    let read = format!("v = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("v"));
+    let value = read.unwrap_or_else(|| Value::String(value.to_owned()));
+    Ok((path.trim().split('.').map(str::to_owned).collect(), value))
+}
+
 /// Changes the value at `keys`. Elements of a list go by place or by name (`reward.format.weight`), those of the list of stages
 /// by their name alone (`rl.steps`), and a preset that
 /// stands there by its name alone becomes a table that can be changed.

@@ -2,11 +2,11 @@
 
 use std::{fs, path::Path};
 
-use kyoka_core::Sample;
+use kyoka_core::{RewardFn as _, Sample};
 use kyoka_reward::WeightedSum;
 use kyoka_trainer::{CheckpointPolicy, EvalRules, RlConfig};
 use serde::{Deserialize, Serialize};
-use toml::{Table, Value};
+use toml::Table;
 
 use crate::{
     Error, MediaAugment, PartConfig, Precision, RewardConfig,
@@ -160,16 +160,9 @@ impl Recipe {
     /// If there is no `=`, the path runs through a value, or the recipe does not allow the result.
     pub fn set(&mut self, assignment: &str) -> Result<(), Error> {
         let fail = |reason: String| Error::Recipe { name: self.shown.clone(), reason };
-        let (path, value) = assignment
-            .split_once('=')
-            .ok_or_else(|| fail(format!("--set {assignment}: expected key=value")))?;
-        let path = path.trim();
-        let value = format!("v = {value}")
-            .parse::<Table>()
-            .ok()
-            .and_then(|mut table| table.remove("v"))
-            .unwrap_or_else(|| Value::String(value.to_owned()));
-        let keys: Vec<String> = path.split('.').map(str::to_owned).collect();
+        let (keys, value) =
+            reading::assignment(assignment).map_err(|reason| fail(format!("--set {reason}")))?;
+        let path = keys.join(".");
         let mut changed = self.clone();
         let written = reading::assign(&mut changed.table, &keys, value)
             .map_err(|reason| fail(format!("--set {path}: {reason}")))?;
@@ -217,10 +210,9 @@ impl Settings {
     /// # Errors
     /// If no reward reports what is to decide.
     pub(crate) fn eval_rules(&self, reward: &WeightedSum) -> Result<EvalRules, Fault> {
-        let named = self.reward.iter().zip(reward.part_names());
-        let parts = named.flat_map(|(config, name)| config.parts(name));
+        let parts = reward.part_names();
         let has_learned = self.model.checkpoint.is_some() || self.model.start.is_some();
-        self.eval.rules(&parts.collect::<Vec<_>>(), has_learned)
+        self.eval.rules(&parts, has_learned)
     }
 
     /// The stages of reinforcement learning.

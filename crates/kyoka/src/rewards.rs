@@ -1,12 +1,15 @@
 //! The rewards that a recipe can name.
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use burn::tensor::Device;
-use kyoka_core::RewardFn;
+use kyoka_core::{OwnSettings, RewardFn};
 use kyoka_reward::{
-    CosineLength, ExactAnswer, Format, Named, NumericAnswer, RULES, RunningCount, SoftOverlong, StepAccuracy,
-    WeightedSum,
+    AdaptiveLength, CosineLength, ExactAnswer, Format, Judge, JudgeSettings, Learned, Named, NumericAnswer,
+    RULES, RunningCount, SoftOverlong, StepAccuracy, Weight, WeightSchedule, WeightedSum,
 };
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 use toml::{Table, Value};
@@ -16,6 +19,7 @@ use crate::{
     doors::{Doors, brought},
     kinds::kinds,
     learned_reward::LearnedReward,
+    local_judge::LocalModel,
     reading::{Fault, Places},
 };
 
@@ -25,8 +29,9 @@ pub struct RewardConfig {
     /// What `--set reward.NAME.weight=2` calls it, unique in a recipe, and what its part is called in logs and reports; if it is
     /// not given, its kind and the rule's own name for its part.
     pub name: String,
-    /// Its weight in the total, a finite number; 0 measures without moving the total.
-    pub weight: f32,
+    /// How it counts in the total: by a finite number, of which 0 measures without moving the total; by a number that changes
+    /// (`weight = { from = 1.0, to = 0.0 }`); or as a gate that the sum of the others passes through (`gate = true`).
+    pub weight: Weight,
     /// The rule.
     pub rule: RewardKind,
 }
@@ -47,17 +52,15 @@ pub enum RewardKind {
 
 impl RewardKind {
     fn read(kind: String, settings: Table) -> Result<Self, Fault> {
-        if RULES.iter().any(|(known, _)| *known == kind) {
+        if RewardRule::KINDS.contains(&kind.as_str()) {
+            return RewardRule::read(&kind, settings).map(Self::Rule);
+        }
+        let own: Vec<&str> = RULES.iter().map(|(kind, _)| *kind).collect();
+        if own.contains(&kind.as_str()) {
             return Ok(Self::Own { kind, settings });
         }
-        if !RewardRule::KINDS.contains(&kind.as_str()) {
-            let own = RULES.iter().map(|(kind, _)| *kind);
-            return Err(Fault::unknown_kind(
-                &kind,
-                &RewardRule::KINDS.iter().copied().chain(own).collect::<Vec<_>>(),
-            ));
-        }
-        RewardRule::read(&kind, settings).map(Self::Rule)
+        let others = own.into_iter().filter(|kind| !RewardRule::KINDS.contains(kind));
+        Err(Fault::unknown_kind(&kind, &RewardRule::KINDS.iter().copied().chain(others).collect::<Vec<_>>()))
     }
 
     /// Its name in recipes.
@@ -93,10 +96,14 @@ kinds! {
         "running_count" => RunningCount(RunningCount),
         /// See [`SoftOverlong`].
         "soft_overlong" => SoftOverlong(SoftOverlong),
-        /// See [`CosineLength`]; right is what the recipe's `exact_answer` or `numeric_answer` says.
+        /// See [`CosineLength`]; right is what the recipe's first rule for answers says.
         "cosine_length" => CosineLength(CosineLengthSettings),
+        /// See [`AdaptiveLength`]; right is what the recipe's first rule for answers says.
+        "adaptive_length" => AdaptiveLength(NoSettings),
         /// The score of a reward model that a stage of kind `reward_model` trained.
         "learned" => Learned(LearnedSettings),
+        /// See [`Judge`](kyoka_reward::Judge).
+        "judge" => Judge(JudgeSettings),
         /// A reward of another crate, by its `part` or its `name`; see [`Run::with_reward`](crate::Run::with_reward).
         "custom" => Custom(CustomSettings),
     }
@@ -130,6 +137,11 @@ impl CosineLengthSettings {
     }
 }
 
+/// Of a part without settings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoSettings {}
+
 /// Settings of `learned`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,8 +173,12 @@ impl Serialize for RewardConfig {
         if self.name != kind {
             table.insert("name".to_owned(), self.name.clone().into());
         }
-        let weight = Value::try_from(self.weight).map_err(S::Error::custom)?;
-        table.insert("weight".to_owned(), weight);
+        let (key, value) = match self.weight {
+            Weight::Fixed(weight) => ("weight", Value::try_from(weight)),
+            Weight::Schedule(schedule) => ("weight", Value::try_from(schedule)),
+            Weight::Gate => ("gate", Ok(Value::Boolean(true))),
+        };
+        table.insert(key.to_owned(), value.map_err(S::Error::custom)?);
         table.serialize(serializer)
     }
 }
@@ -173,12 +189,30 @@ impl RewardConfig {
         #[derive(Deserialize)]
         struct Shared {
             kind: String,
-            weight: f32,
             name: Option<String>,
+            #[serde(default)]
+            gate: bool,
         }
-        let shared =
-            ["kind", "weight", "name"].into_iter().filter_map(|key| table.remove_entry(key)).collect();
-        let Shared { kind, weight, name } = Fault::reading(Value::Table(shared))?;
+        let shared = ["kind", "name", "gate"].into_iter().filter_map(|key| table.remove_entry(key)).collect();
+        let Shared { kind, name, gate } = Fault::reading(Value::Table(shared))?;
+        let weight = match (table.remove("weight"), gate) {
+            (None, true) => Weight::Gate,
+            (Some(_), true) => {
+                return Err(Fault::at(
+                    "weight",
+                    "expected none beside gate = true, which multiplies the others",
+                ));
+            }
+            (Some(schedule @ Value::Table(_)), false) => {
+                let schedule =
+                    Fault::reading::<WeightSchedule>(schedule).map_err(|fault| fault.below("weight"))?;
+                Weight::Schedule(schedule)
+            }
+            (Some(number), false) => {
+                Weight::Fixed(Fault::reading(number).map_err(|fault| fault.below("weight"))?)
+            }
+            (None, false) => return Err(Fault::at("weight", "missing")),
+        };
         let name = name.unwrap_or_else(|| kind.clone());
         Ok(Self { name, weight, rule: RewardKind::read(kind, table)? })
     }
@@ -188,10 +222,16 @@ impl RewardConfig {
     /// # Errors
     /// If there is no such kind, or it needs more than defaults.
     pub(crate) fn of_kind(kind: &str) -> Result<Self, String> {
-        let table = Table::from_iter([
-            ("kind".to_owned(), Value::String(kind.to_owned())),
-            ("weight".to_owned(), Value::Float(1.0)),
-        ]);
+        Self::of_kind_with(kind, Table::new())
+    }
+
+    /// A reward of a kind with settings, weight 1.
+    ///
+    /// # Errors
+    /// If there is no such kind, or it cannot be made of them.
+    pub(crate) fn of_kind_with(kind: &str, mut table: Table) -> Result<Self, String> {
+        table.insert("kind".to_owned(), Value::String(kind.to_owned()));
+        table.entry("weight").or_insert(Value::Float(1.0));
         Self::read(table).map_err(|fault| fault.message(&Places::default()))
     }
 
@@ -203,17 +243,39 @@ impl RewardConfig {
         }
     }
 
-    /// What its parts are called; `own` is what the rule is.
-    pub(crate) fn parts<'a>(&'a self, own: &'a str) -> Vec<&'a str> {
-        match self.rule.rule() {
-            Some(RewardRule::StepAccuracy(rule)) => rule.names.iter().map(String::as_str).collect(),
-            _ => vec![own],
+    /// Whether it says if the answer is right.
+    fn measures_answer(&self) -> bool {
+        match &self.rule {
+            RewardKind::Rule(rule) => {
+                matches!(rule, RewardRule::ExactAnswer(_) | RewardRule::NumericAnswer(_))
+            }
+            RewardKind::Own { kind, .. } => {
+                matches!(kind.as_str(), "per_row" | "list_match") || kind.ends_with("_answer")
+            }
         }
     }
 
-    /// Whether it says if the answer is right.
-    fn measures_answer(&self) -> bool {
-        matches!(self.rule.rule(), Some(RewardRule::ExactAnswer(_) | RewardRule::NumericAnswer(_)))
+    /// What the recipe's first rule for answers says.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn accuracy(all: &[Self], doors: &Doors) -> Result<Box<dyn RewardFn>, Fault> {
+        let Some(reward) = all.iter().find(|other| other.measures_answer()) else {
+            return Err(Fault::here(
+                "expected a reward that measures the answer beside it (exact_answer, math_answer, ..; its weight may be 0), got none",
+            ));
+        };
+        Ok(reward.rule(all, doors)?.expect("a rule for answers is no model"))
+    }
+
+    /// Whether it is a rule of Kyoka's own, which answers at once.
+    fn is_quick(&self) -> bool {
+        match &self.rule {
+            RewardKind::Rule(rule) => {
+                !matches!(rule, RewardRule::Learned(_) | RewardRule::Custom(_) | RewardRule::Judge(_))
+            }
+            RewardKind::Own { kind, .. } => !matches!(kind.as_str(), "program" | "http" | "environment"),
+        }
     }
 
     /// The rule, unless it is a model that must be loaded; `all` are the recipe's rewards, which were checked.
@@ -231,30 +293,36 @@ impl RewardConfig {
         Ok(Some(match rule {
             RewardRule::ExactAnswer(rule) => Box::new(rule.clone()),
             RewardRule::NumericAnswer(rule) => Box::new(rule.clone()),
-            RewardRule::Format(rule) => Box::new(*rule),
+            RewardRule::Format(rule) => Box::new(rule.clone()),
             RewardRule::StepAccuracy(rule) => Box::new(rule.clone()),
             RewardRule::RunningCount(rule) => Box::new(*rule),
             RewardRule::SoftOverlong(rule) => Box::new(*rule),
-            RewardRule::CosineLength(settings) => {
-                match all.iter().find(|other| other.measures_answer()).and_then(|reward| reward.rule.rule()) {
-                    Some(RewardRule::NumericAnswer(rule)) => Box::new(settings.over(rule.clone())),
-                    Some(RewardRule::ExactAnswer(rule)) => Box::new(settings.over(rule.clone())),
-                    _ => Box::new(settings.over(ExactAnswer::default())),
-                }
+            RewardRule::CosineLength(settings) => Box::new(settings.over(Self::accuracy(all, doors)?)),
+            RewardRule::AdaptiveLength(NoSettings {}) => {
+                Box::new(AdaptiveLength { accuracy: Self::accuracy(all, doors)? })
             }
             RewardRule::Custom(CustomSettings { part, settings }) => {
                 let make = brought(&doors.rewards, "reward", part.as_ref().unwrap_or(&self.name));
                 let make = make.map_err(|fault| if part.is_some() { fault.under("part") } else { fault })?;
                 make(settings.clone()).map_err(|error| Fault::at("settings", error.to_string()))?
             }
-            RewardRule::Learned(_) => return Ok(None),
+            RewardRule::Judge(settings) if settings.checkpoint.is_none() => {
+                Box::new(Judge::at_endpoint(settings.clone())?)
+            }
+            RewardRule::Learned(_) | RewardRule::Judge(_) => return Ok(None),
         }))
     }
 
     /// Refuses values that the rule cannot work with; `limits` are the most tokens of completions that it judges.
-    fn check(&self, all: &[Self], limits: &[(String, usize)]) -> Result<(), Fault> {
-        if !self.weight.is_finite() {
-            return Err(Fault::at("weight", format!("expected a finite number, got {}", self.weight)));
+    fn check(&self, limits: &[(String, usize)]) -> Result<(), Fault> {
+        match self.weight {
+            Weight::Fixed(weight) if !weight.is_finite() => {
+                return Err(Fault::at("weight", format!("expected a finite number, got {weight}")));
+            }
+            Weight::Schedule(schedule) => {
+                schedule.check().map_err(|fault| Fault::from(fault).below("weight"))?
+            }
+            Weight::Fixed(_) | Weight::Gate => {}
         }
         let at_least_one = |key: &str, got: usize| match got {
             0 => Err(Fault::at(key, "expected at least 1, got 0")),
@@ -262,10 +330,10 @@ impl RewardConfig {
         };
         let Some(rule) = self.rule.rule() else { return Ok(()) };
         match rule {
-            RewardRule::NumericAnswer(rule) => rule.validate().map_err(Fault::here),
-            RewardRule::StepAccuracy(rule) if rule.names.is_empty() => {
-                Err(Fault::at("names", "expected at least one name, got none"))
-            }
+            RewardRule::NumericAnswer(rule) => rule.check().map_err(Fault::from),
+            RewardRule::StepAccuracy(rule) => rule.check().map_err(Fault::from),
+            RewardRule::Format(rule) => rule.check().map_err(Fault::from),
+            RewardRule::Judge(settings) => settings.check().map_err(Fault::from),
             RewardRule::SoftOverlong(rule) => {
                 at_least_one("buffer_tokens", rule.buffer_tokens)?;
                 match limits.iter().find(|(_, limit)| rule.buffer_tokens > *limit) {
@@ -288,15 +356,10 @@ impl RewardConfig {
                     ("min_correct", min_correct),
                     ("max_correct", max_correct),
                 ];
-                if let Some((key, got)) = fields.into_iter().find(|(_, value)| !value.is_finite()) {
-                    return Err(Fault::at(key, format!("expected a finite number, got {got}")));
+                match fields.into_iter().find(|(_, value)| !value.is_finite()) {
+                    Some((key, got)) => Err(Fault::at(key, format!("expected a finite number, got {got}"))),
+                    None => Ok(()),
                 }
-                if all.iter().any(Self::measures_answer) {
-                    return Ok(());
-                }
-                Err(Fault::here(
-                    "expected a reward that measures the answer beside it (exact_answer or numeric_answer; its weight may be 0), got none",
-                ))
             }
             _ => Ok(()),
         }
@@ -321,13 +384,11 @@ pub(crate) fn check_rewards(rewards: &[RewardConfig], limits: &[(String, usize)]
         return Err(Fault::at("reward", "expected at least one [[reward]], got none"));
     }
     check_names(rewards)?;
+    if rewards.iter().all(|reward| reward.weight == Weight::Gate) {
+        return Err(Fault::at("reward", "expected at least one that is no gate: a gate lets others through"));
+    }
     for (index, reward) in rewards.iter().enumerate() {
-        let before = &rewards[..index];
-        if reward.measures_answer() && before.iter().any(RewardConfig::measures_answer) {
-            let reason = "exact_answer and numeric_answer both measure `accuracy`; keep one";
-            return Err(Fault::at("reward", reason));
-        }
-        reward.check(rewards, limits).map_err(|fault| fault.below(&index.to_string()).below("reward"))?;
+        reward.check(limits).map_err(|fault| fault.below(&index.to_string()).below("reward"))?;
     }
     Ok(())
 }
@@ -338,6 +399,7 @@ pub(crate) fn check_turns(rewards: &[RewardConfig], has_environment: bool) -> Re
         ("environment", false) => {
             Some("it adds up what an [environment] gives for turns, expected one, got none")
         }
+        ("judge", true) => Some("a judge reads completions of one turn, expected no [environment] beside it"),
         ("learned", true) => {
             Some("a reward model scores completions of one turn, expected no [environment] beside it")
         }
@@ -370,13 +432,24 @@ impl Rewards {
         check_names(rewards)?;
         let mut parts = HashSet::new();
         for (index, (reward, rule)) in made.iter().enumerate() {
-            let own = rule.as_ref().map_or(reward.name.as_str(), |rule| rule.name());
-            if let Some(part) = reward.parts(own).into_iter().find(|part| !parts.insert(part.to_owned())) {
+            let own = rule.as_ref().map_or_else(|| vec![reward.name.as_str()], |rule| rule.part_names());
+            if let Some(part) = own.into_iter().find(|part| !parts.insert(part.to_owned())) {
                 let reason = format!("two rewards report a part called {part:?}; {OWN_NAME}");
                 return Err(Fault::at("name", reason).below(&index.to_string()).below("reward"));
             }
         }
         Ok(Self { made })
+    }
+
+    /// The sum of those that are rules of Kyoka's own; `None` where there is none, or nothing but gates.
+    pub fn quick_sum(&self, doors: &Doors) -> Option<WeightedSum> {
+        let quick = self.made.iter().filter(|(reward, _)| reward.is_quick());
+        let quick: Vec<RewardConfig> = quick.map(|(reward, _)| reward.clone()).collect();
+        let all = quick.iter().all(|reward| reward.weight == Weight::Gate);
+        let rules = if all { return None } else { Self::make(&quick, doors).ok()?.made };
+        let rules: Option<Vec<_>> =
+            rules.into_iter().map(|(reward, rule)| Some((reward.weight, rule?))).collect();
+        Some(WeightedSum::new(rules?))
     }
 
     /// The rules, to check rows with; reward models take every row.
@@ -393,7 +466,15 @@ impl Rewards {
             let rule = match (rule, &reward.rule) {
                 (Some(rule), _) => rule,
                 (None, RewardKind::Rule(RewardRule::Learned(LearnedSettings { model }))) => {
-                    reward.named(Box::new(LearnedReward::load(model, device)?))
+                    reward.named(Box::new(Learned::new(Box::new(LearnedReward::load(model, device)?))))
+                }
+                (None, RewardKind::Rule(RewardRule::Judge(settings))) => {
+                    let folder = settings.checkpoint.as_deref().unwrap_or(Path::new(""));
+                    // One question at a time: what computes here does so on all cores.
+                    let settings = JudgeSettings { concurrency: 1, ..settings.clone() };
+                    let judge = Judge::new(Box::new(LocalModel::open(folder, device)?), settings);
+                    let judge = judge.map_err(|fault| Error::argument("reward", fault));
+                    reward.named(Box::new(judge?))
                 }
                 (None, rule) => unreachable!("{}: only a reward model has to be loaded", rule.kind()),
             };

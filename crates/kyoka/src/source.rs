@@ -33,7 +33,7 @@ impl Dataset {
     /// If the folder is not there; the source was checked with the recipe.
     pub fn open(data: &DataSettings, doors: &Doors) -> Result<Self, Error> {
         let Some(source) = &data.source else {
-            let options = ReadOptions { allow_outside: data.allow_outside };
+            let options = ReadOptions { allow_outside: data.allow_outside, ..ReadOptions::default() };
             return Ok(Self::Folder { folder: dataset_folder(&data.dataset)?, options });
         };
         let made = make_source(source, doors);

@@ -2,7 +2,8 @@
 
 use kyoka_algorithms::OwnParts;
 use kyoka_trainer::{
-    PreferenceStageConfig, RewardModelConfig, RlConfig, SettingError, SftConfig, StageKind, Unread,
+    PreferenceStageConfig, RewardModelConfig, RlConfig, SettingError, SftConfig, StageKind,
+    UnpairedStageConfig, Unread,
 };
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 use toml::{Table, Value};
@@ -26,6 +27,8 @@ kinds! {
         "sft" => Sft(SftConfig),
         /// Training on comparisons.
         "preference" => Preference(PreferenceStageConfig),
+        /// Training on single completions that people took or did not take.
+        "unpaired_preference" => UnpairedPreference(UnpairedStageConfig),
         /// Training of a reward model on comparisons.
         "reward_model" => RewardModel(RewardModelConfig),
         /// Reinforcement learning.
@@ -34,10 +37,11 @@ kinds! {
 }
 
 /// Tables of recipes that name no `[[stage]]`, in the order in which they run, and the kind of each.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 6] = [
     ("sft", "sft"),
     ("sft_continued", "sft"),
     ("preference", "preference"),
+    ("unpaired_preference", "unpaired_preference"),
     ("reward_model", "reward_model"),
     ("rl", "rl"),
 ];
@@ -118,6 +122,7 @@ impl StageConfig {
         match self.settings {
             StageSettings::Sft(_) => StageKind::Sft,
             StageSettings::Preference(_) => StageKind::Preference,
+            StageSettings::UnpairedPreference(_) => StageKind::UnpairedPreference,
             StageSettings::RewardModel(_) => StageKind::RewardModel,
             StageSettings::Rl(_) => StageKind::Rl,
         }
@@ -128,6 +133,7 @@ impl StageConfig {
         match &self.settings {
             StageSettings::Sft(config) => config.check(&self.name),
             StageSettings::Preference(config) => config.check(&self.name),
+            StageSettings::UnpairedPreference(config) => config.check(&self.name),
             StageSettings::RewardModel(config) => config.check(&self.name),
             StageSettings::Rl(config) => config.check(&self.name, parts),
         }
@@ -139,6 +145,7 @@ impl StageConfig {
         match &self.settings {
             StageSettings::Sft(config) => config.learning_rate.unread(&rate),
             StageSettings::Preference(config) => config.learning_rate.unread(&rate),
+            StageSettings::UnpairedPreference(config) => config.learning_rate.unread(&rate),
             StageSettings::RewardModel(config) => config.learning_rate.unread(&rate),
             StageSettings::Rl(config) => config.unread(&self.name),
         }
@@ -147,9 +154,9 @@ impl StageConfig {
     /// Its split, if that holds rows.
     pub(crate) fn rows(&self) -> Option<&str> {
         match &self.settings {
-            StageSettings::Sft(SftConfig { data, .. }) | StageSettings::Rl(RlConfig { data, .. }) => {
-                Some(data)
-            }
+            StageSettings::Sft(SftConfig { data, .. })
+            | StageSettings::UnpairedPreference(UnpairedStageConfig { data, .. })
+            | StageSettings::Rl(RlConfig { data, .. }) => Some(data),
             _ => None,
         }
     }
@@ -168,6 +175,7 @@ impl StageConfig {
         match &self.settings {
             StageSettings::Sft(config) => (config.steps * config.batch_size, config.augment),
             StageSettings::Preference(config) => (config.steps * config.batch_size, false),
+            StageSettings::UnpairedPreference(config) => (config.steps * config.batch_size, false),
             StageSettings::RewardModel(config) => (config.steps * config.batch_size, false),
             StageSettings::Rl(config) => (config.total_steps() * config.prompts_per_step, config.augment),
         }
@@ -178,6 +186,7 @@ impl StageConfig {
         match &self.settings {
             StageSettings::Sft(config) => config.tokens_per_micro_batch,
             StageSettings::Preference(config) => config.tokens_per_micro_batch,
+            StageSettings::UnpairedPreference(config) => config.tokens_per_micro_batch,
             StageSettings::RewardModel(config) => config.tokens_per_micro_batch,
             StageSettings::Rl(config) => config.tokens_per_micro_batch,
         }
@@ -189,6 +198,11 @@ impl StageConfig {
             StageSettings::Rl(config) => Some(config),
             _ => None,
         }
+    }
+
+    /// Whether its rows must have labels.
+    pub(crate) fn wants_labels(&self) -> bool {
+        matches!(self.settings, StageSettings::UnpairedPreference(_))
     }
 
     /// As a supervised stage.

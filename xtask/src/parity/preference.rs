@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use kyoka_algorithms::preference::{
-    BradleyTerry, Dpo, DpoForm, Ipo, Kto, KtoInput, Mpo, Pairs, PreferenceLoss, Simpo, reward_metrics,
+    Bco, BradleyTerry, Dpo, DpoForm, Ipo, Kto, KtoInput, Mpo, Pairs, PreferenceLoss, Simpo, reward_metrics,
 };
 
 use super::{
@@ -13,13 +13,16 @@ use super::{
 };
 
 pub fn is_known(kind: &str) -> bool {
-    ["dpo_", "ipo_", "simpo", "kto", "bradley_terry", "mpo"].iter().any(|start| kind.starts_with(start))
+    ["dpo_", "ipo_", "simpo", "kto", "bco", "bradley_terry", "mpo"]
+        .iter()
+        .any(|start| kind.starts_with(start))
 }
 
 pub fn run(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
     match case.kind() {
         "bradley_terry" => bradley_terry(case, checks),
         "kto" => kto(case, checks),
+        "bco" => bco(case, checks),
         _ => pairwise(case, checks),
     }
 }
@@ -99,6 +102,20 @@ fn kto(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
     checks.compare("z0", &point, &[case.number("z0")?], Precision::Double);
     let losses = kto.evaluate(KtoInput { log_ratios: log_ratios.clone(), desirable, mismatched_log_ratios });
     compare(case, losses, &[("grad_log_ratio", log_ratios)], checks)
+}
+
+fn bco(case: &Case<'_>, checks: &mut Checks) -> Result<()> {
+    let log_ratios = vector(&case.list("log_ratio")?).autodiff().require_grad();
+    let labels: Vec<bool> = case.list("label")?.into_iter().map(|label| label > 0.5).collect();
+    let count = labels.len();
+    let desirable = Tensor::<1, Bool>::from_data(TensorData::new(labels, [count]), &Device::default());
+    let bco = Bco {
+        beta: case.parameter("beta")?,
+        desirable_weight: case.optional("desirable_weight").unwrap_or(1.0),
+        undesirable_weight: case.optional("undesirable_weight").unwrap_or(1.0),
+        reward_shift: case.optional("reward_shift").unwrap_or(0.0),
+    };
+    compare(case, bco.evaluate(log_ratios.clone(), desirable), &[("grad_log_ratio", log_ratios)], checks)
 }
 
 /// Losses, their mean, and its gradients.

@@ -1,8 +1,9 @@
-//! Losses over preferred and rejected completions.
+//! Losses over preferred and rejected completions, and over single ones that were taken or not.
 //!
 //! All work on log-probabilities of whole completions (sums over tokens), tensors `[N]`, and give one loss a pair (or a
 //! completion, for KTO); the mean over the batch is a separate step. The policy's tensors carry the gradient.
 
+mod bco;
 mod bradley_terry;
 mod config;
 mod dpo;
@@ -12,7 +13,9 @@ mod loss;
 mod mpo;
 mod pairs;
 mod simpo;
+mod unpaired;
 
+pub use bco::Bco;
 pub use bradley_terry::BradleyTerry;
 pub use config::{PreferenceConfig, PreferenceKind, PreferenceOverrides, PreferencePreset};
 pub use dpo::{Dpo, DpoForm};
@@ -22,6 +25,7 @@ pub use loss::PreferenceLoss;
 pub use mpo::Mpo;
 pub use pairs::{Pairs, reward_metrics};
 pub use simpo::Simpo;
+pub use unpaired::{UnpairedConfig, UnpairedKind, UnpairedLoss};
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,17 @@ pub(crate) struct Comparison {
     pub decimals: u32,
 }
 
+/// How close two values must be.
+#[derive(Debug, Clone, Copy)]
+struct Closeness {
+    /// One of them was written with decimals.
+    rounded: bool,
+    /// Both are numbers as they were written, without functions and unknowns.
+    plain: bool,
+    /// Infinity stands in both.
+    infinite: bool,
+}
+
 impl Comparison {
     /// Whether a given answer says what the right one says.
     pub(crate) fn same(self, gold: &Answer, given: &Answer) -> bool {
@@ -86,6 +97,9 @@ impl Comparison {
     }
 
     fn in_any_order(self, a: &[Answer], b: &[Answer]) -> bool {
+        if a == b {
+            return true;
+        }
         if a.len().max(b.len()) > 64 {
             return false;
         }
@@ -140,12 +154,18 @@ impl Comparison {
         if let (false, Some(a), Some(b)) = (rounded, a.exact(), b.exact()) {
             return a == b;
         }
+        // Numbers that no fraction of machine words holds.
+        let plain = a.is_number() && b.is_number();
+        if plain && !rounded {
+            return matches!((a.exact_of_any_size(), b.exact_of_any_size()), (Some(a), Some(b)) if a == b);
+        }
+        let infinite = a.has_infinity() && b.has_infinity();
         let unknown = a.has_unknowns() || b.has_unknowns();
         let draws = if unknown { DRAWS } else { 1 };
         let mut compared = 0;
         for draw in 0..draws {
             let (Some(a), Some(b)) = (a.value(draw), b.value(draw)) else { return false };
-            match self.values(&a, &b, rounded) {
+            match self.values(&a, &b, Closeness { rounded, plain, infinite }) {
                 Some(false) => return false,
                 Some(true) => compared += 1,
                 None => (),
@@ -155,31 +175,37 @@ impl Comparison {
     }
 
     /// Whether two values are equal; `None` if they are no numbers.
-    fn values(self, a: &Value, b: &Value, rounded: bool) -> Option<bool> {
+    fn values(self, a: &Value, b: &Value, closeness: Closeness) -> Option<bool> {
         match (a, b) {
-            (Value::Scalar(a), Value::Scalar(b)) => self.numbers(*a, *b, rounded),
+            (Value::Scalar(a), Value::Scalar(b)) => self.numbers(*a, *b, closeness),
             (Value::Matrix(a), Value::Matrix(b)) => {
                 if a.len() != b.len() || a.iter().zip(b).any(|(a, b)| a.len() != b.len()) {
                     return Some(false);
                 }
                 let cells = a.iter().flatten().zip(b.iter().flatten());
-                let equal: Option<Vec<bool>> = cells.map(|(a, b)| self.numbers(*a, *b, rounded)).collect();
+                let equal: Option<Vec<bool>> = cells.map(|(a, b)| self.numbers(*a, *b, closeness)).collect();
                 Some(equal?.into_iter().all(|equal| equal))
             }
             _ => Some(false),
         }
     }
 
-    fn numbers(self, a: Complex, b: Complex, rounded: bool) -> Option<bool> {
+    fn numbers(self, a: Complex, b: Complex, closeness: Closeness) -> Option<bool> {
         if a.re.is_infinite() || b.re.is_infinite() {
-            return Some(a.re == b.re);
+            // What is only too large for a number is not the same as another such.
+            return Some(closeness.infinite && a.re == b.re);
         }
         if !a.is_finite() || !b.is_finite() {
             return None;
         }
         let distance = (a - b).abs();
-        let close = 1e-9 * a.abs().max(b.abs()).max(1e-3);
-        let step = if rounded { 0.500_001 * 10_f64.powi(-(self.decimals as i32)) } else { 0.0 };
+        let (least, largest) = (a.abs().min(b.abs()), a.abs().max(b.abs()));
+        // What was computed may end near 0 by rounding; what was written does not.
+        let floor = if closeness.plain { 0.0 } else { 1e-3 };
+        let close = 1e-9 * largest.max(floor);
+        let unit = 10_f64.powi(-(self.decimals as i32));
+        let step =
+            if closeness.rounded && (least >= unit || !closeness.plain) { 0.500_001 * unit } else { 0.0 };
         Some(distance <= close.max(step))
     }
 

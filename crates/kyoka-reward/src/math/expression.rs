@@ -1,5 +1,8 @@
 //! Expressions, and what they come to.
 
+use num_bigint::BigInt;
+use num_rational::BigRational;
+
 use super::number::{Complex, Rational};
 
 /// An expression of numbers, symbols, operations and known functions.
@@ -46,6 +49,76 @@ impl Expr {
             Self::Power(base, exponent) => base.exact()?.power(exponent.exact()?),
             Self::Negative(inner) => Rational::whole(0).plus(inner.exact()?)?.times(Rational::whole(-1)),
             _ => None,
+        }
+    }
+
+    /// Whether it is made of numbers by the four operations and powers alone.
+    pub fn is_number(&self) -> bool {
+        match self {
+            Self::Number(..) | Self::Float(_) => true,
+            Self::Sum(parts) | Self::Product(parts) => parts.iter().all(Self::is_number),
+            Self::Quotient(a, b) => a.is_number() && b.is_number(),
+            Self::Power(base, exponent) => {
+                base.is_number() && exponent.exact().is_some_and(|exponent| exponent.denominator == 1)
+            }
+            Self::Negative(inner) => inner.is_number(),
+            Self::Symbol(_) | Self::PlusMinus(_) | Self::Call(..) | Self::Matrix(_) => false,
+        }
+    }
+
+    /// The fraction that it is, of up to some thousand digits; `None` with anything else than numbers.
+    pub fn exact_of_any_size(&self) -> Option<BigRational> {
+        const MOST_BITS: u64 = 16_384;
+        let exact = match self {
+            Self::Number(Rational { numerator, denominator }, _) => {
+                BigRational::new(BigInt::from(*numerator), BigInt::from(*denominator))
+            }
+            Self::Sum(terms) => terms.iter().try_fold(BigRational::from_integer(0.into()), |sum, term| {
+                Some(sum + term.exact_of_any_size()?)
+            })?,
+            Self::Product(factors) => {
+                factors.iter().try_fold(BigRational::from_integer(1.into()), |product, factor| {
+                    Some(product * factor.exact_of_any_size()?)
+                })?
+            }
+            Self::Quotient(above, below) => {
+                let below = below.exact_of_any_size()?;
+                if below == BigRational::from_integer(0.into()) {
+                    return None;
+                }
+                above.exact_of_any_size()? / below
+            }
+            Self::Power(base, exponent) => {
+                let (base, exponent) = (base.exact_of_any_size()?, exponent.exact()?);
+                let bits = base.numer().bits().max(base.denom().bits());
+                let size = exponent.numerator.unsigned_abs();
+                if exponent.denominator != 1 || size > u128::from(MOST_BITS / bits.max(1)) {
+                    return None;
+                }
+                let power = base.pow(i32::try_from(size).ok()?);
+                match (exponent.numerator < 0, power == BigRational::from_integer(0.into())) {
+                    (true, true) => return None,
+                    (true, false) => power.recip(),
+                    (false, _) => power,
+                }
+            }
+            Self::Negative(inner) => -inner.exact_of_any_size()?,
+            _ => return None,
+        };
+        (exact.numer().bits().max(exact.denom().bits()) <= MOST_BITS).then_some(exact)
+    }
+
+    /// Whether infinity stands in it.
+    pub fn has_infinity(&self) -> bool {
+        match self {
+            Self::Symbol(name) => name == "infty",
+            Self::Number(..) | Self::Float(_) => false,
+            Self::Sum(parts) | Self::Product(parts) | Self::Call(_, parts) => {
+                parts.iter().any(Self::has_infinity)
+            }
+            Self::Quotient(a, b) | Self::Power(a, b) => a.has_infinity() || b.has_infinity(),
+            Self::Negative(inner) | Self::PlusMinus(inner) => inner.has_infinity(),
+            Self::Matrix(rows) => rows.iter().flatten().any(Self::has_infinity),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Where in a text the mathematical answer stands.
 
-use super::structure::Answer;
+use super::{structure::Answer, tokens::FUNCTIONS};
 use crate::{
     numbers::{Commas, numbers},
     sections::group,
@@ -186,6 +186,10 @@ fn stated<'a>(text: &'a str, formulas: &[Place]) -> Vec<Piece<'a>> {
         if sentence.contains("\\boxed") || sentence.contains('$') {
             return Vec::new();
         }
+        let formula = sentence.trim_matches([' ', ':', '"', '*', '\'']).trim_end_matches('.').trim_end();
+        if is_expression(formula) {
+            return vec![Piece { text: formula, latex: formula.contains('\\'), percent: false }];
+        }
         return number(sentence, true).into_iter().collect();
     }
     Vec::new()
@@ -214,9 +218,40 @@ fn last<'a>(text: &'a str, formulas: &[Place]) -> Vec<Piece<'a>> {
     vec![Piece { text: whole, latex: whole.contains('\\'), percent: is_percent_end(whole) }]
 }
 
+/// Whether words stand in a text: letters side by side that name no function and belong to no command.
+fn has_prose(text: &str) -> bool {
+    let mut plain = text.to_owned();
+    for environment in ["\\begin", "\\end"] {
+        while let Some(at) = plain.find(environment) {
+            let rest = &plain[at..];
+            let length = rest.find('}').map_or(rest.len(), |close| close + 1);
+            plain.replace_range(at..at + length, " ");
+        }
+    }
+    let mut before = ' ';
+    let mut rest = plain.as_str();
+    while let Some(first) = rest.chars().next() {
+        let length = rest.find(|letter: char| !letter.is_alphabetic()).unwrap_or(rest.len());
+        if length == 0 {
+            (before, rest) = (first, &rest[first.len_utf8()..]);
+            continue;
+        }
+        let word = &rest[..length];
+        let is_word = word.chars().count() > 1 && before != '\\' && !FUNCTIONS.contains(&word);
+        if is_word && !["pi", "inf", "infty", "infinity"].contains(&word) {
+            return true;
+        }
+        (before, rest) = ('a', &rest[length..]);
+    }
+    false
+}
+
 /// Whether a text is a formula as it stands, or several.
 fn is_expression(text: &str) -> bool {
-    if text.len() > 200 || text.split_whitespace().count() > 12 || text.ends_with('%') {
+    if text.len() > LONGEST || text.ends_with('%') {
+        return false;
+    }
+    if (text.len() > 200 || text.split_whitespace().count() > 12) && has_prose(text) {
         return false;
     }
     let piece = Piece { text, latex: text.contains('\\'), percent: false };
@@ -224,7 +259,8 @@ fn is_expression(text: &str) -> bool {
         None => false,
         Some(read) if read.has_words() => false,
         Some(Answer::One(one, _)) => {
-            !one.has_unknowns() || text.contains('\\') || text.split_whitespace().count() < 4
+            let short = text.contains('\\') || text.split_whitespace().count() < 4;
+            !one.has_unknowns() || short || !has_prose(text)
         }
         Some(_) => true,
     }

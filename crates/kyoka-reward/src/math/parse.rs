@@ -7,12 +7,12 @@ use super::{
 };
 
 /// Deepest nesting that is read.
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 96;
 
 /// Reads a whole expression; `None` if anything in it is not understood.
 pub(super) fn expression(text: &str) -> Option<Expr> {
     let tokens = tokens(text)?;
-    let mut parser = Parser { tokens: &tokens, at: 0, depth: 0 };
+    let mut parser = Parser { tokens: &tokens, at: 0, depth: 0, bars: 0 };
     let expression = parser.sum()?;
     parser.skip_words();
     (parser.at == tokens.len()).then_some(expression)
@@ -39,6 +39,8 @@ struct Parser<'a> {
     tokens: &'a [Token],
     at: usize,
     depth: usize,
+    /// Open signs of absolute values: inside one the next sign closes it.
+    bars: usize,
 }
 
 impl Parser<'_> {
@@ -111,6 +113,15 @@ impl Parser<'_> {
                 Some(Token::Text(_)) => {
                     self.skip_words();
                 }
+                Some(Token::Number(_)) if matches!(last_factor(&product), Expr::Number(..)) => {
+                    // 1 1/2 is one and a half; other numbers side by side are no product.
+                    let Expr::Number(Rational { denominator: 1, .. }, false) = product else { return None };
+                    let fraction = self.fraction()?;
+                    return Some(Expr::Sum(vec![product, fraction]));
+                }
+                Some(Token::Sign('|')) if self.bars == 0 => {
+                    product = product_of(product, self.power()?);
+                }
                 Some(Token::Number(_) | Token::Name(_) | Token::Sign('(' | '{' | '['))
                 | Some(Token::Command(_))
                     if self.begins_factor() =>
@@ -127,6 +138,20 @@ impl Parser<'_> {
                 _ => return Some(product),
             }
         }
+    }
+
+    /// A whole number over another.
+    fn fraction(&mut self) -> Option<Expr> {
+        let whole = |token: Option<&Token>| match token {
+            Some(Token::Number(digits)) if !digits.contains('.') => number(digits),
+            _ => None,
+        };
+        let (above, below) = (whole(self.tokens.get(self.at))?, whole(self.tokens.get(self.at + 2))?);
+        if self.tokens.get(self.at + 1) != Some(&Token::Sign('/')) {
+            return None;
+        }
+        self.at += 3;
+        Some(Expr::Quotient(Box::new(above), Box::new(below)))
     }
 
     fn begins_factor(&self) -> bool {
@@ -213,6 +238,16 @@ impl Parser<'_> {
     }
 
     fn atom(&mut self) -> Option<Expr> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return None;
+        }
+        let atom = self.shallow_atom();
+        self.depth -= 1;
+        atom
+    }
+
+    fn shallow_atom(&mut self) -> Option<Expr> {
         let token = self.peek()?.clone();
         self.at += 1;
         let expression = match token {
@@ -232,10 +267,12 @@ impl Parser<'_> {
                 inside
             }
             Token::Sign('|') => {
+                self.bars += 1;
                 let inside = self.sum()?;
                 if !self.eat('|') {
                     return None;
                 }
+                self.bars -= 1;
                 Expr::Call("abs".to_owned(), vec![inside])
             }
             Token::Command(name) => self.command(&name)?,
@@ -415,6 +452,13 @@ impl Parser<'_> {
             }
         }
         None
+    }
+}
+
+fn last_factor(product: &Expr) -> &Expr {
+    match product {
+        Expr::Product(factors) => factors.last().unwrap_or(product),
+        one => one,
     }
 }
 

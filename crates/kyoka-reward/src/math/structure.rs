@@ -3,6 +3,7 @@
 use super::{
     expression::Expr,
     extract::Piece,
+    number::Rational,
     parse::{expression, words},
 };
 use crate::sections::group;
@@ -145,7 +146,7 @@ impl Answer {
             Some(rest) => (rest.trim_end_matches([' ', '\\']), true),
             None => (text, false),
         };
-        if let Some(read) = expression(text) {
+        if let Some(read) = scientific(text).or_else(|| expression(text)) {
             return Some(Self::One(read, percent || signed));
         }
         words(text).map(Self::Words)
@@ -175,6 +176,29 @@ impl Answer {
         let items = items.iter().map(|item| Self::relation(item, percent)).collect::<Option<_>>()?;
         Some(Self::Bracketed { open: if set { 's' } else { open }, close, items })
     }
+}
+
+/// A number such as `1.5e-7`, as programs write it: all of a text, or `e` is Euler's number.
+fn scientific(text: &str) -> Option<Expr> {
+    let (digits, exponent) = text.split_once(['e', 'E'])?;
+    let unsigned = digits.strip_prefix(['-', '+']).unwrap_or(digits);
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let exponent_digits = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
+    let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty()
+        || !plain(whole)
+        || !plain(fraction)
+        || exponent_digits.is_empty()
+        || !plain(exponent_digits)
+    {
+        return None;
+    }
+    let size: i128 = exponent.trim_start_matches('+').parse().ok().filter(|size: &i128| size.abs() <= 400)?;
+    let number = Expr::Number(Rational::decimal(whole, fraction)?, !fraction.is_empty());
+    let ten = Expr::Number(Rational::whole(10), false);
+    let power = Expr::Power(Box::new(ten), Box::new(Expr::Number(Rational::whole(size), false)));
+    let product = Expr::Product(vec![number, power]);
+    Some(if digits.starts_with('-') { Expr::Negative(Box::new(product)) } else { product })
 }
 
 /// Where things in a list are parted.
@@ -350,7 +374,7 @@ fn is_name(side: &str) -> bool {
 
 /// A text without what only looks: sizes, spaces, thousands marks, money.
 fn cleaned(text: &str, latex: bool) -> String {
-    let mut text = text.trim().replace('\n', " ");
+    let mut text = spaced_thousands(&text.trim().replace('\n', " "));
     if !text.contains("\\begin") {
         text = singly_escaped(&text);
     }
@@ -393,6 +417,21 @@ fn cleaned(text: &str, latex: bool) -> String {
     text = without_boxes(&text);
     text = parted(&text);
     numbers(&text, latex)
+}
+
+/// A thin space of LaTeX between a digit and three others parts thousands.
+fn spaced_thousands(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("\\,") {
+        let behind = &rest[at + 2..];
+        let digits = behind.bytes().take_while(u8::is_ascii_digit).count();
+        let joins = digits == 3 && rest[..at].ends_with(|before: char| before.is_ascii_digit());
+        out.push_str(&rest[..at]);
+        out.push_str(if joins { "\u{1}" } else { "\\," });
+        rest = behind;
+    }
+    out + rest
 }
 
 /// A text whose backslashes were escaped once more than they should have been.

@@ -43,6 +43,10 @@ pub struct RlConfig {
     /// Rounds of further prompts that dynamic sampling may draw. Default 3.
     #[serde(default = "three")]
     pub max_refills: usize,
+    /// Largest share of a step's completions of which no reward could say anything, in [0, 1]; a larger one ends the run. Default
+    /// 0.5.
+    #[serde(default = "half")]
+    pub max_ungraded: f64,
     /// Most tokens a micro-batch; at least 1. Default 8192.
     #[serde(default = "default_budget")]
     pub tokens_per_micro_batch: usize,
@@ -69,6 +73,7 @@ impl RlConfig {
             optimizer: AdamWConfig::default(),
             augment: true,
             max_refills: three(),
+            max_ungraded: half(),
             tokens_per_micro_batch: default_budget(),
             eval_every: 0,
         }
@@ -92,6 +97,10 @@ impl RlConfig {
             ("tokens_per_micro_batch", self.tokens_per_micro_batch),
         ];
         at_least_1(stage, &counts)?;
+        if !(0.0..=1.0).contains(&self.max_ungraded) {
+            let (key, expected) = (format!("{stage}.max_ungraded"), "a number in [0, 1]");
+            return Err(SettingError::range(key, expected, self.max_ungraded));
+        }
         self.check_sampling(stage)?;
         self.learning_rate.check(&format!("{stage}.learning_rate"))?;
         self.optimizer.check(&format!("{stage}.optimizer"))?;
@@ -181,6 +190,10 @@ fn three() -> usize {
     3
 }
 
+fn half() -> f64 {
+    0.5
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +234,10 @@ mod tests {
         let optimizer = AdamWConfig { beta_1: 1.0, ..AdamWConfig::default() };
         for (config, message) in [
             (RlConfig { group_size: 0, ..config() }, "rl.group_size: expected at least 1, got 0"),
+            (
+                RlConfig { max_ungraded: 1.5, ..config() },
+                "rl.max_ungraded: expected a number in [0, 1], got 1.5",
+            ),
             (
                 RlConfig { tokens_per_micro_batch: 0, ..config() },
                 "rl.tokens_per_micro_batch: expected at least 1, got 0",

@@ -2,6 +2,7 @@
 
 use std::{
     sync::{
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -39,6 +40,9 @@ pub(super) struct Gatherer<'a, M> {
     /// Stages of reinforcement learning before this one.
     pub ordinal: u64,
 }
+
+/// Most threads that judge at the same time.
+const MAX_JUDGES: usize = 64;
 
 /// A row that is asked.
 #[derive(Clone, Copy)]
@@ -89,7 +93,24 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
         }
         // The weights change next: an engine in this process need not keep a copy meanwhile.
         self.engine.release();
+        stats.counters = self.reward.counters();
+        self.check_ungraded(step, &stats)?;
         Ok((groups, stats))
+    }
+
+    /// Refuses a step of which too little could be judged.
+    fn check_ungraded(&self, step: usize, stats: &GatherStats) -> Result<(), TrainError> {
+        let (most, got) = (self.config.max_ungraded, stats.ungraded as f64 / stats.judged.max(1) as f64);
+        if got <= most {
+            return Ok(());
+        }
+        Err(TrainError::Ungraded {
+            stage: self.stage.clone(),
+            step,
+            expected: most,
+            got: format!("{} of {}", stats.ungraded, stats.judged),
+            fault: stats.fault.clone().unwrap_or_else(|| "no reward could say anything".to_owned()),
+        })
     }
 
     /// Samples and judges one round of prompts; moves the data position.
@@ -121,13 +142,15 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
             seed: request_seed(state.seed, self.ordinal, step as u64, round as u64),
             episodes: laid_out.episodes(),
         };
-        let groups = self.sample(&asked, request, step + 1, stats)?;
+        let accuracy = state.progress.accuracy;
+        let progress = RewardProgress { step, total_steps: self.config.total_steps(), accuracy };
+        let groups = self.sample(&asked, request, progress, stats)?;
         let greedy = algorithm.advantage.needs_greedy_rollout();
         let likeliest = match greedy {
             true => {
                 let sampling = SamplingConfig { temperature: 0.0, ..self.config.sampling.clone() };
                 let request = RolloutRequest { group_size: 1, sampling: &sampling, ..request };
-                self.sample(&asked, request, step + 1, stats)?
+                self.sample(&asked, request, progress, stats)?
             }
             false => Vec::new(),
         };
@@ -151,34 +174,50 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
         Ok(judged)
     }
 
-    /// Samples; a thread beside judges every group as soon as it ends. The groups are in the order of the prompts.
+    /// Samples; beside it every group is judged as soon as it ends, by as many threads as the reward wants. The groups are in the
+    /// order of the prompts.
     fn sample(
         &self,
         asked: &[Asked],
         request: RolloutRequest<'_>,
-        step: usize,
+        progress: RewardProgress,
         stats: &mut GatherStats,
     ) -> Result<Vec<Judged>, TrainError> {
+        let step = progress.step + 1;
         let failed = |source| TrainError::Rollout { stage: self.stage.clone(), step, source };
         let (to_judge, ended) = mpsc::channel::<(usize, RolloutGroup)>();
-        // Set when sampling has failed: what is left to judge is of no use.
+        // The channel ends with its last judge.
+        let ended = Arc::new(Mutex::new(ended));
+        // Set when sampling or a judge has failed: what is left to judge is of no use.
         let given_up = AtomicBool::new(false);
-        let progress = RewardProgress { step: step - 1, total_steps: self.config.total_steps() };
-        let judge = || -> Result<(Vec<Option<Judged>>, f64), TrainError> {
-            let mut groups: Vec<Option<Judged>> = asked.iter().map(|_| None).collect();
-            let mut seconds = 0.0;
-            for (index, group) in ended {
+        let judge = |ended: Arc<Mutex<mpsc::Receiver<(usize, RolloutGroup)>>>| {
+            let (mut groups, mut seconds): (Vec<(usize, Judged)>, f64) = (Vec::new(), 0.0);
+            loop {
+                let next = ended.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok((index, group)) = next else { break };
                 if given_up.load(Ordering::Relaxed) {
                     break;
                 }
                 let started = Instant::now();
-                groups[index] = Some(self.judged(&self.samples[asked[index].row], progress, group)?);
+                let judged = self.judged(&self.samples[asked[index].row], progress, group);
+                if judged.is_err() {
+                    given_up.store(true, Ordering::Relaxed);
+                }
+                groups.push((index, judged?));
                 seconds += started.elapsed().as_secs_f64();
             }
             Ok((groups, seconds))
         };
+        let judges = self.reward.concurrency().clamp(1, asked.len().clamp(1, MAX_JUDGES));
         let (sampled, judged) = std::thread::scope(|scope| {
-            let judging = scope.spawn(judge);
+            let judge = &judge;
+            let judging: Vec<_> = (0..judges)
+                .map(|_| {
+                    let ended = ended.clone();
+                    scope.spawn(move || judge(ended))
+                })
+                .collect();
+            drop(ended);
             let mut seen = vec![false; asked.len()];
             let mut is_judged_out = false;
             let sampled = self.engine.generate(request, &mut |index, group| {
@@ -193,15 +232,23 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
                 given_up.store(true, Ordering::Relaxed);
             }
             drop(to_judge);
-            (sampled.map_err(|error| (error, is_judged_out)), judging.join())
+            let joined = judging
+                .into_iter()
+                .map(|judge| judge.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            let joined: Result<Vec<_>, TrainError> = joined.collect();
+            (sampled.map_err(|error| (error, is_judged_out)), joined)
         });
-        let judged = judged.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // What the judge found is the cause only where sampling was ended for it.
         if let Err((error, false)) = sampled {
             return Err(failed(error));
         }
-        let (groups, seconds) = judged?;
-        stats.seconds.reward += seconds;
+        let mut groups: Vec<Option<Judged>> = asked.iter().map(|_| None).collect();
+        let mut longest = 0.0_f64;
+        for (judged, seconds) in judged? {
+            longest = longest.max(seconds);
+            judged.into_iter().for_each(|(index, group)| groups[index] = Some(group));
+        }
+        stats.seconds.reward += longest;
         let (expected, got) = (groups.len(), groups.iter().flatten().count());
         if got != expected {
             return Err(failed(RolloutError::Count { what: "groups, one a prompt", expected, got }));
@@ -242,6 +289,9 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
             greedy_total,
         };
         for (rollout, completion, reward) in judged {
+            stats.judged += 1;
+            stats.faults += usize::from(reward.fault.is_some());
+            stats.fault = stats.fault.take().or_else(|| reward.fault.clone());
             if reward.total.is_some() {
                 group.rollouts.push(rollout);
                 group.completions.push(completion);
@@ -346,6 +396,18 @@ mod tests {
         let (gathered, _) = gathered("", |key, place| vec![key as u32; place + 1], judge);
         let (groups, stats) = gathered.unwrap();
         assert_eq!((groups.len(), stats.ungraded), (2, 1), "one completion compares with nothing");
+    }
+
+    #[test]
+    fn a_step_of_which_too_little_can_be_judged_ends_the_run() {
+        let judge = |text: &str| length(text).filter(|_| text.contains(' '));
+        let (half, _) = gathered("", |key, place| vec![key as u32; place + 1], judge);
+        assert_eq!(half.unwrap().1.ungraded, 3, "half of the completions is not too much");
+        let judge = |text: &str| length(text).filter(|_| text == "0 0" || text == "0");
+        let (most, told) = gathered("", |key, place| vec![key as u32; place + 1], judge);
+        let said = "rl, step 1: expected at most a share of 0.5 of the completions without a reward (rl.max_ungraded), \
+                    got 4 of 6: no reward could say anything";
+        assert_eq!((most.err().unwrap(), told), (said.to_owned(), (7, 1, 1)));
     }
 
     #[test]

@@ -224,7 +224,9 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
             .take(2)
             .map(|group| SampleRecord::new(group.sample, &group.completions[0], &group.rewards[0]));
         let idle = trained_tokens == 0 && !pretraining;
-        let warning = idle.then(|| idle_reason(fresh, &credited, &self.algorithm));
+        let idle = idle.then(|| idle_reason(fresh, &credited, &self.algorithm));
+        let warnings = [gathered.warning(), idle.or_else(|| self.schedule_warning(step))];
+        let warnings: Vec<String> = warnings.into_iter().flatten().collect();
         Ok(StepReport {
             stage: stage(),
             step: step + 1,
@@ -232,7 +234,7 @@ impl<M: TrainableLm> Stage<M> for RlStage<'_, M> {
             metrics,
             seconds: PhaseSeconds { train, ..gathered.seconds },
             samples: samples.collect(),
-            warning: warning.or_else(|| self.schedule_warning(step)),
+            warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
         })
     }
 }

@@ -10,8 +10,15 @@ use crate::{PhaseSeconds, part_means::PartMeans};
 pub(super) struct GatherStats {
     pub seconds: PhaseSeconds,
     pub generated_tokens: usize,
-    /// Completions that were left out because nothing could be said of them.
+    /// Completions that were judged.
+    pub judged: usize,
+    /// Those of them that were left out because nothing could be said of them.
     pub ungraded: usize,
+    /// Those that a judge failed at, and what the first of these failures was.
+    pub faults: usize,
+    pub fault: Option<String>,
+    /// What the reward has counted so far.
+    pub counters: Vec<(String, f64)>,
     /// Rounds of further prompts; none without dynamic sampling.
     pub refills: Option<usize>,
     pub entropy: SampledEntropy,
@@ -76,9 +83,17 @@ impl GatherStats {
         self.zero_variance_share = flat as f64 / groups.len().max(1) as f64;
     }
 
+    /// What the user should know of judges that failed.
+    pub fn warning(&self) -> Option<String> {
+        let fault = self.fault.as_ref()?;
+        let Self { faults, judged, .. } = self;
+        Some(format!("judging failed for {faults} of {judged} completions, the first time with: {fault}"))
+    }
+
     /// Writes the numbers into the log's.
     pub fn report(&self, metrics: &mut Metrics) {
         self.means.iter().for_each(|(name, value)| metrics.set(name.clone(), *value));
+        self.counters.iter().for_each(|(name, count)| metrics.set(name.clone(), *count));
         metrics.set("generated_tokens", self.generated_tokens as f64);
         if self.ungraded > 0 {
             metrics.set("ungraded", self.ungraded as f64);

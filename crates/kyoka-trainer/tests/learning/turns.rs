@@ -88,7 +88,8 @@ fn a_policy_learns_what_only_an_observation_tells() {
 #[test]
 fn what_is_not_judged_teaches_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let (after, steps) = run(folder.path(), &settings("", 2), 1);
+    let all = RlConfig { max_ungraded: 1.0, ..settings("", 2) };
+    let (after, steps) = run(folder.path(), &all, 1);
     assert_eq!(curve(&steps, "ungraded"), [64.0, 64.0], "one turn is none that is judged");
     assert!(weights(&after) == weights(&policy()), "the policy must stay as it is");
 }

@@ -7,7 +7,7 @@ use kyoka_algorithms::CriticKind;
 use kyoka_core::{Sample, Task, parameter_shapes};
 use kyoka_data::PreferenceRow;
 use kyoka_nn::WeightInit;
-use kyoka_trainer::{PackItem, SftConfig};
+use kyoka_trainer::PackItem;
 
 use super::{
     phases::{Batch, EVAL_PROMPTS, Knobs, Others, Phase, sampling, training},
@@ -84,13 +84,18 @@ impl<'a> Facts<'a> {
             let name = stage.name.as_str();
             match &stage.settings {
                 StageSettings::Sft(config) => {
-                    let batch = self.worked(config, at_limit);
+                    let batch = self.worked((&config.data, at_limit), config.batch_size);
                     let trained = self.trained(name, config.augment);
                     phases.push(training(name, sizes, &batch, (trained, own), others.between()));
                 }
                 StageSettings::Preference(config) => {
                     let batch = self.compared((&config.data, at_limit), config.batch_size);
                     let beside = Others { reference: config.reference_every > 0, ..others.between() };
+                    phases.push(training(name, sizes, &batch, (self.trained(name, false), own), beside));
+                }
+                StageSettings::UnpairedPreference(config) => {
+                    let batch = self.worked((&config.data, at_limit), config.batch_size);
+                    let beside = Others { reference: true, ..others.between() };
                     phases.push(training(name, sizes, &batch, (self.trained(name, false), own), beside));
                 }
                 StageSettings::RewardModel(config) => {
@@ -168,15 +173,15 @@ impl<'a> Facts<'a> {
     }
 
     /// A batch of worked completions: rows spread over all lengths, or the longest ones.
-    fn worked(&self, config: &SftConfig, at_limit: bool) -> Batch {
-        let samples = &self.prepared.splits[&config.data];
+    fn worked(&self, (split, at_limit): (&str, bool), rows: usize) -> Batch {
+        let samples = &self.prepared.splits[split];
         let item = |sample: &Sample| PackItem {
             prompt_len: self.prompt_len(sample),
             completion_lens: vec![self.target_len(sample).unwrap_or(1)],
         };
         let mut items: Vec<PackItem> = samples.iter().map(item).collect();
         items.sort_by_key(|item| item.prompt_len + item.completion_lens[0]);
-        self.batch(samples, chosen(&items, config.batch_size, at_limit))
+        self.batch(samples, chosen(&items, rows, at_limit))
     }
 
     /// A batch of pairs: rows spread over all lengths, or the longest ones.
