@@ -49,6 +49,7 @@ impl Stop {
         }
         if self.stop.swap(true, Ordering::Relaxed) {
             say("\nstopped at once; the newest checkpoint stands (--resume)");
+            kyoka::reward::stop_programs();
             std::process::exit(i32::from(exit_code()));
         }
         say(

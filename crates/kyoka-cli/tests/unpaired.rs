@@ -195,7 +195,7 @@ fn rows_and_settings_that_cannot_be_are_refused_with_their_place() {
     let said = refused(&[]);
     assert!(
         said.contains(
-            "judged.jsonl:1: label: expected true or false, which the stage unpaired_preference needs"
+            "judged.jsonl:1: label: expected true or false, got \"accept\", which the stage unpaired_preference needs"
         ),
         "{said}"
     );

@@ -39,12 +39,21 @@ pub struct GenerateError(pub String);
 /// Scores completions of a row: a reward model in this process, an ensemble of them, or one elsewhere.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not score completions",
-    note = "implement `ScoreCompletion`: one finite number a completion, all of them from one version of the model"
+    note = "implement `ScoreCompletion`: one finite score a completion, all of them from one version of the model"
 )]
 pub trait ScoreCompletion: Send + Sync {
-    /// One number a completion, in their order; all of them from one version of the model, so that they compare.
+    /// One score a completion, in their order; all of them from one version of the model, so that they compare.
     ///
     /// # Errors
     /// If the row or a completion cannot be read.
-    fn scores(&self, sample: &Sample, completions: &[Completion]) -> Result<Vec<f32>, RewardError>;
+    fn scores(&self, sample: &Sample, completions: &[Completion]) -> Result<Vec<ModelScore>, RewardError>;
+}
+
+/// What a model makes of a completion.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ModelScore {
+    /// The score.
+    pub value: f32,
+    /// How far the members of an ensemble are apart, as a standard deviation; `None` where it is no ensemble.
+    pub deviation: Option<f32>,
 }

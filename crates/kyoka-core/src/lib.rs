@@ -27,7 +27,7 @@ pub use advantage::{AdvantageError, AdvantageEstimator, Advantages, CreditedStep
 pub use distribution::Distribution;
 pub use encoder::{ModalityEncoder, ModalityFeatures};
 pub use environment::{Action, Answer, Environment, EnvironmentError, EnvironmentFactory, ToolSchema};
-pub use generate::{Generate, GenerateError, Generated, ScoreCompletion};
+pub use generate::{Generate, GenerateError, Generated, ModelScore, ScoreCompletion};
 pub use lm::{CausalLm, PackedCompletion, PackedGroup, Prefill};
 pub use media::{AudioInput, Content, ImageInput, MediaRef, Modality};
 pub use metrics::Metrics;

@@ -25,6 +25,8 @@ pub enum Stream {
     Dropout = 7,
     /// Episodes of environments.
     Environment = 8,
+    /// Rows that each head of an ensemble learns from.
+    Bootstrap = 9,
 }
 
 /// A generator for one purpose at one place.

@@ -142,6 +142,14 @@ impl Columns {
         found.unwrap_or_default()
     }
 
+    /// A finite number that may be missing.
+    pub fn number(&mut self, name: &str) -> Option<f64> {
+        self.read(name, |value| match value.as_f64().filter(|number| number.is_finite()) {
+            Some(number) => Ok(number),
+            None => Err(format!("expected a number, got {value}")),
+        })
+    }
+
     /// A column that is true or false; with anything else it is none of Kyoka's.
     pub fn boolean(&mut self, name: &str) -> Option<bool> {
         let value = self.left.iter().find(|(column, _)| column == name)?.1.as_bool()?;

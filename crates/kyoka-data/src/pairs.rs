@@ -19,10 +19,14 @@ pub struct PreferenceRow {
     pub chosen: String,
     /// The other one.
     pub rejected: String,
+    /// How far the first one is ahead, at least 0; `None` when unknown.
+    pub margin: Option<f32>,
+    /// Whether neither is better, whatever they are called.
+    pub tie: bool,
 }
 
 /// Reads all comparisons of a file: rows as [`read_jsonl`](crate::read_jsonl) reads them, with `chosen` and
-/// `rejected` besides.
+/// `rejected` besides, and if they are there a `margin` (a number) and a `tie` (true or false).
 ///
 /// # Errors
 /// Lists every faulty row with its line: what `read_jsonl` refuses, a completion that is missing or empty, and pairs
@@ -38,7 +42,11 @@ fn with_pair(columns: &mut Columns, sample: Sample) -> PreferenceRow {
     if columns.faults.len() == faults && chosen == rejected {
         columns.fault("rejected", "expected another completion than the chosen one");
     }
-    PreferenceRow { sample, chosen, rejected }
+    let margin = columns.number("margin").map(|margin| margin as f32);
+    if margin.is_some_and(|margin| margin < 0.0) {
+        columns.fault("margin", "expected a number of at least 0");
+    }
+    PreferenceRow { sample, chosen, rejected, margin, tie: columns.boolean("tie").unwrap_or(false) }
 }
 
 #[cfg(test)]
@@ -64,6 +72,19 @@ mod tests {
             (rows[0].sample.answers(), rows[0].sample.origin.place),
             (vec!["1".to_owned()], Place::Line(1))
         );
+    }
+
+    #[test]
+    fn a_pair_may_have_a_margin_or_be_a_tie() {
+        let row = |more: &str| format!(r#"{{"id": 1, "prompt": "p", "chosen": "x", "rejected": "y"{more}}}"#);
+        let read = |more: &str| read(&row(more)).map(|rows| (rows[0].margin, rows[0].tie));
+        assert_eq!(read("").unwrap(), (None, false));
+        assert_eq!(read(r#", "margin": 1.5"#).unwrap(), (Some(1.5), false));
+        assert_eq!(read(r#", "tie": true, "margin": null"#).unwrap(), (None, true));
+        for wrong in [r#", "margin": -1"#, r#", "margin": "wide""#] {
+            let Err(DataError::Rows(faults)) = read(wrong) else { panic!("expected a fault: {wrong}") };
+            assert_eq!(faults[0].field.as_deref(), Some("margin"), "{wrong}");
+        }
     }
 
     #[test]

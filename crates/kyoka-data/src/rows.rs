@@ -142,6 +142,11 @@ fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -
         }
         Vec::new()
     });
+    let extra = columns.unknown();
+    // What a reward model reads of them.
+    for name in ["score", "tag"] {
+        columns.take(name);
+    }
     Sample {
         id,
         messages: said.iter().zip(parts).map(|((role, _), parts)| Message { role: *role, parts }).collect(),
@@ -149,11 +154,7 @@ fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -
         steps: columns.labels("steps"),
         completion,
         label: columns.boolean("label"),
-        extra: columns
-            .unknown()
-            .into_iter()
-            .chain(several.map(|list| ("completions".to_owned(), list)))
-            .collect(),
+        extra: extra.into_iter().chain(several.map(|list| ("completions".to_owned(), list))).collect(),
         origin: Origin::default(),
     }
 }

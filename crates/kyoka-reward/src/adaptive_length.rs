@@ -7,7 +7,7 @@ use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sampl
 /// one that hardly any answers may be thought about at length. The paper's coefficient is the reward's weight, its length in
 /// units of the limit here.
 ///
-/// Right means that the verdict of another reward is above 0. A completion of which that reward can say nothing is ungraded, and
+/// Right is what another reward says of the answer, or that it is above 0. A completion of which that reward can say nothing is ungraded, and
 /// not counted.
 pub struct AdaptiveLength<R> {
     /// Says whether an answer is right.
@@ -38,8 +38,8 @@ impl<R: RewardFn> RewardFn for AdaptiveLength<R> {
         completions: &[Completion],
     ) -> Result<Vec<Reward>, RewardError> {
         let verdicts = self.accuracy.judge(context, completions)?;
-        let graded: Vec<f32> = verdicts.iter().filter_map(|reward| reward.total).collect();
-        let right = graded.iter().filter(|&&verdict| verdict > 0.0).count();
+        let graded: Vec<&Reward> = verdicts.iter().filter(|reward| reward.total.is_some()).collect();
+        let right = graded.iter().filter(|reward| reward.is_right()).count();
         let share = right.max(1) as f32 / graded.len().max(1) as f32;
         let one = |(completion, verdict): (&Completion, Reward)| match verdict.total {
             None => verdict,

@@ -32,7 +32,7 @@ pub enum AnswerPlace {
     Tag,
     /// In the last `\boxed{…}`.
     Boxed,
-    /// It is the last number.
+    /// It is the last number, in the last 16 KiB.
     LastNumber,
     /// It is all that follows the reasoning; of an `<answer>` section there, what it holds.
     Whole,
@@ -93,7 +93,7 @@ impl AnswerPlace {
             Self::Tag => answer(completion),
             Self::Boxed => boxed(after()?),
             Self::LastNumber => {
-                let after = after()?;
+                let after = end_of(after()?);
                 Some(&after[numbers(after, Commas::OfLists).pop()?])
             }
             Self::Whole => match after()?.contains("<answer>") {

@@ -7,7 +7,7 @@ use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Sampl
 /// when short; a wrong one `max_wrong + (min_wrong - max_wrong) (1 + c) / 2`, worst when short, so that thinking on is
 /// worth it.
 ///
-/// Right means that the verdict of another reward is above 0.
+/// Right is what another reward says of the answer, or that it is above 0.
 pub struct CosineLength<R> {
     /// Says whether the answer is right.
     pub accuracy: R,
@@ -53,8 +53,10 @@ impl<R: RewardFn> RewardFn for CosineLength<R> {
     /// Ungraded where the answer is.
     fn score(&self, context: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
         let judged = self.accuracy.score(context, completion)?;
-        let Some(verdict) = judged.total else { return Ok(judged) };
-        let reward = self.reward(completion.token_spans.len(), completion.max_new_tokens, verdict > 0.0);
+        if judged.total.is_none() {
+            return Ok(judged);
+        }
+        let reward = self.reward(completion.token_spans.len(), completion.max_new_tokens, judged.is_right());
         Ok(Reward::graded(self.name(), reward))
     }
 }

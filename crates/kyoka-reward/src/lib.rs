@@ -14,6 +14,7 @@ mod detection;
 mod environment;
 mod external;
 mod format;
+mod gate;
 #[cfg(feature = "json-schema")]
 mod json_schema;
 mod judge;
@@ -49,7 +50,7 @@ pub use detection::Detection;
 pub use environment::EnvironmentReward;
 #[cfg(feature = "http")]
 pub use external::{HttpReward, HttpRewardSettings};
-pub use external::{ProgramReward, ProgramRewardSettings};
+pub use external::{ProgramReward, ProgramRewardSettings, stop_programs};
 pub use format::{Form, Format};
 #[cfg(feature = "json-schema")]
 pub use json_schema::{JsonSchema, JsonSchemaSettings};

@@ -137,6 +137,13 @@ pub struct Lint {
     pub warnings: Vec<String>,
 }
 
+/// What the probes of one kind add up to: of every part the sum and how many were graded.
+struct Sums {
+    probe: Probe,
+    columns: Vec<(f64, usize)>,
+    count: usize,
+}
+
 /// Judges the probes of rows; `max_new_tokens` is the limit that completions are sampled under.
 ///
 /// # Errors
@@ -144,7 +151,7 @@ pub struct Lint {
 pub fn lint(reward: &dyn RewardFn, rows: &[Sample], max_new_tokens: usize) -> Result<Lint, RewardError> {
     let mut parts: Vec<String> = reward.part_names().into_iter().map(str::to_owned).collect();
     parts.push("total".to_owned());
-    let mut sums: Vec<(Probe, Vec<(f64, usize)>, usize)> = Vec::new();
+    let mut sums: Vec<Sums> = Vec::new();
     let (mut flat, mut fault, mut gold_fails) = (0, None, None);
     for row in rows {
         // The next row with another answer, as the rows stand.
@@ -167,14 +174,14 @@ pub fn lint(reward: &dyn RewardFn, rows: &[Sample], max_new_tokens: usize) -> Re
                 gold_fails = Some(row);
             }
             fault = fault.or_else(|| reward.fault.clone());
-            let place = match sums.iter().position(|(kind, ..)| kind == probe) {
+            let place = match sums.iter().position(|sums| sums.probe == *probe) {
                 Some(place) => place,
                 None => {
-                    sums.push((*probe, vec![(0.0, 0); parts.len()], 0));
+                    sums.push(Sums { probe: *probe, columns: vec![(0.0, 0); parts.len()], count: 0 });
                     sums.len() - 1
                 }
             };
-            let (_, columns, count) = &mut sums[place];
+            let Sums { columns, count, .. } = &mut sums[place];
             *count += 1;
             for (part, (sum, graded)) in parts.iter().zip(columns) {
                 if let Some(value) = value_of(reward, part) {
@@ -184,12 +191,10 @@ pub fn lint(reward: &dyn RewardFn, rows: &[Sample], max_new_tokens: usize) -> Re
             }
         }
     }
-    sums.sort_by_key(|(probe, ..)| Probe::ALL.iter().position(|kind| kind == probe));
+    sums.sort_by_key(|sums| Probe::ALL.iter().position(|kind| *kind == sums.probe));
     let mean = |(sum, graded): &(f64, usize)| (*graded > 0).then(|| sum / *graded as f64);
-    let table: Vec<_> = sums
-        .iter()
-        .map(|(probe, columns, count)| (*probe, columns.iter().map(mean).collect(), *count))
-        .collect();
+    let table = sums.iter().map(|sums| (sums.probe, sums.columns.iter().map(mean).collect(), sums.count));
+    let table: Vec<_> = table.collect();
     let mut lint = Lint { parts, table, warnings: Vec::new() };
     lint.warnings.extend(fault.map(|fault| format!("judging failed: {fault}")));
     if let Some(row) = gold_fails {

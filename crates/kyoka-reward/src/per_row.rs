@@ -15,7 +15,7 @@ use crate::RULES;
 /// Judges a row by the rule that its column `reward` names: for datasets of several kinds of questions. The part is called
 /// `per_row`.
 ///
-/// The names are those of `rules`, and the kinds of rules that need no settings.
+/// The names are those of `rules`, and the kinds of rules that need no settings. Rewards that ask other programs are none of them.
 pub struct PerRow {
     rules: BTreeMap<String, Box<dyn RewardFn>>,
 }
@@ -28,6 +28,9 @@ pub struct PerRowSettings {
     pub rules: BTreeMap<String, Table>,
 }
 
+/// Kinds that are no rules of a row.
+const OTHERS: [&str; 4] = ["per_row", "program", "http", "environment"];
+
 /// The column of a row that names its rule.
 const REWARD: &str = "reward";
 
@@ -39,7 +42,7 @@ impl PerRow {
     pub fn read(settings: Table) -> Result<Self, SettingsFault> {
         let PerRowSettings { rules } = read_settings(toml::Value::Table(settings))?;
         let mut made: BTreeMap<String, Box<dyn RewardFn>> = BTreeMap::new();
-        for (kind, make) in RULES.iter().filter(|(kind, _)| *kind != "per_row") {
+        for (kind, make) in RULES.iter().filter(|(kind, _)| !OTHERS.contains(kind)) {
             // A rule that needs settings can be named where it has them.
             if let Ok(rule) = make(Table::new()) {
                 made.insert((*kind).to_owned(), rule);
@@ -57,8 +60,9 @@ impl PerRow {
                 }
                 None => return Err(fault(SettingsFault::at("kind", "missing"))),
             };
-            let kinds = || RULES.iter().map(|(kind, _)| *kind).filter(|kind| *kind != "per_row");
-            let Some((_, make)) = RULES.iter().find(|(known, _)| *known == kind && kind != "per_row") else {
+            let kinds = || RULES.iter().map(|(kind, _)| *kind).filter(|kind| !OTHERS.contains(kind));
+            let Some((_, make)) = RULES.iter().find(|(known, _)| *known == kind && !OTHERS.contains(known))
+            else {
                 let near = nearest(&kind, kinds())
                     .map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
                 let known = kinds().collect::<Vec<_>>().join(", ");
@@ -158,7 +162,10 @@ mod tests {
         assert!(numbers.starts_with("answer: expected a number"), "the rule's own check: {numbers}");
         let refused = |settings: &str| made(settings).err().unwrap();
         assert!(refused("rules.a = { kind = 'exact_anser' }").ends_with("did you mean \"exact_answer\"?"));
-        assert!(refused("rules.a = { kind = 'per_row' }").starts_with("rules: a: kind: expected one of"));
+        for other in OTHERS {
+            let said = refused(&format!("rules.a = {{ kind = '{other}' }}"));
+            assert!(said.starts_with("rules: a: kind: expected one of"), "{said}");
+        }
         assert_eq!(refused("rules.a = {}"), "rules: a: kind: missing");
         assert!(
             refused("rules.a = { kind = 'box_match', threshold = 2 }").starts_with("rules: a: threshold: ")

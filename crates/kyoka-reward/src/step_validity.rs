@@ -12,8 +12,9 @@ use crate::{
 
 /// The share of the calculations stated in the reasoning that hold: `12 + 5 = 17` does, `12 + 5 = 18` does not. It needs no labels.
 ///
-/// A calculation is an equals sign between two plain terms of numbers, `+ - * / ^ %`, `×`, `÷` and brackets, of which one has an
-/// operation; `2 + 3 = 5 = 4 + 1` states two. Each has a verdict at its tokens, for process supervision. A completion that
+/// A calculation is an equals sign between two plain terms of numbers, `+ - * / ^`, `×`, `÷` and brackets, of which one has an
+/// operation; `2 + 3 = 5 = 4 + 1` states two. A comma or a full stop that is not within a number ends a term, and a term beside
+/// a letter is of no calculation: `x + 2 - 1 = 4` says nothing about numbers alone. Each has a verdict at its tokens, for process supervision. A completion that
 /// states none is worth 0: beside it an answer must count more, or empty calculations (`1 + 1 = 2`) pay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,7 +29,22 @@ const MOST: usize = 200;
 const LONGEST: usize = 200;
 
 fn is_of_term(letter: char) -> bool {
-    letter.is_ascii_digit() || " .,+-*/^%()×÷−".contains(letter)
+    letter.is_ascii_digit() || " +-*/^()×÷−".contains(letter)
+}
+
+/// How many letters of a text belong to one term, and whether what follows is no part of mathematics.
+fn length_of_term(letters: impl Iterator<Item = char>) -> (usize, bool) {
+    let mut letters = letters.take(LONGEST).peekable();
+    let (mut count, mut before) = (0, ' ');
+    while let Some(letter) = letters.next() {
+        let within = before.is_ascii_digit() && letters.peek().is_some_and(char::is_ascii_digit);
+        if !(is_of_term(letter) || ".,".contains(letter) && within) {
+            let touches = letter.is_alphabetic() || letter == '%';
+            return (count, touches);
+        }
+        (count, before) = (count + 1, letter);
+    }
+    (count, false)
 }
 
 fn has_operation(term: &str) -> bool {
@@ -38,23 +54,29 @@ fn has_operation(term: &str) -> bool {
 
 /// A term without what cannot begin or end one.
 fn trimmed(term: &str) -> &str {
-    term.trim_matches([' ', ',', '.']).trim_end_matches(['+', '-', '*', '/', '^', '×', '÷', '−', ' '])
+    term.trim()
 }
 
 /// The calculations of a text: where each stands, and its two sides.
 fn calculations(text: &str) -> Vec<(Range<usize>, [&str; 2])> {
-    let side = |part: &str| part.chars().map(char::len_utf8).sum::<usize>();
+    // A number of a list (`2)` or the like) or a sign that joins what is not here begins no term.
+    let joins = |term: &str| {
+        term.starts_with(['+', '*', '/', '^', '×', '÷', ')'])
+            || term.ends_with(['+', '-', '*', '/', '^', '×', '÷', '−', '('])
+    };
     let found = text.match_indices('=').filter_map(|(at, _)| {
-        let before = &text[..at];
-        let left: String =
-            before.chars().rev().take(LONGEST).take_while(|&letter| is_of_term(letter)).collect();
-        let after = &text[at + 1..];
-        let right: String = after.chars().take(LONGEST).take_while(|&letter| is_of_term(letter)).collect();
-        let (left, right) = (&text[at - side(&left)..at], &text[at + 1..at + 1 + side(&right)]);
+        let (before, after) = (&text[..at], &text[at + 1..]);
+        let (left, left_touches) = length_of_term(before.chars().rev());
+        let (right, right_touches) = length_of_term(after.chars());
+        let left = before.char_indices().rev().take(left).last().map_or("", |(start, _)| &before[start..]);
+        let right = after.char_indices().nth(right).map_or(after, |(end, _)| &after[..end]);
         let (left_term, right_term) = (trimmed(left), trimmed(right));
-        let whole =
-            [left_term, right_term].iter().all(|term| term.contains(|letter: char| letter.is_ascii_digit()));
-        if !whole || !(has_operation(left_term) || has_operation(right_term)) {
+        // A letter beside it makes it another calculation; a word behind a space does not.
+        let glued = (left_touches && !left.starts_with(' ')) || (right_touches && !right.ends_with(' '));
+        let whole = [left_term, right_term]
+            .iter()
+            .all(|term| term.contains(|letter: char| letter.is_ascii_digit()) && !joins(term));
+        if glued || !whole || !(has_operation(left_term) || has_operation(right_term)) {
             return None;
         }
         let place = |part: &str| part.as_ptr() as usize - text.as_ptr() as usize;
@@ -113,6 +135,14 @@ mod tests {
             ("x = 5, so y = 7", 0.0),
             ("there is nothing to add", 0.0),
             ("-5 = -5", 0.0),
+            ("2 + 3 = 5, 5 * 4 = 20", 1.0),
+            ("1. 3 + 4 = 7", 1.0),
+            ("3 + 4 = 7. 7 * 2 = 14", 1.0),
+            ("1,000 + 24 = 1,024 apples", 1.0),
+            ("x + 2 - 1 = 4", 0.0),
+            ("2x + 1 = 5", 0.0),
+            ("20% * 50 = 10", 0.0),
+            ("3 + 4 = 7 and x = 2 + 2", 1.0),
             ("= = =", 0.0),
         ] {
             assert_eq!(judged(&format!("<think> {reasoning} </think> 1")).total, Some(total), "{reasoning}");

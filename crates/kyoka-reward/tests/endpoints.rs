@@ -1,5 +1,6 @@
 //! Rewards from HTTP endpoints, over a socket.
 #![cfg(feature = "http")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

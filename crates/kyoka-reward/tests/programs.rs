@@ -1,5 +1,6 @@
 //! Rewards from programs: good ones, and every way in which they can go wrong.
 #![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{path::Path, time::Instant};
 

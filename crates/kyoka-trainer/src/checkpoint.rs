@@ -169,8 +169,7 @@ impl<M: TrainableLm> Checkpoint<M> {
         let head = |name: &str, record: Option<HeadRecord>| -> Result<Option<CriticState<M>>, TrainError> {
             let Some(HeadRecord { optimizer_steps, own_trunk }) = record else { return Ok(None) };
             let (weights, moments) = head_files(name);
-            let blank = Critic::new(&model, own_trunk);
-            let critic = load_weights(&path.join(weights), blank)?;
+            let critic = load_head(&path.join(weights), &model, own_trunk)?;
             let optimizer = restore(path.join(moments), optimizer_steps)?;
             Ok(Some(CriticState { critic, optimizer }))
         };
@@ -220,7 +219,15 @@ pub fn load_reward_model<M: TrainableLm>(checkpoint: &Path, policy: &M) -> Resul
         return Err(failed(checkpoint, reason));
     }
     let name = if state.version == 1 { CRITIC } else { REWARD_MODEL };
-    Ok(load_weights(&checkpoint.join(head_files(name).0), Critic::new(policy, true))?.valid())
+    Ok(load_head(&checkpoint.join(head_files(name).0), policy, true)?.valid())
+}
+
+/// A critic or a reward model with as many heads as its file has.
+fn load_head<M: TrainableLm>(path: &Path, policy: &M, own_trunk: bool) -> Result<Critic<M>, TrainError> {
+    let tensors = unpack(path)?;
+    let heads = tensors.get("head.weight").and_then(|weight| weight.shape().get(1).copied()).unwrap_or(1);
+    load_parameters(Critic::with_heads(policy, own_trunk, heads), tensors)
+        .map_err(|source| TrainError::Parameters { path: path.to_owned(), source })
 }
 
 /// Puts the weights of a safetensors file into a model of the same shape.

@@ -14,20 +14,30 @@ use crate::{AdamW, AdamWConfig, TrainableLm};
 pub struct Critic<M: Module + ModuleDisplay> {
     /// The critic's own trunk; absent when it shares the policy's.
     pub trunk: Option<M>,
-    /// From a hidden row to its value, `[D, 1]`; starts at 0.
+    /// From a hidden row to its values, `[D, K]`; starts at 0. A critic has one, a reward model as many as its ensemble.
     pub head: Linear,
 }
 
 impl<M: TrainableLm> Critic<M> {
     /// A critic that starts from the policy; its values are 0.
     pub fn new(policy: &M, own_trunk: bool) -> Self {
+        Self::with_heads(policy, own_trunk, 1)
+    }
+
+    /// One with `num_heads` values, all of them 0.
+    pub fn with_heads(policy: &M, own_trunk: bool, num_heads: usize) -> Self {
         let device = policy.device();
         let zeros = |shape: Vec<usize>| TensorData::zeros::<f32, _>(shape);
         let head = Linear {
-            weight: Param::from_data(zeros(vec![policy.d_model(), 1]), &device),
-            bias: Some(Param::from_data(zeros(vec![1]), &device)),
+            weight: Param::from_data(zeros(vec![policy.d_model(), num_heads]), &device),
+            bias: Some(Param::from_data(zeros(vec![num_heads]), &device)),
         };
         Self { trunk: own_trunk.then(|| policy.clone()), head }
+    }
+
+    /// How many values it gives.
+    pub fn num_heads(&self) -> usize {
+        self.head.weight.dims()[1]
     }
 
     /// The value before each token, from the hidden rows of the trunk.

@@ -106,6 +106,10 @@ pub fn evaluate<M>(
         let groups = evaluation.engine.generate_all(request).map_err(failed)?;
         let asked: Vec<(&Sample, RolloutGroup)> = chunk.iter().zip(groups).collect();
         let judged = on_threads_at_most(evaluation.reward.concurrency(), asked, |(sample, group)| {
+            // A judge may take long.
+            if evaluation.interrupt.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                return Err(failed(RolloutError::Interrupted));
+            }
             evaluation.judge(sample, &group).map(|judged| (sample, group, judged))
         });
         for judged in judged {

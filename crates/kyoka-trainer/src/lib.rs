@@ -44,7 +44,9 @@ pub(crate) use pass::{Pass, PassKind};
 pub use preference::{PreferenceStage, PreferenceStageConfig};
 pub use progress::{Coefficients, Evaluated, PhaseSeconds, Progress};
 pub use range::{SettingError, Unread};
-pub use reward_model::{RewardModelConfig, RewardModelStage};
+pub use reward_model::{
+    JudgementKind, Judgements, ModelReward, RewardModelConfig, RewardModelStage, check_judgement,
+};
 pub use rl::{RlConfig, RlParts, RlStage};
 pub use sample_record::SampleRecord;
 pub use schedule::{LearningRate, Schedule};

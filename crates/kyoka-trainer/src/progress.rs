@@ -81,9 +81,12 @@ pub struct Coefficients {
     /// Of the entropy bonus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entropy: Option<f64>,
-    /// MPO's running mean of rewards.
+    /// The running mean of rewards, of MPO and BCO.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_shift: Option<f64>,
+    /// Of how many rewards BCO's is the mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_count: Option<u64>,
 }
 
 /// An evaluation that a stage has had.

@@ -7,8 +7,8 @@ use kyoka_core::{Stream, stream_rng};
 use rand::Rng;
 
 use crate::{
-    AdamW, CriticState, EvalReport, Evaluated, Observer, Progress, Session, Stage, TrainError, TrainableLm,
-    session::EvaluateFn,
+    AdamW, Critic, CriticState, EvalReport, Evaluated, Observer, Progress, Session, Stage, TrainError,
+    TrainableLm, session::EvaluateFn,
 };
 
 impl<M: TrainableLm> Session<M> {
@@ -87,8 +87,9 @@ impl<M: TrainableLm> Session<M> {
                 CriticKind::None => None,
                 kind => Some(CriticState::new(&state.model, kind == CriticKind::Separate, settings)),
             };
-            if stage.trains_reward_model() {
-                state.reward_model = Some(CriticState::new(&state.model, true, settings));
+            if let Some(heads) = stage.reward_heads() {
+                let critic = Critic::with_heads(&state.model, true, heads);
+                state.reward_model = Some(CriticState { critic, optimizer: AdamW::new(settings) });
             } else if let Some(trained) = &mut state.reward_model {
                 // Its training is over: what is left to keep are its weights.
                 trained.optimizer = AdamW::new(settings);
@@ -232,7 +233,9 @@ impl<M: TrainableLm> Session<M> {
         let accuracies = splits.iter().filter_map(|split| split.summary.part("accuracy"));
         let (count, sum) =
             accuracies.fold((0.0, 0.0), |(count, sum), accuracy| (count + 1.0, sum + accuracy));
-        self.state.progress.accuracy = (count > 0.0).then_some(sum / count);
+        // Where nothing could be judged, what was known stays.
+        let known = self.state.progress.accuracy;
+        self.state.progress.accuracy = (count > 0.0).then_some(sum / count).or(known);
         self.state.progress.evaluation = Some(self.evaluated_now());
         let path = self.checkpoints.path(stage.name(), &self.state.progress);
         if path.exists() {

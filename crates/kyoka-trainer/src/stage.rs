@@ -116,9 +116,9 @@ pub trait Stage<M: TrainableLm> {
         CriticKind::None
     }
 
-    /// Whether the stage trains the run's reward model; it begins as a copy of the policy.
-    fn trains_reward_model(&self) -> bool {
-        false
+    /// How many heads the reward model has that the stage trains, which begins as a copy of the policy; `None` where it trains none.
+    fn reward_heads(&self) -> Option<usize> {
+        None
     }
 
     /// Whether adapters drop values in training, as their settings say. A stage that samples has none: what learns must be

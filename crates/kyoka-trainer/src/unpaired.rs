@@ -255,7 +255,9 @@ impl<M: TrainableLm> Stage<M> for UnpairedStage<'_> {
         metrics.set("loss", total);
         report(&mut metrics, (&batch, &log_ratios), loss, mismatched);
         if let UnpairedLoss::Bco(bco) = loss {
-            state.progress.coefs.reward_shift = Some(bco.next_reward_shift(&log_ratios));
+            let coefs = &mut state.progress.coefs;
+            let (shift, count) = bco.next_reward_shift(coefs.reward_count.unwrap_or(0), &log_ratios);
+            (coefs.reward_shift, coefs.reward_count) = (Some(shift), Some(count));
         }
         let learning_rate = self.config.learning_rate.at(step, self.config.steps);
         let norm = state.update(&self.name, learning_rate, accumulator.grads(), &names)?;
@@ -264,6 +266,10 @@ impl<M: TrainableLm> Stage<M> for UnpairedStage<'_> {
         metrics.set("learning_rate", learning_rate);
         metrics.set("tokens", batch.iter().map(|one| one.completion.len()).sum::<usize>() as f64);
         let (stage, total_steps) = (self.name.clone(), self.config.steps);
+        let alone = loss.needs_mismatched() && others.is_empty();
+        let alone = alone.then(|| {
+            "all completions of the batch say the same: KTO has nothing to compare with (loss = \"bco\" needs none)".to_owned()
+        });
         Ok(StepReport {
             stage,
             step: step + 1,
@@ -271,7 +277,7 @@ impl<M: TrainableLm> Stage<M> for UnpairedStage<'_> {
             metrics,
             seconds: PhaseSeconds { train: started.elapsed().as_secs_f64(), ..PhaseSeconds::default() },
             samples: Vec::new(),
-            warning: if step == 0 { self.config.learning_rate.warning(total_steps) } else { None },
+            warning: alone.or_else(|| self.config.learning_rate.warning(total_steps).filter(|_| step == 0)),
         })
     }
 }

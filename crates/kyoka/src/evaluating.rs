@@ -18,7 +18,7 @@ use crate::{
     preparing::{Addition, Room, additions_to, check_judged},
     reading::{Fault, Places},
     recipe::{DataSettings, limited},
-    rewards::{Rewards, check_rewards, check_turns},
+    rewards::{Rewards, check_opponents, check_rewards, check_turns},
     source::Dataset,
 };
 
@@ -155,6 +155,7 @@ impl EvalOptions {
         eval.check().map_err(|fault| refused("kyoka eval", fault.message(&Places::default())))?;
         check_rewards(&terms.rewards, &[])
             .and_then(|()| check_turns(&terms.rewards, terms.environments.is_some()))
+            .and_then(|()| check_opponents(&terms.rewards, (terms.eval.samples, false)))
             .map_err(|fault| refused("--reward", fault.message(&Places::default())))?;
         Ok(terms)
     }

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, fs, path::Path, sync::atomic::Ordering};
 use kyoka_core::{RewardFn, RolloutEngine};
 use kyoka_reward::WeightedSum;
 use kyoka_trainer::{
-    AdamWConfig, CheckpointStore, EpisodeRules, EvalReport, EvalRules, EvalSummary, Evaluation, Observer,
-    PreferenceStage, Progress, Resumed, RewardModelStage, RlParts, RlStage, Session, SftStage, Stage,
-    StageKind, TrainError, TrainState, TrainableFn, TrainableLm, UnpairedStage, evaluate,
+    AdamWConfig, CheckpointStore, EpisodeRules, EvalReport, EvalRules, EvalSummary, Evaluation,
+    JudgementKind, Judgements, Observer, PreferenceStage, Progress, Resumed, RewardModelStage, RlParts,
+    RlStage, Session, SftStage, Stage, StageKind, TrainError, TrainState, TrainableFn, TrainableLm,
+    UnpairedStage, evaluate,
 };
 use serde_json::json;
 
@@ -127,7 +128,12 @@ impl<M: TrainableLm> Execution<'_, M> {
                     Box::new(UnpairedStage::new(name, config, task, &splits[&config.data], seed)?)
                 }
                 StageSettings::RewardModel(config) => {
-                    Box::new(RewardModelStage::new(name, config, task, &pairs[&config.data], seed)?)
+                    let judgements = |split: &String| match config.rows {
+                        JudgementKind::Pairs => Judgements::Pairs(&pairs[split]),
+                        JudgementKind::Labels | JudgementKind::Scores => Judgements::Single(&splits[split]),
+                    };
+                    let rows = (judgements(&config.data), config.held_out.as_ref().map(judgements));
+                    Box::new(RewardModelStage::new(name, config, task, rows, seed)?)
                 }
                 StageSettings::Rl(config) => {
                     let foreign = !self.prepared.settings.engine.is_local();
@@ -138,7 +144,11 @@ impl<M: TrainableLm> Execution<'_, M> {
                     let (engine, episodes) = (self.engine, self.episodes);
                     let parts = RlParts { algorithm, task, reward, engine, episodes, samples };
                     let earlier = stages.iter().filter(|stage| stage.kind() == StageKind::Rl).count() as u64;
-                    Box::new(RlStage::new(name, config, parts, seed)?.behind(earlier, seed))
+                    Box::new(
+                        RlStage::new(name, config, parts, seed)?
+                            .behind(earlier, seed)
+                            .interrupted_by(&self.options.stop),
+                    )
                 }
             });
         }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use kyoka_core::{Completion, RewardError, Sample, ScoreCompletion, Task, TaskError};
-use kyoka_trainer::{Critic, load_reward_model};
+use kyoka_core::{Completion, ModelScore, RewardError, Sample, ScoreCompletion, Task, TaskError};
+use kyoka_trainer::{Critic, ModelReward, load_reward_model};
 
 use crate::{Error, MediaAugment, MultimodalTask, Policy, load_policy, model_folder::locate};
 
@@ -26,10 +26,21 @@ impl LearnedReward {
         })
     }
 
-    fn values(&self, sample: &Sample, completions: &[Completion]) -> Result<Vec<f32>, TaskError> {
+    fn values(&self, sample: &Sample, completions: &[Completion]) -> Result<Vec<ModelScore>, TaskError> {
         let prompt = self.task.prompt(sample, None)?;
-        let ids: Vec<Vec<u32>> = completions.iter().map(|completion| self.ended(completion)).collect();
-        Ok(self.model.rewards(&prompt, &ids.iter().map(Vec::as_slice).collect::<Vec<_>>()))
+        let ended = |completion: &Completion| match completion.token_ids.is_empty() {
+            // A text that no policy has drawn.
+            true => self.task.encode(&completion.text),
+            false => Ok(self.ended(completion)),
+        };
+        let ids = completions.iter().map(ended).collect::<Result<Vec<Vec<u32>>, _>>()?;
+        let rewards = self.model.rewards(&prompt, &ids.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let is_ensemble = self.model.num_heads() > 1;
+        let score = |ModelReward { mean, deviation }| ModelScore {
+            value: mean,
+            deviation: is_ensemble.then_some(deviation),
+        };
+        Ok(rewards.into_iter().map(score).collect())
     }
 
     /// The tokens of a completion, the end token last as in the comparisons that the model learned from.
@@ -44,7 +55,7 @@ impl LearnedReward {
 }
 
 impl ScoreCompletion for LearnedReward {
-    fn scores(&self, sample: &Sample, completions: &[Completion]) -> Result<Vec<f32>, RewardError> {
+    fn scores(&self, sample: &Sample, completions: &[Completion]) -> Result<Vec<ModelScore>, RewardError> {
         self.values(sample, completions).map_err(|source| RewardError::Failed {
             reward: "learned".to_owned(),
             id: sample.id.clone(),

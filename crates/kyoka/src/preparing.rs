@@ -9,6 +9,7 @@ use std::{
 use kyoka_core::{Modality, Sample, Task};
 use kyoka_data::{DataError, PreferenceRow, RowFault, Rows};
 use kyoka_reward::lint;
+use kyoka_trainer::{JudgementKind, check_judgement};
 use rayon::prelude::*;
 
 use crate::{
@@ -68,16 +69,20 @@ pub(crate) fn prepare(
         if additions.iter().any(|addition| matches!(addition, Addition::Sampled(_))) {
             check_judged(rewards, &rows)?;
         }
-        let learns = |stage: &&StageConfig| stage.wants_labels() && stage.rows() == Some(name);
-        if let Some(stage) = settings.stage.iter().find(learns) {
-            check_labels(stage, &rows)?;
+        for stage in &settings.stage {
+            let held_out = stage.held_out().is_some_and(|(split, _)| split == name);
+            if let Some(kind) = stage.judgement().filter(|_| held_out || stage.rows() == Some(name)) {
+                check_judgements(stage, kind, &rows)?;
+            }
         }
         if let Some(rl) = settings.rl().find(|rl| rl.data == name) {
             warnings.extend(quick_look(rewards, doors, (&rows, rl.sampling.max_new_tokens)));
         }
         splits.insert(name.to_owned(), rows);
     }
-    for name in settings.stage.iter().filter_map(StageConfig::pairs) {
+    let held_out = settings.stage.iter().filter_map(StageConfig::held_out);
+    let held_out = held_out.filter(|(_, kind)| *kind == JudgementKind::Pairs).map(|(split, _)| split);
+    for name in settings.stage.iter().filter_map(StageConfig::pairs).chain(held_out) {
         if pairs.contains_key(name) {
             continue;
         }
@@ -143,6 +148,9 @@ fn uses(settings: &Settings) -> Vec<(&str, Vec<Addition>)> {
         };
         Some((stage.rows()?, addition))
     });
+    let held_out = settings.stage.iter().filter_map(StageConfig::held_out);
+    let held_out = held_out.filter(|(_, kind)| *kind != JudgementKind::Pairs);
+    let stages = stages.chain(held_out.map(|(split, _)| (split, Addition::Worked)));
     let longest = Addition::Sampled(settings.eval.max_new_tokens + observed);
     let eval = settings.eval.all_splits().map(|split| (split.as_str(), longest));
     let mut uses: Vec<(&str, Vec<Addition>)> = Vec::new();
@@ -251,17 +259,22 @@ impl Room<'_> {
     }
 }
 
-/// Refuses rows of which nobody has said whether the completion was taken.
-fn check_labels(stage: &StageConfig, rows: &[Sample]) -> Result<(), Error> {
-    let unfit = rows.iter().filter(|row| row.label.is_none());
-    let message = || format!("expected true or false, which the stage {} needs, got none", stage.name);
-    let faults: Vec<RowFault> = unfit.map(|row| fault(row, ("label", message()))).collect();
+/// Refuses rows that do not say what a stage learns from.
+fn check_judgements(stage: &StageConfig, kind: JudgementKind, rows: &[Sample]) -> Result<(), Error> {
+    let unfit = |row: &Sample| {
+        let reason = check_judgement(row, kind).err()?;
+        let (field, reason) =
+            reason.split_once(": ").map(|(field, reason)| (field.to_owned(), reason.to_owned()))?;
+        let message = format!("{reason}, which the stage {} needs", stage.name);
+        Some(RowFault { origin: row.origin.clone(), field: Some(field), message })
+    };
+    let faults: Vec<RowFault> = rows.iter().filter_map(unfit).collect();
     if faults.is_empty() { Ok(()) } else { Err(DataError::Rows(faults).into()) }
 }
 
 /// Refuses rows that one of the rewards could never judge.
 pub(crate) fn check_judged(rewards: &Rewards, rows: &[Sample]) -> Result<(), Error> {
-    let unfit = |row: &Sample| rewards.rules().find_map(|rule| rule.check_sample(row).err());
+    let unfit = |row: &Sample| rewards.unfit(row);
     let faults: Vec<RowFault> = rows
         .iter()
         .filter_map(|row| Some((row, unfit(row)?)))

@@ -33,7 +33,7 @@ pub fn check_recipe_rewards(recipe: &Recipe, max_rows: usize) -> Result<CheckedR
     let rows = Dataset::open(&settings.data, &doors)?.rows(&stage.data)?.rows;
     let rows = spread(&rows, max_rows);
     check_judged(&rewards, &rows)?;
-    let reward = rewards.sum(&open_device("cpu")?)?;
+    let reward = rewards.steady().sum(&open_device("cpu")?)?;
     let lint = lint(&reward, &rows, stage.sampling.max_new_tokens).map_err(TrainError::from)?;
     Ok(CheckedRewards { split: stage.data.clone(), num_rows: rows.len(), lint })
 }

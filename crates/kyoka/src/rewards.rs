@@ -6,10 +6,11 @@ use std::{
 };
 
 use burn::tensor::Device;
-use kyoka_core::{OwnSettings, RewardFn};
+use kyoka_core::{OwnSettings, RewardFn, Sample, UnfitRow};
 use kyoka_reward::{
-    AdaptiveLength, CosineLength, ExactAnswer, Format, Judge, JudgeSettings, Learned, Named, NumericAnswer,
-    RULES, RunningCount, SoftOverlong, StepAccuracy, Weight, WeightSchedule, WeightedSum,
+    AdaptiveLength, CosineLength, ExactAnswer, Format, Judge, JudgeMode, JudgeSettings, Learned, Named,
+    NumericAnswer, RULES, RunningCount, ScheduleBy, SoftOverlong, StepAccuracy, Weight, WeightSchedule,
+    WeightedSum,
 };
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 use toml::{Table, Value};
@@ -137,6 +138,10 @@ impl CosineLengthSettings {
     }
 }
 
+fn is_zero(coef: &f32) -> bool {
+    *coef == 0.0
+}
+
 /// Of a part without settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -148,6 +153,9 @@ pub struct NoSettings {}
 pub struct LearnedSettings {
     /// Folder of the run (its newest checkpoint) or of the checkpoint with the reward model.
     pub model: PathBuf,
+    /// What the disagreement of an ensemble costs, in standard deviations of its heads; at least 0. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub uncertainty_coef: f32,
 }
 
 /// Settings of `custom`.
@@ -334,6 +342,12 @@ impl RewardConfig {
             RewardRule::StepAccuracy(rule) => rule.check().map_err(Fault::from),
             RewardRule::Format(rule) => rule.check().map_err(Fault::from),
             RewardRule::Judge(settings) => settings.check().map_err(Fault::from),
+            RewardRule::Learned(LearnedSettings { uncertainty_coef: coef, .. })
+                if !(coef.is_finite() && *coef >= 0.0) =>
+            {
+                let expected = "expected a finite number of at least 0";
+                Err(Fault::at("uncertainty_coef", format!("{expected}, got {coef}")))
+            }
             RewardRule::SoftOverlong(rule) => {
                 at_least_one("buffer_tokens", rule.buffer_tokens)?;
                 match limits.iter().find(|(_, limit)| rule.buffer_tokens > *limit) {
@@ -411,6 +425,28 @@ pub(crate) fn check_turns(rewards: &[RewardConfig], has_environment: bool) -> Re
     }
 }
 
+/// Refuses rewards that compare the completions of a row where one is drawn alone: in an evaluation, or as a baseline.
+pub(crate) fn check_opponents(
+    rewards: &[RewardConfig],
+    (samples, has_baseline): (usize, bool),
+) -> Result<(), Fault> {
+    let compares = |reward: &RewardConfig| match reward.rule.rule() {
+        Some(RewardRule::Judge(settings)) => settings.mode == JudgeMode::Pairwise,
+        _ => false,
+    };
+    let reason = match (samples, has_baseline) {
+        (0 | 1, _) => "it compares the completions of a row, expected eval.samples of at least 2, got 1",
+        (_, true) => {
+            "it compares the completions of a row, expected an algorithm without a greedy baseline, got one"
+        }
+        _ => return Ok(()),
+    };
+    match rewards.iter().position(compares) {
+        Some(index) => Err(Fault::at("mode", reason).below(&index.to_string()).below("reward")),
+        None => Ok(()),
+    }
+}
+
 /// A recipe's rewards, made once.
 pub(crate) struct Rewards {
     /// Each with its configuration; none for a model that must be loaded.
@@ -438,6 +474,14 @@ impl Rewards {
                 return Err(Fault::at("name", reason).below(&index.to_string()).below("reward"));
             }
         }
+        let follows = |(reward, _): &(RewardConfig, Option<_>)| {
+            matches!(reward.weight, Weight::Schedule(WeightSchedule { by: ScheduleBy::Accuracy, .. }))
+        };
+        if let Some(index) = made.iter().position(follows).filter(|_| !parts.contains("accuracy")) {
+            let reason =
+                "expected a reward that reports `accuracy` beside it (its weight may be 0), got none";
+            return Err(Fault::at("by", reason).below("weight").below(&index.to_string()).below("reward"));
+        }
         Ok(Self { made })
     }
 
@@ -446,15 +490,30 @@ impl Rewards {
         let quick = self.made.iter().filter(|(reward, _)| reward.is_quick());
         let quick: Vec<RewardConfig> = quick.map(|(reward, _)| reward.clone()).collect();
         let all = quick.iter().all(|reward| reward.weight == Weight::Gate);
-        let rules = if all { return None } else { Self::make(&quick, doors).ok()?.made };
+        let rules = if all { return None } else { Self::make(&quick, doors).ok()?.steady().made };
         let rules: Option<Vec<_>> =
             rules.into_iter().map(|(reward, rule)| Some((reward.weight, rule?))).collect();
         Some(WeightedSum::new(rules?))
     }
 
-    /// The rules, to check rows with; reward models take every row.
-    pub fn rules(&self) -> impl Iterator<Item = &dyn RewardFn> {
-        self.made.iter().filter_map(|(_, rule)| rule.as_deref())
+    /// Why a row can never be judged, if it cannot; reward models take every row.
+    pub fn unfit(&self, sample: &Sample) -> Option<UnfitRow> {
+        self.made.iter().find_map(|(reward, rule)| match (rule, &reward.rule) {
+            (Some(rule), _) => rule.check_sample(sample).err(),
+            // One that is opened later.
+            (None, RewardKind::Rule(RewardRule::Judge(settings))) => settings.check_sample(sample).err(),
+            (None, _) => None,
+        })
+    }
+
+    /// The same rewards with weights that do not move, each at its greater end: to look at what they are worth at all.
+    pub fn steady(mut self) -> Self {
+        for (reward, _) in &mut self.made {
+            if let Weight::Schedule(WeightSchedule { from, to, .. }) = reward.weight {
+                reward.weight = Weight::Fixed(if from.abs() > to.abs() { from } else { to });
+            }
+        }
+        self
     }
 
     /// Their weighted sum.
@@ -465,8 +524,12 @@ impl Rewards {
         let rule = |(reward, rule): (RewardConfig, Option<Box<dyn RewardFn>>)| {
             let rule = match (rule, &reward.rule) {
                 (Some(rule), _) => rule,
-                (None, RewardKind::Rule(RewardRule::Learned(LearnedSettings { model }))) => {
-                    reward.named(Box::new(Learned::new(Box::new(LearnedReward::load(model, device)?))))
+                (
+                    None,
+                    RewardKind::Rule(RewardRule::Learned(LearnedSettings { model, uncertainty_coef })),
+                ) => {
+                    let model = LearnedReward::load(model, device)?;
+                    reward.named(Box::new(Learned::new(Box::new(model), *uncertainty_coef)))
                 }
                 (None, RewardKind::Rule(RewardRule::Judge(settings))) => {
                     let folder = settings.checkpoint.as_deref().unwrap_or(Path::new(""));

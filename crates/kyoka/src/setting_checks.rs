@@ -8,10 +8,11 @@ use crate::{
     own_image_encoder::check_named,
     reading::{Fault, holds},
     recipe::Settings,
-    rewards::{Rewards, check_rewards, check_turns},
+    rewards::{Rewards, check_opponents, check_rewards, check_turns},
     source::make_source,
     stages::StageConfig,
 };
+use kyoka_algorithms::Credit;
 use kyoka_core::nearest;
 use kyoka_trainer::{SettingError, StageKind, Unread};
 
@@ -159,6 +160,8 @@ impl Settings {
             sampled.chain([("eval.max_new_tokens".to_owned(), self.eval.max_new_tokens)]).collect();
         check_rewards(&self.reward, &limits)?;
         check_turns(&self.reward, self.environment.is_some())?;
+        let has_baseline = self.rl().any(|rl| rl.algorithm.resolve().advantage == Credit::Remax.into());
+        check_opponents(&self.reward, (self.eval.samples, has_baseline))?;
         let replays = |stage: &&StageConfig| {
             stage.rl().is_some_and(|rl| rl.algorithm.replay_share.is_some_and(|share| share > 0.0))
         };

@@ -2,7 +2,7 @@
 
 use kyoka_algorithms::OwnParts;
 use kyoka_trainer::{
-    PreferenceStageConfig, RewardModelConfig, RlConfig, SettingError, SftConfig, StageKind,
+    JudgementKind, PreferenceStageConfig, RewardModelConfig, RlConfig, SettingError, SftConfig, StageKind,
     UnpairedStageConfig, Unread,
 };
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
@@ -29,7 +29,7 @@ kinds! {
         "preference" => Preference(PreferenceStageConfig),
         /// Training on single completions that people took or did not take.
         "unpaired_preference" => UnpairedPreference(UnpairedStageConfig),
-        /// Training of a reward model on comparisons.
+        /// Training of a reward model on what people have said.
         "reward_model" => RewardModel(RewardModelConfig),
         /// Reinforcement learning.
         "rl" => Rl(RlConfig),
@@ -146,7 +146,7 @@ impl StageConfig {
             StageSettings::Sft(config) => config.learning_rate.unread(&rate),
             StageSettings::Preference(config) => config.learning_rate.unread(&rate),
             StageSettings::UnpairedPreference(config) => config.learning_rate.unread(&rate),
-            StageSettings::RewardModel(config) => config.learning_rate.unread(&rate),
+            StageSettings::RewardModel(config) => config.unread(&self.name),
             StageSettings::Rl(config) => config.unread(&self.name),
         }
     }
@@ -157,15 +157,39 @@ impl StageConfig {
             StageSettings::Sft(SftConfig { data, .. })
             | StageSettings::UnpairedPreference(UnpairedStageConfig { data, .. })
             | StageSettings::Rl(RlConfig { data, .. }) => Some(data),
-            _ => None,
+            StageSettings::RewardModel(RewardModelConfig { data, rows, .. }) => {
+                (*rows != JudgementKind::Pairs).then_some(data.as_str())
+            }
+            StageSettings::Preference(_) => None,
         }
     }
 
     /// Its split, if that holds comparisons.
     pub(crate) fn pairs(&self) -> Option<&str> {
         match &self.settings {
-            StageSettings::Preference(PreferenceStageConfig { data, .. })
-            | StageSettings::RewardModel(RewardModelConfig { data, .. }) => Some(data),
+            StageSettings::Preference(PreferenceStageConfig { data, .. }) => Some(data),
+            StageSettings::RewardModel(RewardModelConfig { data, rows: JudgementKind::Pairs, .. }) => {
+                Some(data)
+            }
+            _ => None,
+        }
+    }
+
+    /// A split of judgements that it does not learn from, and what its rows say.
+    pub(crate) fn held_out(&self) -> Option<(&str, JudgementKind)> {
+        match &self.settings {
+            StageSettings::RewardModel(config) => Some((config.held_out.as_deref()?, config.rows)),
+            _ => None,
+        }
+    }
+
+    /// What each row must say, beside its completion; `None` where nothing.
+    pub(crate) fn judgement(&self) -> Option<JudgementKind> {
+        match &self.settings {
+            StageSettings::UnpairedPreference(_) => Some(JudgementKind::Labels),
+            StageSettings::RewardModel(config) => {
+                Some(config.rows).filter(|rows| *rows != JudgementKind::Pairs)
+            }
             _ => None,
         }
     }
@@ -198,11 +222,6 @@ impl StageConfig {
             StageSettings::Rl(config) => Some(config),
             _ => None,
         }
-    }
-
-    /// Whether its rows must have labels.
-    pub(crate) fn wants_labels(&self) -> bool {
-        matches!(self.settings, StageSettings::UnpairedPreference(_))
     }
 
     /// As a supervised stage.

@@ -1,7 +1,8 @@
 //! BCO: completions that are good or bad, told apart by a classifier (arXiv 2404.04656, equation 12).
 //!
-//! With the reward `r = beta log p(y) / p_ref(y)` and the shift `d`, a running mean of past rewards without gradient:
-//! `-log sigmoid(r - d)` for desirable completions, `-log sigmoid(-(r - d))` for the others.
+//! With the reward `r = beta log p(y) / p_ref(y)` and the shift `d`, the mean of all rewards so far without gradient:
+//! `-log sigmoid(r - d)` for desirable completions, `-log sigmoid(-(r - d))` for the others. TRL counts the batch itself in `d`;
+//! here those before it count, which spares a pass. The first batch has rewards of 0 in both.
 
 use burn::tensor::{Bool, Tensor, activation::log_sigmoid};
 
@@ -14,7 +15,7 @@ pub struct Bco {
     pub desirable_weight: f64,
     /// Weight of undesirable completions. Default 1.
     pub undesirable_weight: f64,
-    /// The running mean of past rewards; state of the run, see [`Bco::next_reward_shift`]. Default 0.
+    /// The mean of the rewards so far; state of the run, see [`Bco::next_reward_shift`]. Default 0.
     pub reward_shift: f64,
 }
 
@@ -40,10 +41,11 @@ impl Bco {
         log_sigmoid((log_ratios * self.beta - self.reward_shift) * sign).neg() * weight
     }
 
-    /// The reward shift after a batch, given its log-ratios; see [`Mpo::next_reward_shift`](super::Mpo::next_reward_shift).
-    pub fn next_reward_shift(&self, log_ratios: &[f64]) -> f64 {
-        super::Mpo { beta: self.beta, reward_shift: self.reward_shift, ..super::Mpo::default() }
-            .next_reward_shift(log_ratios)
+    /// The reward shift after a batch, and of how many rewards it is the mean; `count` is of how many it was.
+    pub fn next_reward_shift(&self, count: u64, log_ratios: &[f64]) -> (f64, u64) {
+        let (before, all) = (count as f64, count + log_ratios.len() as u64);
+        let sum = before * self.reward_shift + self.beta * log_ratios.iter().sum::<f64>();
+        if all == 0 { (self.reward_shift, 0) } else { (sum / all as f64, all) }
     }
 }
 
@@ -67,6 +69,13 @@ mod tests {
         assert_close(&loss.into_data().try_to_vec::<f32>().unwrap(), &[half, 2.0 * half, 2.0 * far]);
         let gradient: Vec<f32> = log_ratios.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();
         assert_close(&gradient, &[-0.5, 1.0, 2.0 / (1.0 + (-2.0_f32).exp())]);
+    }
+
+    #[test]
+    fn the_shift_is_the_mean_of_all_rewards() {
+        let bco = Bco { beta: 0.5, reward_shift: 2.0, ..Bco::default() };
+        assert_eq!(bco.next_reward_shift(4, &[1.0, 3.0]), ((4.0 * 2.0 + 0.5 * 4.0) / 6.0, 6));
+        assert_eq!(Bco::default().next_reward_shift(0, &[]), (0.0, 0));
     }
 
     #[test]

@@ -32,6 +32,8 @@ struct Answer {
 #[derive(Deserialize)]
 struct Choice {
     message: Said,
+    #[serde(default)]
+    finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +52,11 @@ fn read(text: &str) -> Result<Generated, String> {
     let shown = || text.trim().chars().take(120).collect::<String>();
     let answer: Answer = serde_json::from_str(text)
         .map_err(|error| format!("expected an answer with `choices`, got {:?}: {error}", shown()))?;
-    let said = answer.choices.into_iter().next().and_then(|choice| choice.message.content);
+    let choice = answer.choices.into_iter().next();
+    if choice.as_ref().is_some_and(|choice| choice.finish_reason.as_deref() == Some("length")) {
+        return Err("expected an answer that ends, got one cut off at max_new_tokens".to_owned());
+    }
+    let said = choice.and_then(|choice| choice.message.content);
     let text = said.ok_or_else(|| format!("expected a choice with a text, got {:?}", shown()))?;
     let usage = answer.usage.unwrap_or_default();
     Ok(Generated { text, input_tokens: usage.prompt_tokens, output_tokens: usage.completion_tokens })

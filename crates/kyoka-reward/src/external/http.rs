@@ -99,7 +99,7 @@ impl HttpReward {
         let patience = Patience::new(settings.time_limit_s, settings.retries, settings.concurrency)?;
         let mut headers: Vec<(String, String)> = settings.headers.into_iter().collect();
         headers.extend(token(settings.token_env.as_deref())?);
-        Ok(Self(External { asking: Endpoint::new(settings.url, headers), patience }))
+        Ok(Self(External::new(Endpoint::new(settings.url, headers), patience)))
     }
 }
 

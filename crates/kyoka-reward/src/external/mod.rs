@@ -13,13 +13,14 @@ use kyoka_core::{Completion, Reward, RewardContext, RewardError, RewardFn, Setti
 
 #[cfg(feature = "http")]
 pub use self::http::{HttpReward, HttpRewardSettings};
-pub use self::program::{ProgramReward, ProgramRewardSettings};
+pub use self::program::{ProgramReward, ProgramRewardSettings, stop_programs};
 use self::wire::{answer, request};
 #[cfg(feature = "http")]
 pub(crate) use self::{
     chat::ChatEndpoint,
     http::{check_address, token},
 };
+use crate::gate::Gate;
 
 /// Most bytes of an answer.
 const LONGEST_ANSWER: usize = 16 << 20;
@@ -108,15 +109,23 @@ fn patiently<T>(retries: u32, mut once: impl FnMut() -> Result<T, NoAnswer>) -> 
 struct External<A> {
     asking: A,
     patience: Patience,
+    gate: Gate,
 }
 
 impl<A: Ask> External<A> {
+    fn new(asking: A, patience: Patience) -> Self {
+        Self { asking, gate: Gate::new(patience.concurrency), patience }
+    }
+
     /// Rewards of a group; each of them a failure where no answer comes.
     fn rewards(&self, context: &RewardContext<'_>, completions: &[Completion]) -> Vec<Reward> {
-        let judged = patiently(self.patience.retries, || {
-            let (id, request) = request(context, completions)?;
-            let text = self.asking.ask(&request, Instant::now() + self.patience.time_limit)?;
-            answer(&text, id, completions.len(), A::NAME).map_err(NoAnswer::now)
+        // Other rewards of the recipe may be asked by more threads.
+        let judged = self.gate.pass(|| {
+            patiently(self.patience.retries, || {
+                let (id, request) = request(context, completions)?;
+                let text = self.asking.ask(&request, Instant::now() + self.patience.time_limit)?;
+                answer(&text, id, completions.len(), A::NAME).map_err(NoAnswer::now)
+            })
         });
         judged.unwrap_or_else(|reason| {
             let fault = format!("{}: row {}: {reason}", self.asking.judge(), context.sample.id);

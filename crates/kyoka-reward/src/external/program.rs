@@ -76,7 +76,7 @@ impl ProgramReward {
     pub fn read(settings: Table) -> Result<Self, SettingsFault> {
         let ProgramRewardSettings { command, time_limit_s, retries, concurrency } = own(settings)?;
         let patience = Patience::new(time_limit_s, retries, concurrency)?;
-        Ok(Self(External { asking: Programs { command, idle: Mutex::default() }, patience }))
+        Ok(Self(External::new(Programs { command, idle: Mutex::default() }, patience)))
     }
 }
 
@@ -138,6 +138,41 @@ fn is_of(answer: &str, request: &str) -> bool {
     }
 }
 
+/// Programs that run, by the number of their process.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Stops all reward programs of this process and whatever they have started: for a process that ends without dropping its rewards.
+pub fn stop_programs() {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    running.iter().for_each(|id| kill_group(*id));
+}
+
+/// Ends a program and all that it has started.
+fn kill_group(id: u32) {
+    #[cfg(unix)]
+    {
+        use nix::{sys::signal, unistd::Pid};
+        let _ = signal::killpg(Pid::from_raw(id as i32), signal::Signal::SIGKILL);
+    }
+    #[cfg(not(unix))]
+    let _ = id;
+}
+
+/// Makes a group of its own of a program, to which no Ctrl-C goes, and lets it have the signals that this process waits for.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "there is no safe way to do something between fork and exec")]
+fn apart(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0);
+    // SAFETY: to set the mask of signals is allowed between fork and exec, and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            let none = nix::sys::signal::SigSet::empty();
+            none.thread_set_mask().map_err(std::io::Error::from)
+        });
+    }
+}
+
 /// A running program, stopped when it is dropped.
 struct Program {
     child: Child,
@@ -156,8 +191,9 @@ impl Program {
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C is for the run: it ends its steps, and with them its programs.
         #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        apart(&mut command);
         let mut child = command.spawn()?;
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push(child.id());
         let (questions, to_write) = mpsc::channel::<String>();
         let (found, answers) = mpsc::channel();
         let last_words = Arc::new(Mutex::new(Vec::new()));
@@ -218,12 +254,12 @@ impl Program {
     }
 
     fn stop(&mut self) {
-        #[cfg(unix)]
-        {
-            use nix::{sys::signal, unistd::Pid};
-            // All that it has started, too.
-            let _ = signal::killpg(Pid::from_raw(self.child.id() as i32), signal::Signal::SIGKILL);
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = running.iter().position(|id| *id == self.child.id()) {
+            running.swap_remove(place);
+            kill_group(self.child.id());
         }
+        drop(running);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -66,46 +66,56 @@ impl Expr {
         }
     }
 
-    /// The fraction that it is, of up to some thousand digits; `None` with anything else than numbers.
+    /// The fraction that it is, of up to some thousand digits; `None` with anything else than numbers, or where it would take long.
     pub fn exact_of_any_size(&self) -> Option<BigRational> {
+        self.exact_within(&mut 100_000)
+    }
+
+    /// The fraction, where its operations have no more than so many bits in all.
+    fn exact_within(&self, bits: &mut u64) -> Option<BigRational> {
         const MOST_BITS: u64 = 16_384;
-        let exact = match self {
+        let whole = |number: i64| BigRational::from_integer(number.into());
+        let mut counted = |number: BigRational| {
+            let own = number.numer().bits().max(number.denom().bits());
+            *bits = bits.checked_sub(own)?;
+            (own <= MOST_BITS).then_some(number)
+        };
+        match self {
             Self::Number(Rational { numerator, denominator }, _) => {
-                BigRational::new(BigInt::from(*numerator), BigInt::from(*denominator))
+                counted(BigRational::new(BigInt::from(*numerator), BigInt::from(*denominator)))
             }
-            Self::Sum(terms) => terms.iter().try_fold(BigRational::from_integer(0.into()), |sum, term| {
-                Some(sum + term.exact_of_any_size()?)
-            })?,
-            Self::Product(factors) => {
-                factors.iter().try_fold(BigRational::from_integer(1.into()), |product, factor| {
-                    Some(product * factor.exact_of_any_size()?)
-                })?
+            Self::Sum(parts) | Self::Product(parts) => {
+                let is_sum = matches!(self, Self::Sum(_));
+                parts.iter().try_fold(whole(i64::from(!is_sum)), |so_far, part| {
+                    let part = part.exact_within(bits)?;
+                    let next = if is_sum { so_far + part } else { so_far * part };
+                    let own = next.numer().bits().max(next.denom().bits());
+                    *bits = bits.checked_sub(own)?;
+                    (own <= MOST_BITS).then_some(next)
+                })
             }
             Self::Quotient(above, below) => {
-                let below = below.exact_of_any_size()?;
-                if below == BigRational::from_integer(0.into()) {
-                    return None;
-                }
-                above.exact_of_any_size()? / below
+                let (above, below) = (above.exact_within(bits)?, below.exact_within(bits)?);
+                if below == whole(0) { None } else { Some(above / below) }
             }
             Self::Power(base, exponent) => {
-                let (base, exponent) = (base.exact_of_any_size()?, exponent.exact()?);
-                let bits = base.numer().bits().max(base.denom().bits());
+                let (base, exponent) = (base.exact_within(bits)?, exponent.exact()?);
+                let own = base.numer().bits().max(base.denom().bits());
                 let size = exponent.numerator.unsigned_abs();
-                if exponent.denominator != 1 || size > u128::from(MOST_BITS / bits.max(1)) {
+                if exponent.denominator != 1 || size > u128::from(MOST_BITS / own.max(1)) {
                     return None;
                 }
+                *bits = bits.checked_sub(own * size as u64)?;
                 let power = base.pow(i32::try_from(size).ok()?);
-                match (exponent.numerator < 0, power == BigRational::from_integer(0.into())) {
-                    (true, true) => return None,
-                    (true, false) => power.recip(),
-                    (false, _) => power,
+                match (exponent.numerator < 0, power == whole(0)) {
+                    (true, true) => None,
+                    (true, false) => Some(power.recip()),
+                    (false, _) => Some(power),
                 }
             }
-            Self::Negative(inner) => -inner.exact_of_any_size()?,
-            _ => return None,
-        };
-        (exact.numer().bits().max(exact.denom().bits()) <= MOST_BITS).then_some(exact)
+            Self::Negative(inner) => Some(-inner.exact_within(bits)?),
+            _ => None,
+        }
     }
 
     /// Whether infinity stands in it.

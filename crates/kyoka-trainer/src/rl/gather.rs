@@ -39,6 +39,8 @@ pub(super) struct Gatherer<'a, M> {
     pub order: Shuffled,
     /// Stages of reinforcement learning before this one.
     pub ordinal: u64,
+    /// Looked at before each group is judged: once it is set, the step is given up.
+    pub interrupt: Option<&'a AtomicBool>,
 }
 
 /// Most threads that judge at the same time.
@@ -158,6 +160,7 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
         let tokens = tokens.map(|(rollout, ..)| rollout.token_ids.len()).sum::<usize>();
         state.progress.generated_tokens += tokens as u64;
         stats.generated_tokens += tokens;
+        likeliest.iter().flatten().for_each(|(.., reward)| stats.judge(reward));
         let likeliest = likeliest.iter().map(|judged| judged.first().and_then(|(.., reward)| reward.total));
         let greedy_totals = likeliest.chain(std::iter::repeat(None));
         let mut judged = Vec::with_capacity(groups.len());
@@ -197,6 +200,10 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
                 let Ok((index, group)) = next else { break };
                 if given_up.load(Ordering::Relaxed) {
                     break;
+                }
+                if self.interrupt.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                    given_up.store(true, Ordering::Relaxed);
+                    return Err(failed(RolloutError::Interrupted));
                 }
                 let started = Instant::now();
                 let judged = self.judged(&self.samples[asked[index].row], progress, group);
@@ -289,15 +296,11 @@ impl<'a, M: TrainableLm> Gatherer<'a, M> {
             greedy_total,
         };
         for (rollout, completion, reward) in judged {
-            stats.judged += 1;
-            stats.faults += usize::from(reward.fault.is_some());
-            stats.fault = stats.fault.take().or_else(|| reward.fault.clone());
+            stats.judge(&reward);
             if reward.total.is_some() {
                 group.rollouts.push(rollout);
                 group.completions.push(completion);
                 group.rewards.push(reward);
-            } else {
-                stats.ungraded += 1;
             }
         }
         group
@@ -366,6 +369,7 @@ mod tests {
             samples: &samples,
             order: Shuffled::new(samples.len(), 1),
             ordinal: 0,
+            interrupt: None,
         };
         let built = config.algorithm.build(config.group_size).unwrap();
         let mut state = state();

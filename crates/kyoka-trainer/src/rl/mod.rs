@@ -13,7 +13,7 @@ mod replay;
 mod stats;
 mod token_distribution;
 
-use std::time::Instant;
+use std::{sync::atomic::AtomicBool, time::Instant};
 
 use kyoka_algorithms::{Algorithm, CriticKind, explained_variance, filter};
 use kyoka_core::{Metrics, PolicyLossError, RewardFn, RolloutEngine, Sample, Task};
@@ -94,6 +94,7 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
                 samples,
                 order,
                 ordinal: 0,
+                interrupt: None,
             },
         })
     }
@@ -103,6 +104,12 @@ impl<'a, M: TrainableLm> RlStage<'a, M> {
     pub fn behind(mut self, earlier: u64, seed: u64) -> Self {
         self.gatherer.ordinal = earlier;
         self.gatherer.order = Shuffled::new(self.gatherer.samples.len(), seed ^ earlier << 56);
+        self
+    }
+
+    /// The stage as one that gives a step up before its next group is judged, once `stop` is set: judges may take long.
+    pub fn interrupted_by(mut self, stop: &'a AtomicBool) -> Self {
+        self.gatherer.interrupt = Some(stop);
         self
     }
 

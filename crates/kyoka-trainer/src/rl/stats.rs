@@ -83,6 +83,16 @@ impl GatherStats {
         self.zero_variance_share = flat as f64 / groups.len().max(1) as f64;
     }
 
+    /// Counts a completion that was judged.
+    pub fn judge(&mut self, reward: &Reward) {
+        self.judged += 1;
+        self.ungraded += usize::from(reward.total.is_none());
+        self.faults += usize::from(reward.fault.is_some());
+        if self.fault.is_none() {
+            self.fault.clone_from(&reward.fault);
+        }
+    }
+
     /// What the user should know of judges that failed.
     pub fn warning(&self) -> Option<String> {
         let fault = self.fault.as_ref()?;

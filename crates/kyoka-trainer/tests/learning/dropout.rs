@@ -49,6 +49,8 @@ fn pairs() -> Vec<PreferenceRow> {
     let row = |sample: Sample| PreferenceRow {
         chosen: sample.completion.clone().unwrap(),
         rejected: "3 1 2".to_owned(),
+        margin: None,
+        tie: false,
         sample,
     };
     samples().into_iter().map(row).collect()

@@ -6,7 +6,8 @@ use kyoka_core::{Metrics, Sample, Task};
 use kyoka_data::PreferenceRow;
 use kyoka_testing::Echo;
 use kyoka_trainer::{
-    PreferenceStage, PreferenceStageConfig, RewardModelConfig, RewardModelStage, load_reward_model,
+    Judgements, PreferenceStage, PreferenceStageConfig, RewardModelConfig, RewardModelStage,
+    load_reward_model,
 };
 
 use crate::words::{NEW_TOKENS, Policy, WORDS, keep_only_step_3, mean, policy, run_stage, samples, weights};
@@ -23,6 +24,8 @@ fn pair_rows() -> Vec<PreferenceRow> {
         sample,
         chosen: [number; NEW_TOKENS].map(|word| word.to_string()).join(" "),
         rejected: [(number + 3) % WORDS as usize; 2].map(|word| word.to_string()).join(" "),
+        margin: None,
+        tie: false,
     };
     samples().into_iter().enumerate().map(row).collect()
 }
@@ -97,7 +100,8 @@ fn a_reward_model_learns_which_completion_is_better_and_leaves_the_policy_alone(
         toml::from_str("data = 'pairs'\nsteps = 30\nbatch_size = 6\nlearning_rate = { peak = 3e-3 }")
             .unwrap();
     let rows = pair_rows();
-    let mut stage = RewardModelStage::new("reward_model", &config, &Echo, &rows, 1).unwrap();
+    let mut stage =
+        RewardModelStage::new("reward_model", &config, &Echo, (Judgements::Pairs(&rows), None), 1).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (after, steps) = run_stage((folder.path(), 0), policy(), &mut stage, 1).unwrap();
     assert_eq!(steps.last().unwrap().get("preference/accuracy"), Some(1.0));
@@ -106,7 +110,7 @@ fn a_reward_model_learns_which_completion_is_better_and_leaves_the_policy_alone(
     let model = load_reward_model(&checkpoint, &after).unwrap();
     let prompt = Echo.prompt(&rows[2].sample, None).unwrap();
     let scores = model.rewards(&prompt, &[&[2, 2, 2], &[5, 5]]);
-    assert!(scores[0] > scores[1] + 1.0, "{scores:?}");
+    assert!(scores[0].mean > scores[1].mean + 1.0, "{scores:?}");
     // As the first version wrote it, wherever the folder has gone since.
     make_version_1(&checkpoint);
     let elsewhere = folder.path().join("judge");
@@ -145,7 +149,8 @@ fn a_reward_model_can_be_asked_for_a_margin() {
     )
     .unwrap();
     let rows = pair_rows();
-    let mut stage = RewardModelStage::new("reward_model", &config, &Echo, &rows, 1).unwrap();
+    let mut stage =
+        RewardModelStage::new("reward_model", &config, &Echo, (Judgements::Pairs(&rows), None), 1).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let steps = run_stage((folder.path(), 0), policy(), &mut stage, 1).unwrap().1;
     // All rewards are 0 at first: -log sigmoid(-1).

@@ -7,7 +7,7 @@ use kyoka_algorithms::CriticKind;
 use kyoka_core::{Sample, Task, parameter_shapes};
 use kyoka_data::PreferenceRow;
 use kyoka_nn::WeightInit;
-use kyoka_trainer::PackItem;
+use kyoka_trainer::{JudgementKind, PackItem};
 
 use super::{
     phases::{Batch, EVAL_PROMPTS, Knobs, Others, Phase, sampling, training},
@@ -99,7 +99,13 @@ impl<'a> Facts<'a> {
                     phases.push(training(name, sizes, &batch, (self.trained(name, false), own), beside));
                 }
                 StageSettings::RewardModel(config) => {
-                    let batch = self.compared((&config.data, at_limit), config.batch_size);
+                    let asked = (config.data.as_str(), at_limit);
+                    let batch = match config.rows {
+                        JudgementKind::Pairs => self.compared(asked, config.batch_size),
+                        JudgementKind::Labels | JudgementKind::Scores => {
+                            self.worked(asked, config.batch_size)
+                        }
+                    };
                     // The reward model learns; the policy that it started from stands beside it as a reference does.
                     let beside = Others { reference: true, ..Others::default() };
                     let trained = self.trained(name, false);
