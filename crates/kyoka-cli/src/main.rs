@@ -50,8 +50,11 @@ fn keep_freed_memory() {}
 fn main() -> ExitCode {
     keep_freed_memory();
     let arguments = Arguments::parse();
-    let stop = stopping::Stop::default();
-    if matches!(arguments.command, Command::Train(_)) {
+    let stop = match arguments.command {
+        Command::Eval(_) | Command::Reward { .. } => stopping::Stop::at_once(),
+        _ => stopping::Stop::default(),
+    };
+    if matches!(arguments.command, Command::Train(_) | Command::Eval(_) | Command::Reward { .. }) {
         stop.listen();
     }
     // On a thread of the pool, the parallel parts of a step start at once; from outside, each one would wake the pool and

@@ -42,13 +42,23 @@ fn run_score(arguments: &ScoreArguments) -> Result<(), Error> {
             None => options.set(assignment)?,
         }
     }
+    if let Some(path) = &arguments.out {
+        kyoka::check_scores_path(path, &arguments.rows)?;
+    }
     let scored = kyoka::score_file(&options, &mut |warning| stopping::say(&format!("warning: {warning}")))?;
     match &arguments.out {
         Some(path) => kyoka::write_scores(path, &scored)?,
         None => scored.iter().for_each(|row| print_line!("{}", row.to_json())),
     }
     stopping::say(&summary(&scored));
-    Ok(())
+    // Where all of it failed, nothing was scored.
+    let mut rewards = scored.iter().flat_map(|row| &row.rewards);
+    match scored.iter().flat_map(|row| &row.rewards).find_map(|reward| reward.fault.clone()) {
+        Some(fault) if rewards.all(|reward| reward.fault.is_some()) => {
+            Err(Error::Unanswered { what: "reward", reason: fault })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How many completions there were, what they earned on average, and what went wrong.
@@ -56,10 +66,13 @@ fn summary(scored: &[ScoredRow]) -> String {
     let rewards = || scored.iter().flat_map(|row| &row.rewards);
     let graded: Vec<f64> = rewards().filter_map(|reward| reward.total).map(f64::from).collect();
     let (count, ungraded) = (rewards().count(), rewards().count() - graded.len());
-    let mean = graded.iter().sum::<f64>() / graded.len().max(1) as f64;
+    let mean = match graded.len() {
+        0 => "none".to_owned(),
+        count => format!("{:.4}", graded.iter().sum::<f64>() / count as f64),
+    };
     let fault = rewards().find_map(|reward| reward.fault.as_ref());
     let fault = fault.map_or_else(String::new, |fault| format!("; the first failure: {fault}"));
-    format!("{} rows, {count} completions, mean reward {mean:.4}, {ungraded} ungraded{fault}", scored.len())
+    format!("{} rows, {count} completions, mean reward {mean}, {ungraded} ungraded{fault}", scored.len())
 }
 
 fn as_json(checked: &CheckedRewards) -> serde_json::Value {

@@ -31,9 +31,16 @@ pub struct Stop {
     pub stop: Arc<AtomicBool>,
     /// Set by the run once it has something to keep.
     pub started: Arc<AtomicBool>,
+    /// Whether there is nothing to keep: the command ends at the first signal.
+    plain: bool,
 }
 
 impl Stop {
+    /// For commands that keep nothing, but may have started reward programs.
+    pub fn at_once() -> Self {
+        Self { plain: true, ..Self::default() }
+    }
+
     /// Listens from now on. No other thread may run yet.
     pub fn listen(&self) {
         if let Err(error) = listen(self.clone()) {
@@ -43,7 +50,13 @@ impl Stop {
 
     fn on_signal(&self, signal: i32) {
         SIGNAL.store(signal, Ordering::Relaxed);
+        if self.plain {
+            say("\nstopped");
+            kyoka::reward::stop_programs();
+            std::process::exit(i32::from(exit_code()));
+        }
         if !self.started.load(Ordering::Relaxed) {
+            kyoka::reward::stop_programs();
             say("\nstopped while the run was prepared, before its first step");
             std::process::exit(i32::from(exit_code()));
         }

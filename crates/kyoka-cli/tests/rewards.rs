@@ -138,11 +138,17 @@ fn a_program_that_fails_is_told_of_and_ends_the_run_where_too_little_is_left() {
     fs::write(home.join("judge.sh"), JUDGE).unwrap();
     run(home, &["train", "--resume", "strict", "--quiet"]);
     assert_eq!(metric(&home.join("strict"), "reward/judge").len(), 2);
-    let missing = refused(
-        home,
-        &["train", "recipe.toml", "--quiet", "--out", "none", "--set", "reward.judge.command=['./nobody']"],
+    let evaluate =
+        ["eval", "strict", "--split", "test", "--recipe", "recipe.toml", "--set", "reward.judge.retries=0"];
+    fs::write(home.join("judge.sh"), "exit 1").unwrap();
+    let said = refused(home, &evaluate);
+    assert!(
+        said.contains("judging failed for 4 of 4 completions, the first time with: program sh judge.sh: row"),
+        "{said}"
     );
-    assert!(missing.contains("got 8 of 8: program ./nobody: row"), "{missing}");
+    let said =
+        refused(home, &["train", "recipe.toml", "--quiet", "--set", "reward.judge.command=['./nobody']"]);
+    assert!(said.contains("reward.0.command: expected a program that is there, got \"./nobody\""), "{said}");
 }
 
 #[test]
@@ -171,6 +177,11 @@ fn weights_move_gates_close_and_rows_name_their_rules() {
             "reward.1.weight.end: expected a number above start = 0.9",
         ),
         ("reward.repetition.weight={ from = 1.0 }", "weight.to: missing"),
+        ("reward.format.name=total", "reward.3.name: expected another name"),
+        (
+            "reward.adaptive_length.weight={ from = 1.0, to = 0.0, by = 'accuracy' }",
+            "reward.2.weight.by: expected a reward that reports `accuracy`",
+        ),
         ("reward.format.weight=1.0", "reward.3.weight: expected none beside gate = true"),
         ("reward.format.form={ tags = [] }", "reward.3.form.tags: expected at least one name, got none"),
         ("reward.per_row.rules={ a = { kind = 'exact' } }", "did you mean \"exact_answer\"?"),
@@ -237,12 +248,60 @@ fn completions_in_a_file_are_scored() {
         "{\"id\": 1, \"answer\": \"1\"}\n{\"id\": 2, \"answer\": \"1\", \"completions\": [5]}\n",
     )
     .unwrap();
+    let scores = fs::read_to_string(home.join("out.jsonl")).unwrap();
+    for (out, expected) in [
+        ("in.jsonl", "is the file with the rows"),
+        ("data", "got a folder"),
+        ("no/out.jsonl", "expected a folder that is there"),
+    ] {
+        let said = refused(&["--kind", "math_answer", "--in", "in.jsonl", "--out", out]);
+        assert!(said.contains(expected), "{out}: {said}");
+    }
+    assert!(fs::read_to_string(home.join("in.jsonl")).unwrap().contains("1/2"));
+    std::os::unix::fs::symlink("out.jsonl", home.join("link.jsonl")).unwrap();
+    run(home, &["reward", "score", "--kind", "math_answer", "--in", "in.jsonl", "--out", "link.jsonl"]);
+    assert!(
+        home.join("link.jsonl").is_symlink() && fs::read_to_string(home.join("out.jsonl")).unwrap() == scores
+    );
+    run(home, &["reward", "score", "--kind", "math_answer", "--in", "in.jsonl", "--out", "/dev/null"]);
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    let said = refused(&[
+        "--kind",
+        "program",
+        "--set",
+        "command=['false']",
+        "--set",
+        "retries=0",
+        "--in",
+        "in.jsonl",
+    ]);
+    assert!(said.contains("mean reward none, 3 ungraded") && said.contains("expected an answer"), "{said}");
     let said = refused(&["--kind", "exact_answer", "--in", "bad.jsonl"]);
     assert!(
         said.contains("bad.jsonl:1: completions: expected a completion")
             && said.contains("bad.jsonl:2: completions: expected texts, got 5"),
         "{said}"
     );
+}
+
+#[test]
+fn a_checkpoint_in_this_process_judges() {
+    let home = home("[[reward]]\nkind = 'exact_answer'\nweight = 1.0\n");
+    let home = home.path();
+    let judge = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/found/system_prompt_is_read/ckpt");
+    fs::write(home.join("in.jsonl"), "{\"id\": 1, \"prompt\": \"?\", \"completion\": \"a cup\"}\n").unwrap();
+    fs::write(home.join("rubric.md"), "Be short.").unwrap();
+    let checkpoint = format!("checkpoint={judge:?}");
+    let settings = ["--set", checkpoint.as_str(), "--set", "rubric=rubric.md", "--set", "max_new_tokens=8"];
+    let said =
+        refused(home, &[&["reward", "score", "--kind", "judge", "--in", "in.jsonl"][..], &settings].concat());
+    // It has not learned to judge, and what it says is no verdict, or too long.
+    assert!(said.contains("row 1: expected a"), "{said}");
+    let said = refused(
+        home,
+        &["reward", "score", "--kind", "judge", "--set", "checkpoint=nowhere", "--in", "in.jsonl"],
+    );
+    assert!(said.contains("nowhere"), "{said}");
 }
 
 #[test]

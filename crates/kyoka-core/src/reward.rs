@@ -346,6 +346,16 @@ pub enum RewardError {
         /// The value.
         got: f32,
     },
+    /// A gate lets through more than all, or less than nothing.
+    #[error("reward {reward}: row {id}: expected a number in [0, 1] of a gate, got {got}")]
+    Gate {
+        /// The rule.
+        reward: String,
+        /// The row.
+        id: String,
+        /// The value.
+        got: f32,
+    },
     /// A verdict stands at tokens that the completion does not have, or at none.
     #[error(
         "reward {reward}: row {id}: step {step}: expected at least one token within 0..{expected}, got {got:?}"

@@ -142,9 +142,10 @@ fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -
         }
         Vec::new()
     });
+    let label = columns.boolean("label");
     let extra = columns.unknown();
-    // What a reward model reads of them.
-    for name in ["score", "tag"] {
+    // What reward models and rules read of them.
+    for name in ["score", "tag", "options", "schema", "reward"] {
         columns.take(name);
     }
     Sample {
@@ -153,7 +154,7 @@ fn sample_of(columns: &mut Columns, folder: &Folder<'_>, options: ReadOptions) -
         answer: columns.answer("answer"),
         steps: columns.labels("steps"),
         completion,
-        label: columns.boolean("label"),
+        label,
         extra: extra.into_iter().chain(several.map(|list| ("completions".to_owned(), list))).collect(),
         origin: Origin::default(),
     }

@@ -13,7 +13,8 @@ pub enum Weight {
     Fixed(f32),
     /// By a number that changes as training goes on.
     Schedule(WeightSchedule),
-    /// Not as a term: its value multiplies the sum of all the others. Where it is 0 nothing is earned; a sum below 0 is then 0 too.
+    /// Not as a term: its value, in [0, 1], multiplies the sum of all the others. Where it is 0 nothing is earned; a sum below 0 is then
+    /// 0 too.
     Gate,
 }
 
@@ -178,6 +179,10 @@ impl RewardFn for WeightedSum {
                 match number {
                     Some(number) => add(sum, index, number, reward),
                     None => {
+                        if let Some(got) = reward.total.filter(|value| !(0.0..=1.0).contains(value)) {
+                            let (reward, id) = (rule.name().to_owned(), context.sample.id.clone());
+                            return Err(RewardError::Gate { reward, id, got });
+                        }
                         *gate = gate.zip(reward.total).map(|(gate, value)| gate * value);
                         keep(sum, index, reward);
                     }
@@ -265,6 +270,14 @@ mod tests {
         assert_eq!(gated(&[Some(0.5), Some(0.5)]), (Some(0.375), vec![(2.0, 0.25), (1.0, -0.125)]));
         assert_eq!(gated(&[Some(0.0)]).0, Some(0.0));
         assert_eq!(gated(&[Some(1.0), None]).0, None, "nothing can be said of what may not pass");
+        let sample = sample(None, &[]);
+        let rules = vec![(Weight::Gate, fixed(Some(-1.0))), (Weight::Fixed(1.0), fixed(Some(-1.0)))];
+        let refused =
+            WeightedSum::new(rules).judge(&RewardContext::of(&sample), &[completion("x")]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "reward fixed: row r1: expected a number in [0, 1] of a gate, got -1"
+        );
         let alone = std::panic::catch_unwind(|| {
             WeightedSum::new(vec![(Weight::Gate, Box::new(Fixed(None)) as Box<dyn RewardFn>)])
         });

@@ -92,7 +92,11 @@ pub fn completion_of(text: &str, max_new_tokens: usize) -> Completion {
 pub fn probes(row: &Sample, other: Option<&Sample>, max_new_tokens: usize) -> Vec<(Probe, Completion)> {
     let answer = |row: &Sample| row.answers().into_iter().next();
     let formed = |answer: &str| format!("<think> so </think> <answer> {answer} </answer>");
-    let gold = row.completion.clone().or_else(|| answer(row).map(|answer| formed(&answer)));
+    // What a rule for steps reads stands in the reasoning.
+    let reasoned =
+        |answer: String| format!("<think> {} </think> <answer> {answer} </answer>", row.steps.join(" "));
+    let made = |answer: String| if row.steps.is_empty() { formed(&answer) } else { reasoned(answer) };
+    let gold = row.completion.clone().or_else(|| answer(row).map(made));
     let wrong = other
         .and_then(|other| other.completion.clone().or_else(|| answer(other).map(|answer| formed(&answer))));
     // Filler goes into the reasoning, or before the text where there is none.

@@ -141,6 +141,10 @@ fn each_failure_says_what_it_is_and_nothing_is_0() {
 fn settings_out_of_range_are_refused() {
     for (settings, expected) in [
         ("url = 'ftp://a'", "url: expected http://… or https://…, got \"ftp://a\""),
+        (
+            "url = 'http://127.0.0.1:99999/a'",
+            "url: expected http://… or https://…, got \"http://127.0.0.1:99999/a\"",
+        ),
         ("url = 'http:'", "url: expected http://… or https://…, got \"http:\""),
         (
             "url = 'http://a'\ntoken_env = 'KYOKA_NOT_SET'",

@@ -90,9 +90,11 @@ fn each_failure_says_what_it_is() {
         assert!(said.starts_with("program sh -c ") && said.contains(": row r1: "), "{said}");
         assert!(said.contains(expected), "{script}: {said}");
     }
-    let missing = ProgramReward::read("command = ['no-such-program']".parse().unwrap()).unwrap();
-    let said = fault(&missing);
-    assert!(said.contains("expected a program that starts") && !said.contains("tries"), "{said}");
+    for missing in ["no-such-program", "./no-such-program"] {
+        let settings = format!("command = ['{missing}']").parse().unwrap();
+        let said = ProgramReward::read(settings).err().unwrap().to_string();
+        assert_eq!(said, format!("command: expected a program that is there, got {missing:?}"));
+    }
 }
 
 #[test]
@@ -104,10 +106,8 @@ fn an_answer_that_comes_twice_spoils_no_other() {
         assert_eq!(judged(&rule, &["a"])[0].total, Some(1.0));
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    let early = reward(&format!("echo '{{\"rewards\": [0]}}'; {twice}"), "retries = 0");
-    std::thread::sleep(std::time::Duration::from_millis(50));
-    let first = judged(&early, &["a"]);
-    assert!(first[0].total == Some(0.0) || first[0].fault.is_some(), "{first:?}");
+    let unnumbered = fault(&reward(&script("echo '{\"rewards\": [0, 0]}'"), "retries = 0"));
+    assert!(unnumbered.ends_with("got one without"), "{unnumbered}");
 }
 
 #[test]
@@ -180,13 +180,30 @@ fn a_program_and_all_it_started_end_with_the_reward() {
 }
 
 #[test]
+fn a_program_that_writes_without_end_fills_no_memory_and_one_that_lingers_may_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("saved");
+    let lingering = format!(
+        "{}; sleep 0.7; echo done > {}",
+        script("echo \"{\\\"id\\\": $id, \\\"rewards\\\": [1]}\""),
+        saved.display()
+    );
+    let rule = reward(&lingering, "");
+    assert_eq!(judged(&rule, &["a"])[0].total, Some(1.0));
+    drop(rule);
+    assert!(saved.is_file(), "what it does at its end is done");
+    let endless = reward("yes", "retries = 0");
+    assert!(fault(&endless).contains("expected an answer such as"));
+}
+
+#[test]
 fn settings_out_of_range_are_refused() {
     for (settings, expected) in [
         ("command = []", "command: expected a program and its arguments, got []"),
-        ("command = ['a']\ntime_limit_s = 0.0", "time_limit_s: expected a number above 0"),
-        ("command = ['a']\nretries = 11", "retries: expected at most 10, got 11"),
-        ("command = ['a']\nconcurrency = 0", "concurrency: expected a number from 1 to 64, got 0"),
-        ("comand = ['a']", "comand: unknown field"),
+        ("command = ['sh']\ntime_limit_s = 0.0", "time_limit_s: expected a number above 0"),
+        ("command = ['sh']\nretries = 11", "retries: expected at most 10, got 11"),
+        ("command = ['sh']\nconcurrency = 0", "concurrency: expected a number from 1 to 64, got 0"),
+        ("comand = ['sh']", "comand: unknown field"),
     ] {
         let said = ProgramReward::read(settings.parse().unwrap()).err().unwrap().to_string();
         assert!(said.starts_with(expected), "{said}");

@@ -28,6 +28,27 @@ pub struct EvalSummary {
     /// a row `pass@k` for the powers of two up to their number, and that number: the chance that one of `k` is right
     /// ([`pass_at_k`]), where a reward can tell what is right.
     pub parts: Vec<(String, f64)>,
+    /// Completions that a judge failed at, of how many, and the first failure; `None` where none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<Failures>,
+}
+
+/// Completions that could not be judged because a judge failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    /// How many.
+    pub count: usize,
+    /// Of how many.
+    pub of: usize,
+    /// The first failure.
+    pub first: String,
+}
+
+impl std::fmt::Display for Failures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { count, of, first } = self;
+        write!(f, "judging failed for {count} of {of} completions, the first time with: {first}")
+    }
 }
 
 impl EvalSummary {
@@ -143,6 +164,8 @@ struct Tally {
     passed: PartMeans,
     /// Completions, and those that could not be judged.
     seen: (usize, usize),
+    /// Those that a judge failed at, and the first failure.
+    failed: (usize, Option<String>),
 }
 
 impl Tally {
@@ -152,6 +175,10 @@ impl Tally {
         for (rollout, (_, reward)) in rollouts.iter().zip(judged) {
             self.seen.0 += 1;
             self.seen.1 += usize::from(reward.total.is_none());
+            if let Some(fault) = &reward.fault {
+                self.failed.0 += 1;
+                self.failed.1.get_or_insert_with(|| fault.clone());
+            }
             let Some(total) = reward.total else { continue };
             graded += 1;
             self.means.add("length", rollout.token_ids.len() as f64);
@@ -177,7 +204,9 @@ impl Tally {
         if let (seen, ungraded @ 1..) = self.seen {
             parts.push(("ungraded_share".to_owned(), ungraded as f64 / seen as f64));
         }
-        EvalSummary { split: split.to_owned(), num_rows: self.num_rows, parts }
+        let (count, first) = self.failed;
+        let failures = first.map(|first| Failures { count, of: self.seen.0, first });
+        EvalSummary { split: split.to_owned(), num_rows: self.num_rows, parts, failures }
     }
 }
 

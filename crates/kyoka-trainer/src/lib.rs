@@ -36,7 +36,7 @@ pub use critic::{Critic, CriticState};
 pub use episodes::EpisodeRules;
 pub use error::TrainError;
 pub use eval_rules::EvalRules;
-pub use evaluate::{EvalReport, EvalSummary, Evaluation, evaluate, pass_at, passes};
+pub use evaluate::{EvalReport, EvalSummary, Evaluation, Failures, evaluate, pass_at, passes};
 pub use gradients::{global_norm, scale_gradients};
 pub use micro_batch::{PackItem, plan_micro_batches};
 pub use optimizer::{AdamW, AdamWConfig, NotFiniteUpdate};

@@ -283,6 +283,11 @@ impl<M: TrainableLm> Session<M> {
         self.state.progress.phase_s.eval += seconds;
         self.state.progress.elapsed_s += seconds;
         observer.on_eval(stage, self.state.progress.step, &splits).map_err(|error| self.stands(error))?;
+        for (split, failures) in
+            splits.iter().filter_map(|split| Some((&split.summary.split, split.summary.failures.as_ref()?)))
+        {
+            observer.on_warning(&format!("{split}: {failures}")).map_err(|error| self.stands(error))?;
+        }
         Ok(splits)
     }
 

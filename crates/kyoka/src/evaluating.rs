@@ -116,7 +116,15 @@ pub(crate) fn evaluate_with<M: TrainableLm>(
         seed: options.seed,
         interrupt: None,
     };
-    Ok(evaluate((0, &policy), &evaluation, &options.split, samples)?.summary)
+    let summary = evaluate((0, &policy), &evaluation, &options.split, samples)?.summary;
+    match &summary.failures {
+        Some(failures) if failures.count == failures.of => {
+            return Err(Error::unanswered("eval", failures));
+        }
+        Some(failures) => warn(&failures.to_string()),
+        None => {}
+    }
+    Ok(summary)
 }
 
 impl EvalOptions {

@@ -83,7 +83,7 @@ pub use rewards::{
 };
 pub use roofline::{Roofline, bench_roofline};
 pub use run::{RESUMABLE, RunSummary, write_report};
-pub use scoring::{ScoreOptions, ScoredRow, score_file, write_scores};
+pub use scoring::{ScoreOptions, ScoredRow, check_scores_path, score_file, write_scores};
 pub use stages::{StageConfig, StageSettings};
 pub use task::{MediaAugment, MultimodalTask};
 pub use text_side::TextSide;

@@ -73,6 +73,13 @@ pub(crate) fn prepare(
             let held_out = stage.held_out().is_some_and(|(split, _)| split == name);
             if let Some(kind) = stage.judgement().filter(|_| held_out || stage.rows() == Some(name)) {
                 check_judgements(stage, kind, &rows)?;
+                let first = rows.first().and_then(|row| row.label);
+                if let Some(label) = first
+                    .filter(|_| kind == JudgementKind::Labels && rows.iter().all(|row| row.label == first))
+                {
+                    warnings
+                        .push(format!("{name}: all labels are {label}, and there is nothing to tell apart"));
+                }
             }
         }
         if let Some(rl) = settings.rl().find(|rl| rl.data == name) {

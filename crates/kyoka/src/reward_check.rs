@@ -26,6 +26,7 @@ pub struct CheckedRewards {
 /// If the recipe has no stage of reinforcement learning, its rows cannot be read or judged, or a reward cannot be made.
 pub fn check_recipe_rewards(recipe: &Recipe, max_rows: usize) -> Result<CheckedRewards, Error> {
     let doors = Doors::default();
+    recipe.check()?;
     let settings = recipe.settings()?;
     let no_stage = "expected a stage of reinforcement learning, whose rows are looked at, got none";
     let stage = settings.rl().last().ok_or_else(|| Error::argument("recipe", no_stage.to_owned()))?;

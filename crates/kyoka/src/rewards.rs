@@ -323,6 +323,15 @@ impl RewardConfig {
 
     /// Refuses values that the rule cannot work with; `limits` are the most tokens of completions that it judges.
     fn check(&self, limits: &[(String, usize)]) -> Result<(), Fault> {
+        let plain = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
+        if self.name.is_empty() || !self.name.chars().all(plain) {
+            let expected = "expected letters, digits, `_`, `-` and `.`";
+            return Err(Fault::at("name", format!("{expected}, got {:?}", self.name)));
+        }
+        if TAKEN.contains(&self.name.as_str()) || self.name.starts_with("pass@") {
+            let reason = format!("expected another name, as {:?} is a number of every evaluation", self.name);
+            return Err(Fault::at("name", reason));
+        }
         match self.weight {
             Weight::Fixed(weight) if !weight.is_finite() => {
                 return Err(Fault::at("weight", format!("expected a finite number, got {weight}")));
@@ -379,6 +388,9 @@ impl RewardConfig {
         }
     }
 }
+
+/// What evaluations and logs call numbers of their own.
+const TAKEN: [&str; 5] = ["total", "length", "truncated_share", "turns", "ungraded_share"];
 
 const OWN_NAME: &str = "give one of them a `name` of its own";
 

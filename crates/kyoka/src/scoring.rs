@@ -54,9 +54,11 @@ impl ScoredRow {
     /// As a line of JSON: `{"id": .., "rewards": [{"total": .., "parts": {..}, ..}]}`.
     pub fn to_json(&self) -> Value {
         let reward = |reward: &Reward| {
+            // As short as it is, not as its double.
+            let short = |value: f32| value.to_string().parse::<f64>().unwrap_or(f64::from(value));
             let parts: serde_json::Map<String, Value> =
-                reward.parts.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
-            let mut fields = json!({"total": reward.total, "parts": parts});
+                reward.parts.iter().map(|(name, value)| (name.clone(), short(*value).into())).collect();
+            let mut fields = json!({"total": reward.total.map(short), "parts": parts});
             if let Some(right) = reward.right {
                 fields["right"] = right.into();
             }
@@ -152,13 +154,39 @@ fn texts(row: &mut Sample) -> Result<Vec<String>, String> {
     }
 }
 
-/// Writes scored rows as JSONL: all of the file, or nothing of it.
+/// Refuses a file for rewards that cannot be written, before anything is judged.
+///
+/// # Errors
+/// If it is the file with the rows, a folder, or in a folder that is not there.
+pub fn check_scores_path(path: &Path, rows: &Path) -> Result<(), Error> {
+    let refused = |reason: &str| Err(Error::file(path, reason));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (path.canonicalize(), rows.canonicalize()) {
+        (Ok(out), Ok(rows)) if out == rows => {
+            refused("is the file with the rows; expected another one for the rewards")
+        }
+        (Ok(out), _) if out.is_dir() => refused("expected a file for the rewards, got a folder"),
+        _ if !folder.is_dir() => refused("expected a folder that is there"),
+        _ => Ok(()),
+    }
+}
+
+/// Writes scored rows as JSONL: all of the file, or nothing of it. What is no plain file (a pipe, a device) is written into.
 ///
 /// # Errors
 /// If it cannot be written.
 pub fn write_scores(path: &Path, rows: &[ScoredRow]) -> Result<(), Error> {
     let lines: String = rows.iter().map(|row| format!("{}\n", row.to_json())).collect();
-    let unfinished = path.with_extension("unfinished");
-    let written = fs::write(&unfinished, lines).and_then(|()| fs::rename(&unfinished, path));
-    written.map_err(|error| Error::file(path.to_owned(), error.to_string()))
+    // A link stays a link, and what it leads to is written.
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let written = match fs::metadata(&target) {
+        Ok(there) if !there.is_file() => fs::write(&target, lines),
+        _ => {
+            let name = target.file_name().unwrap_or_default().to_string_lossy();
+            let unfinished = target.with_file_name(format!(".{name}.{}.unfinished", std::process::id()));
+            let written = fs::write(&unfinished, lines).and_then(|()| fs::rename(&unfinished, &target));
+            written.inspect_err(|_| drop(fs::remove_file(&unfinished)))
+        }
+    };
+    written.map_err(|error| Error::file(path, error))
 }

@@ -64,7 +64,14 @@ impl OwnSettings for HttpRewardSettings {
 /// Refuses what is no address of HTTP, or needs TLS where there is none.
 pub(crate) fn check_address(url: &str) -> Result<(), String> {
     let parsed: Result<ureq::http::Uri, _> = url.parse();
-    let scheme = parsed.as_ref().ok().filter(|uri| uri.host().is_some()).and_then(|uri| uri.scheme_str());
+    // A port that is none would be left out, and another one asked.
+    let has_port = |uri: &ureq::http::Uri| {
+        let place = uri.authority().map_or("", |authority| authority.as_str());
+        let behind = place.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
+        behind.is_none_or(|port| port.parse::<u16>().is_ok())
+    };
+    let whole = |uri: &&ureq::http::Uri| uri.host().is_some() && has_port(uri);
+    let scheme = parsed.as_ref().ok().filter(whole).and_then(|uri| uri.scheme_str());
     match scheme {
         Some("http") => Ok(()),
         Some("https") if cfg!(feature = "tls") => Ok(()),
@@ -159,6 +166,7 @@ fn reason_of(error: &ureq::Error, limit: Duration) -> String {
 
 impl Ask for Endpoint {
     const NAME: &'static str = "http";
+    const IS_NUMBERED: bool = false;
 
     fn judge(&self) -> String {
         self.url.clone()

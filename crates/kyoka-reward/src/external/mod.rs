@@ -51,6 +51,9 @@ trait Ask: Send + Sync {
     /// The name in logs, unless the recipe gives another one.
     const NAME: &'static str;
 
+    /// Whether each answer must have the number of its question.
+    const IS_NUMBERED: bool;
+
     /// What the judge is called in messages.
     fn judge(&self) -> String;
 
@@ -124,7 +127,7 @@ impl<A: Ask> External<A> {
             patiently(self.patience.retries, || {
                 let (id, request) = request(context, completions)?;
                 let text = self.asking.ask(&request, Instant::now() + self.patience.time_limit)?;
-                answer(&text, id, completions.len(), A::NAME).map_err(NoAnswer::now)
+                answer(&text, (id, A::IS_NUMBERED), completions.len(), A::NAME).map_err(NoAnswer::now)
             })
         });
         judged.unwrap_or_else(|reason| {

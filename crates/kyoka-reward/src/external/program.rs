@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::{Duration, Instant},
@@ -72,15 +73,29 @@ impl ProgramReward {
     /// A reward from settings; starts nothing.
     ///
     /// # Errors
-    /// If a setting is out of range.
+    /// If a setting is out of range, or there is no such program.
     pub fn read(settings: Table) -> Result<Self, SettingsFault> {
         let ProgramRewardSettings { command, time_limit_s, retries, concurrency } = own(settings)?;
+        if !is_there(Path::new(&command[0])) {
+            let reason = format!("expected a program that is there, got {:?}", command[0]);
+            return Err(SettingsFault::at("command", reason));
+        }
         let patience = Patience::new(time_limit_s, retries, concurrency)?;
         Ok(Self(External::new(Programs { command, idle: Mutex::default() }, patience)))
     }
 }
 
 external!(ProgramReward);
+
+/// Whether a program can be found, by its path or on the search path.
+fn is_there(program: &Path) -> bool {
+    if program.components().count() > 1 {
+        return program.is_file();
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let names = [program.to_owned(), program.with_extension("exe")];
+    std::env::split_paths(&folders).any(|folder| names.iter().any(|name| folder.join(name).is_file()))
+}
 
 /// The programs that run.
 struct Programs {
@@ -97,6 +112,7 @@ impl Programs {
 
 impl Ask for Programs {
     const NAME: &'static str = "program";
+    const IS_NUMBERED: bool = true;
 
     fn judge(&self) -> String {
         format!("program {}", self.command.join(" "))
@@ -195,7 +211,8 @@ impl Program {
         let mut child = command.spawn()?;
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push(child.id());
         let (questions, to_write) = mpsc::channel::<String>();
-        let (found, answers) = mpsc::channel();
+        // A program that writes without being asked waits, and fills no memory.
+        let (found, answers) = mpsc::sync_channel(1);
         let last_words = Arc::new(Mutex::new(Vec::new()));
         if let Some(mut input) = child.stdin.take() {
             std::thread::spawn(move || {
@@ -265,23 +282,52 @@ impl Program {
     }
 }
 
-impl Drop for Program {
-    /// Its input ends; a program that does not end with it is stopped.
-    fn drop(&mut self) {
-        self.questions = None;
-        let patience = Instant::now() + Duration::from_millis(500);
-        while Instant::now() < patience {
+impl Program {
+    /// Waits for its end until `patience`.
+    fn ends_by(&mut self, patience: Instant) -> bool {
+        loop {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                break;
+                return true;
+            }
+            if Instant::now() >= patience {
+                return false;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// Time that programs have to end once no more is asked, and once they are told to.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+impl Drop for Programs {
+    /// The input of all ends, and all are waited for at the same time; those that do not end are told to, then stopped.
+    fn drop(&mut self) {
+        let mut programs = std::mem::take(&mut *self.idle());
+        programs.iter_mut().for_each(|program| program.questions = None);
+        let patience = Instant::now() + FAREWELL;
+        programs.retain_mut(|program| !program.ends_by(patience));
+        #[cfg(unix)]
+        for program in &programs {
+            use nix::{sys::signal, unistd::Pid};
+            let _ = signal::killpg(Pid::from_raw(program.child.id() as i32), signal::Signal::SIGTERM);
+        }
+        let patience = Instant::now() + FAREWELL;
+        for program in &mut programs {
+            program.ends_by(patience);
+        }
+    }
+}
+
+impl Drop for Program {
+    /// What still runs of it, or of what it has started, is stopped.
+    fn drop(&mut self) {
         self.stop();
     }
 }
 
 /// Hands lines on until the output ends; a line that is too long or no text is an error.
-fn read_lines(mut output: impl BufRead, found: &mpsc::Sender<Result<String, String>>) {
+fn read_lines(mut output: impl BufRead, found: &mpsc::SyncSender<Result<String, String>>) {
     loop {
         let mut line = Vec::new();
         let read = (&mut output).take(LONGEST_ANSWER as u64 + 1).read_until(b'\n', &mut line);

@@ -46,6 +46,7 @@ fn sample(sample: &Sample) -> Result<Value, String> {
     fields.insert("answer".to_owned(), sample.answer.clone().unwrap_or(Value::Null));
     fields.insert("steps".to_owned(), sample.steps.clone().into());
     fields.extend(sample.label.map(|label| ("label".to_owned(), label.into())));
+    fields.extend(sample.completion.clone().map(|text| ("completion".to_owned(), text.into())));
     Ok(fields.into())
 }
 
@@ -120,13 +121,23 @@ struct Whole {
 }
 
 /// The rewards in an answer to question `id` about `count` completions; parts are called `name` and `name.part`.
-pub(super) fn answer(text: &str, id: u64, count: usize, name: &str) -> Result<Vec<Reward>, String> {
+///
+/// Over a pipe the number must be there: answers follow each other, and one too many would be taken for the next.
+pub(super) fn answer(
+    text: &str,
+    (id, is_numbered): (u64, bool),
+    count: usize,
+    name: &str,
+) -> Result<Vec<Reward>, String> {
     let shown = || text.trim().chars().take(120).collect::<String>();
     let read: Answer = serde_json::from_str(text).map_err(|error| {
         format!("expected an answer such as {{\"id\": {id}, \"rewards\": [0.5]}}, got {:?}: {error}", shown())
     })?;
     if let Some(got) = read.id.filter(|got| *got != id) {
         return Err(format!("expected the answer to question {id}, got one to {got}"));
+    }
+    if is_numbered && read.id.is_none() {
+        return Err(format!("expected an answer with \"id\": {id}, got one without"));
     }
     if let Some(error) = read.error {
         return Err(format!("it says: {}", error.chars().take(500).collect::<String>()));
@@ -201,7 +212,9 @@ mod tests {
 
     #[test]
     fn answers_are_numbers_or_tables_and_all_else_is_said() {
-        let read = |text: &str| answer(text, 3, 2, "program");
+        let read = |text: &str| answer(text, (3, false), 2, "program");
+        let unnumbered = answer("{\"rewards\": [1, 1]}", (3, true), 2, "program").unwrap_err();
+        assert_eq!(unnumbered, "expected an answer with \"id\": 3, got one without");
         let good =
             read(r#"{"id": 3, "rewards": [0.5, {"total": 1, "parts": {"tone": 0.25}, "right": true}]}"#)
                 .unwrap();
