@@ -115,7 +115,8 @@ const LONGEST_ANSWER: usize = 131_072;
 /// Bytes at the end of a text that a pattern looks at.
 const LOOKED_AT: usize = 16_384;
 
-fn end_of(text: &str) -> &str {
+/// What is looked at of a text that may be of any length: its end.
+pub(crate) fn end_of(text: &str) -> &str {
     let from = text.len().saturating_sub(LOOKED_AT);
     let from = (from..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
     &text[from..]

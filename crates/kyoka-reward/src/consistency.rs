@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AnswerPlace,
     accuracy::is_tag,
+    answer_place::end_of,
     choice_answer::{chosen, options},
     numbers::{Commas, numbers},
     quantity::Quantity,
@@ -32,7 +33,7 @@ pub enum Conclusion {
     /// Its last line has the answer's words, one after the other.
     #[default]
     Text,
-    /// Its last number is the answer.
+    /// The last number of its last 16 KiB is the answer.
     Number,
     /// The choice that its last line names is the answer's, as `choice_answer` reads both.
     Choice,
@@ -54,7 +55,7 @@ fn last_number(text: &str) -> Option<Quantity> {
 impl Consistency {
     fn agrees(&self, context: &RewardContext<'_>, completion: &Completion) -> Option<bool> {
         let answer = unboxed(self.answer.find(completion)?);
-        let reasoning = &completion.text[think(completion).pop()?];
+        let reasoning = end_of(&completion.text[think(completion).pop()?]);
         let last_line = || reasoning.lines().rev().find(|line| !line.trim().is_empty());
         Some(match self.by {
             Conclusion::Text => {

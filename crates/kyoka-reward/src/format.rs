@@ -42,7 +42,7 @@ pub enum Form {
     /// space stands outside; any other text may stand inside, `<` too. Where the prompt ends with `<think>`, a first section of
     /// that name has begun already.
     Tags(Vec<String>),
-    /// A pattern that is found in the text, white space at both ends left out; `^` and `$` hold it to all of it. Where the prompt ends
+    /// A pattern that is found in the text of up to 1 MiB, white space at both ends left out; `^` and `$` hold it to all of it. Where the prompt ends
     /// with `<think>`, the text begins with that.
     Regex(Pattern),
 }
@@ -90,11 +90,15 @@ impl Format {
                 let opened = opened && tags.first().is_some_and(|[open, _]| open == THINK[0]);
                 are_sections(text, &tags, opened)
             }
+            Form::Regex(_) if text.len() > LONGEST => false,
             Form::Regex(pattern) if opened => pattern.regex().is_match(&format!("{}{text}", THINK[0])),
             Form::Regex(pattern) => pattern.regex().is_match(text),
         }
     }
 }
+
+/// Most bytes of a text that a pattern is held against.
+const LONGEST: usize = 1 << 20;
 
 /// Whether a text is sections of these tags and nothing else; `opened` says that the first has begun before the text.
 fn are_sections(text: &str, tags: &[[String; 2]], opened: bool) -> bool {

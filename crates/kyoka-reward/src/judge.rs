@@ -587,8 +587,11 @@ mod tests {
     #[derive(Clone)]
     struct Fake {
         asked: Arc<Mutex<Vec<[String; 2]>>>,
-        answer: Arc<dyn Fn(&str) -> Result<String, String> + Send + Sync>,
+        answer: Arc<Answer>,
     }
+
+    /// What is said to what was shown.
+    type Answer = dyn Fn(&str) -> Result<String, String> + Send + Sync;
 
     fn fake(answer: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static) -> Fake {
         Fake { asked: Arc::default(), answer: Arc::new(answer) }

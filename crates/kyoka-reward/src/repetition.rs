@@ -31,6 +31,9 @@ impl OwnSettings for RepetitionPenalty {
     }
 }
 
+/// Most words of a completion that are looked at.
+const MOST_WORDS: usize = 50_000;
+
 impl RepetitionPenalty {
     /// The penalty of any sequence: words, tokens.
     pub fn penalty<T: std::hash::Hash + Eq>(&self, items: &[T]) -> f32 {
@@ -50,7 +53,7 @@ impl RewardFn for RepetitionPenalty {
     }
 
     fn score(&self, _: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let words: Vec<&str> = completion.text.split_whitespace().collect();
+        let words: Vec<&str> = completion.text.split_whitespace().take(MOST_WORDS).collect();
         Ok(Reward::graded(self.name(), self.penalty(&words)))
     }
 }

@@ -94,11 +94,15 @@ pub fn think(completion: &Completion) -> Vec<Range<usize>> {
     completion.turn_ranges().into_iter().filter_map(in_turn).collect()
 }
 
+/// Most words of the reasoning that are looked at.
+const MOST_WORDS: usize = 50_000;
+
 /// The words of the reasoning with the tokens that state each; none where no token does.
 pub(crate) fn reasoning_words(completion: &Completion) -> Vec<(&str, Option<Range<usize>>)> {
     let text = completion.text.as_str();
     let base = text.as_ptr() as usize;
-    let words = think(completion).into_iter().flat_map(|range| text[range].split_whitespace()).map(|word| {
+    let words = think(completion).into_iter().flat_map(|range| text[range].split_whitespace());
+    let words = words.take(MOST_WORDS).map(|word| {
         let start = word.as_ptr() as usize - base;
         (word, tokens_of(completion, start..start + word.len()))
     });

@@ -145,7 +145,7 @@ fn many_questions_wait_side_by_side_and_stay_apart() {
     assert_eq!(rule.concurrency(), 8);
     let started = Instant::now();
     let totals = kyoka_core::on_threads((0..8).collect(), |number: usize| {
-        judged(&rule, &[if number % 2 == 0 { "aa" } else { "b" }])[0].total
+        judged(&rule, &[if number.is_multiple_of(2) { "aa" } else { "b" }])[0].total
     });
     assert_eq!(totals, [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0].map(Some));
     assert!(
