@@ -122,6 +122,7 @@ fn a_program_that_fails_is_told_of_and_ends_the_run_where_too_little_is_left() {
     let once = ["--set", "reward.judge.retries=0", "--set", "reward.judge.concurrency=1"];
     let arguments = [&["train", "recipe.toml", "--out", "run", "--set", "rl.steps=4"][..], &once].concat();
     let (_, said) = run(home, &arguments);
+    assert!(!said.contains("nothing reads"), "the program is handed every column: {said}");
     assert!(
         said.contains("judging failed for 4 of 8 completions") && said.contains("it wrote: oh no"),
         "{said}"

@@ -22,6 +22,7 @@ pub use pairs::{PreferenceRow, read_pairs};
 pub use rows::{ReadOptions, Rows, Scan, read_jsonl, scan_jsonl};
 pub use source::{RowSource, SourceError};
 pub use store::MediaStore;
+pub use warnings::UNREAD;
 
 /// Sources that need nothing but settings of their own, by the kind that recipes call them, and what makes them.
 #[rustfmt::skip] // A line a kind, as `cargo xtask new` adds them.

@@ -18,6 +18,9 @@ pub(crate) struct Notes {
     known_unread: HashSet<String>,
 }
 
+/// What a warning says of columns that nothing reads, before their names.
+pub const UNREAD: &str = ": nothing reads ";
+
 impl Notes {
     /// A row of this name stands there.
     pub fn id(&mut self, id: &str, origin: &Origin) {
@@ -42,7 +45,7 @@ impl Notes {
         let mut messages = Vec::new();
         if let Some((_, first)) = self.unread.first() {
             let names: Vec<String> = self.unread.iter().map(|(name, _)| format!("`{name}`")).collect();
-            messages.push(format!("{first}: nothing reads {}", names.join(", ")));
+            messages.push(format!("{first}{UNREAD}{}", names.join(", ")));
         }
         if let Some((id, first, second)) = self.repeated {
             let first = Origin { file: file.to_owned(), place: first };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use kyoka_core::{Modality, Sample, Task};
-use kyoka_data::{DataError, PreferenceRow, RowFault, Rows};
+use kyoka_data::{DataError, PreferenceRow, RowFault, Rows, UNREAD};
 use kyoka_reward::lint;
 use kyoka_trainer::{JudgementKind, check_judgement};
 use rayon::prelude::*;
@@ -64,7 +64,10 @@ pub(crate) fn prepare(
     let mut warnings = Vec::new();
     for (name, additions) in uses(&settings) {
         let Rows { rows, warnings: noted } = dataset.rows(name)?;
-        warnings.extend(noted);
+        // A program is handed all columns of a row.
+        let hands_on = additions.iter().any(|addition| matches!(addition, Addition::Sampled(_)))
+            && rewards.hand_rows_on();
+        warnings.extend(noted.into_iter().filter(|warning| !(hands_on && warning.contains(UNREAD))));
         let rows = room.keep(rows, |row| row, |row| additions_to(row, &task, &additions), &mut warnings)?;
         if additions.iter().any(|addition| matches!(addition, Addition::Sampled(_))) {
             check_judged(rewards, &rows)?;

@@ -508,6 +508,11 @@ impl Rewards {
         Some(WeightedSum::new(rules?))
     }
 
+    /// Whether one of them is handed a row as it stands, with columns that Kyoka does not know.
+    pub fn hand_rows_on(&self) -> bool {
+        self.made.iter().any(|(reward, _)| matches!(reward.rule.kind(), "program" | "http" | "custom"))
+    }
+
     /// Why a row can never be judged, if it cannot; reward models take every row.
     pub fn unfit(&self, sample: &Sample) -> Option<UnfitRow> {
         self.made.iter().find_map(|(reward, rule)| match (rule, &reward.rule) {
