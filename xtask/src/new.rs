@@ -176,7 +176,8 @@ fn with_kind(source: &str, kinds: &str, name: &str, type_name: &str) -> Result<S
     let head = lines.iter().position(|line| line.contains(&format!("const {kinds}:")));
     let first = head.with_context(|| format!("no list {kinds}"))? + 1;
     let rest = lines[first..].iter().position(|line| *line == "];" || line > &new.as_str());
-    lines.insert(first + rest.with_context(|| format!("the list {kinds} has no end"))?, &new);
+    let place = first + rest.with_context(|| format!("the list {kinds} has no end"))?;
+    lines.insert(before_attributes(&lines, place), &new);
     Ok(lines.join("\n") + "\n")
 }
 
@@ -189,9 +190,15 @@ fn insert_sorted(source: &str, start: &str, new: &str) -> Result<String> {
     let last = *alike.last().with_context(|| format!("no line starts with {start:?}"))?;
     // A `pub use` may span several lines.
     let end = (last..lines.len()).find(|&at| lines[at].ends_with(';')).unwrap_or(last);
-    let place = alike.into_iter().find(|&at| lines[at] > new).unwrap_or(end + 1);
-    lines.insert(place, new);
+    let place = alike.into_iter().find(|&at| lines[at] > new);
+    lines.insert(place.map_or(end + 1, |place| before_attributes(&lines, place)), new);
     Ok(lines.join("\n") + "\n")
+}
+
+/// Where a line begins with its attributes, so that none of them comes to stand before another line.
+fn before_attributes(lines: &[&str], place: usize) -> usize {
+    let attributes = lines[..place].iter().rev().take_while(|line| line.trim_start().starts_with("#["));
+    place - attributes.count()
 }
 
 /// The row added at the end of the table below a heading.
@@ -220,6 +227,19 @@ fn camel_case(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attributes_stay_with_their_lines() {
+        let source = "mod a;\n#[cfg(feature = \"j\")]\nmod j;\n#[cfg(feature = \"j\")]\npub use j::J;\nconst RULES: X = &[\n    \
+            #[cfg(feature = \"j\")]\n    (\"j\", |settings| make(settings)),\n];\n";
+        let with = with_module(source, "idea", "Idea")
+            .and_then(|source| with_kind(&source, "RULES", "idea", "Idea"));
+        let with = with.unwrap();
+        for line in ["mod j;", "pub use j::J;", "    (\"j\", |settings| make(settings)),"] {
+            let place = with.lines().position(|own| own == line).unwrap();
+            assert!(with.lines().nth(place - 1).unwrap().trim_start().starts_with("#[cfg"), "{line}: {with}");
+        }
+    }
 
     fn workspace() -> tempfile::TempDir {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
