@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use kyoka_core::{Completion, OwnSettings, Reward, RewardContext, RewardError, RewardFn, SettingsFault};
 use serde::{Deserialize, Serialize};
 
+use crate::sections::beginning;
+
 /// The repetition penalty (arXiv 2502.03373, appendix C.2): `max_penalty (1 - unique n-grams / n-grams)`; 0 for a
 /// completion too short to hold one. N-grams are of words separated by white space.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -31,7 +33,7 @@ impl OwnSettings for RepetitionPenalty {
     }
 }
 
-/// Most words of a completion that are looked at.
+/// Most words of a completion that are looked at, in its first MiB.
 const MOST_WORDS: usize = 50_000;
 
 impl RepetitionPenalty {
@@ -53,7 +55,7 @@ impl RewardFn for RepetitionPenalty {
     }
 
     fn score(&self, _: &RewardContext<'_>, completion: &Completion) -> Result<Reward, RewardError> {
-        let words: Vec<&str> = completion.text.split_whitespace().take(MOST_WORDS).collect();
+        let words: Vec<&str> = beginning(&completion.text).split_whitespace().take(MOST_WORDS).collect();
         Ok(Reward::graded(self.name(), self.penalty(&words)))
     }
 }

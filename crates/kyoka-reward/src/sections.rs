@@ -94,6 +94,12 @@ pub fn think(completion: &Completion) -> Vec<Range<usize>> {
     completion.turn_ranges().into_iter().filter_map(in_turn).collect()
 }
 
+/// The first MiB of a text: more is not looked at.
+pub(crate) fn beginning(text: &str) -> &str {
+    let end = (0..=text.len().min(1 << 20)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    &text[..end]
+}
+
 /// Most words of the reasoning that are looked at.
 const MOST_WORDS: usize = 50_000;
 
@@ -101,7 +107,7 @@ const MOST_WORDS: usize = 50_000;
 pub(crate) fn reasoning_words(completion: &Completion) -> Vec<(&str, Option<Range<usize>>)> {
     let text = completion.text.as_str();
     let base = text.as_ptr() as usize;
-    let words = think(completion).into_iter().flat_map(|range| text[range].split_whitespace());
+    let words = think(completion).into_iter().flat_map(|range| beginning(&text[range]).split_whitespace());
     let words = words.take(MOST_WORDS).map(|word| {
         let start = word.as_ptr() as usize - base;
         (word, tokens_of(completion, start..start + word.len()))
