@@ -65,7 +65,8 @@ pub struct JudgeSettings {
     pub time_limit_s: f64,
     /// Further tries at an endpoint, at most 10. Default 3.
     pub retries: u32,
-    /// Questions at the same time, from 1 to 64. Default 8; a checkpoint in this process takes 1.
+    /// Questions at the same time, from 1 to 64. Default 8; a checkpoint in this process answers one after the other, and takes neither
+    /// this nor `time_limit_s` and `retries`.
     pub concurrency: usize,
     /// Folder that keeps answers by what was asked, so that nothing is asked twice, over several runs too. Default none: they are kept
     /// while the program runs.
@@ -117,9 +118,14 @@ impl OwnSettings for JudgeSettings {
                 return Err(SettingsFault::at("url", "expected one of `url` and `checkpoint`, got both"));
             }
             (None, Some(_)) => {
-                for (field, given) in
-                    [("model", !self.model.is_empty()), ("token_env", self.token_env.is_some())]
-                {
+                let default = Self::default();
+                for (field, given) in [
+                    ("model", !self.model.is_empty()),
+                    ("token_env", self.token_env.is_some()),
+                    ("time_limit_s", self.time_limit_s != default.time_limit_s),
+                    ("retries", self.retries != default.retries),
+                    ("concurrency", self.concurrency != default.concurrency),
+                ] {
                     SettingsFault::unless(!given, field, "none beside `checkpoint`", "one")?;
                 }
             }
@@ -832,6 +838,9 @@ mod tests {
             ("", "url: missing; or `checkpoint`"),
             ("url = 'http://a'\ncheckpoint = 'b'", "url: expected one of `url` and `checkpoint`, got both"),
             ("checkpoint = 'b'\nmodel = 'c'", "model: expected none beside `checkpoint`"),
+            ("checkpoint = 'b'\nretries = 1", "retries: expected none beside `checkpoint`"),
+            ("checkpoint = 'b'\nconcurrency = 2", "concurrency: expected none beside `checkpoint`"),
+            ("checkpoint = 'b'\ntime_limit_s = 5.0", "time_limit_s: expected none beside `checkpoint`"),
             ("url = 'a'", "url: expected http://… or https://…, got \"a\""),
             ("url = 'http://a'\nopponents = 2", "opponents: expected 0 without mode = \"pairwise\", got 2"),
             ("url = 'http://a'\nmode = 'reference'\nmax_score = 5", "max_score: expected none without mode"),
